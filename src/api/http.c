@@ -1,0 +1,335 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The server: accepts connections within limits, reads requests within limits, hands them to routes.c.
+ *
+ * drover accepts the connections and gives them to libsoup one by one, because libsoup 3.2 has none of the limits that
+ * are needed here (number of connections, time, size of a body), and because an HTTP/1.0 request without a Host makes it
+ * take the local address for an internet address: it is given one. The remote address is an object of its own for each
+ * connection, by which a message's connection is found again. */
+#include "api/call.h"
+#include "api/listen.h"
+#include "api/problem.h"
+#include "base/error.h"
+
+#include <string.h>
+#include <unistd.h>
+
+#define SURPLUS 8                      /* connections that are told 503; more wait in the kernel's queue */
+#define DISCARD_MAX (32 * 1024 * 1024) /* what a client may still send after it was refused */
+#define WORKERS 64                     /* at least as many as connections: a wait must not hold up a request */
+#define RETRY_MS 1000
+
+const DrApiLimits dr_api_limits = {
+  .body = 1024 * 1024,
+  .connections = 64,
+  .streams = 32,
+  .request_ms = 30000,
+  .idle_s = 60,
+  .comment_ms = 15000,
+};
+
+static void accept_start(DrApi *api);
+
+/* --- One request: limits while it is read --- */
+
+DrConnection *
+dr_connection_of(SoupServerMessage *message)
+{
+  return g_object_get_data(G_OBJECT(soup_server_message_get_remote_address(message)), "drover");
+}
+
+static void
+clear_source(GSource **source)
+{
+  if (!*source)
+    return;
+  g_source_destroy(*source);
+  g_clear_pointer(source, g_source_unref);
+}
+
+static gboolean
+on_deadline(gpointer data)
+{
+  DrConnection *connection = data;
+
+  clear_source(&connection->deadline);
+  /* libsoup sees the end of the stream and cleans up. */
+  g_socket_shutdown(connection->socket, TRUE, TRUE, NULL);
+  return G_SOURCE_REMOVE;
+}
+
+static void
+refuse_body(SoupServerMessage *message, DrConnection *connection)
+{
+  g_clear_pointer(&connection->body, g_byte_array_unref);
+  dr_problem_answer_status(message, SOUP_STATUS_REQUEST_ENTITY_TOO_LARGE, "invalid", NULL,
+                           "the body is larger than the limit of %zu bytes", connection->api->limits.body);
+}
+
+/* libsoup reads a request to its end before it answers, so what comes after the limit is read and dropped: the client
+ * gets its 413 when it has sent all, or is cut off. */
+static void
+on_got_chunk(SoupServerMessage *message, GBytes *chunk, gpointer unused)
+{
+  DrConnection *connection = dr_connection_of(message);
+  gsize len;
+  const guint8 *data = g_bytes_get_data(chunk, &len);
+
+  if (!connection->body) {
+    connection->discarded += len;
+    if (connection->discarded > DISCARD_MAX)
+      g_socket_shutdown(connection->socket, TRUE, TRUE, NULL);
+  } else if (connection->body->len + len > connection->api->limits.body) {
+    refuse_body(message, connection);
+  } else {
+    g_byte_array_append(connection->body, data, len);
+  }
+}
+
+/* The first one of a connection starts when it is accepted, a later one with its first byte. */
+static void
+on_request_started(SoupServer *server, SoupServerMessage *message, gpointer unused)
+{
+  DrConnection *connection = dr_connection_of(message);
+
+  soup_message_body_set_accumulate(soup_server_message_get_request_body(message), FALSE);
+  g_signal_connect(message, "got-chunk", G_CALLBACK(on_got_chunk), NULL);
+  g_clear_pointer(&connection->body, g_byte_array_unref);
+  connection->body = g_byte_array_new();
+  connection->discarded = 0;
+  clear_source(&connection->deadline);
+  connection->deadline = g_timeout_source_new(connection->api->limits.request_ms);
+  g_source_set_callback(connection->deadline, on_deadline, connection, NULL);
+  g_source_attach(connection->deadline, connection->api->context);
+}
+
+/* One request a connection: libsoup keeps one open only for listeners of its own. */
+static void
+say_close(SoupServerMessage *message)
+{
+  soup_message_headers_replace(soup_server_message_get_response_headers(message), "Connection", "close");
+}
+
+static void
+on_request_read(SoupServer *server, SoupServerMessage *message, gpointer unused)
+{
+  say_close(message);
+  clear_source(&dr_connection_of(message)->deadline);
+}
+
+/* With the headers: what needs no body to be refused. */
+static void
+on_headers(SoupServer *server, SoupServerMessage *message, const char *path, GHashTable *query, gpointer data)
+{
+  DrApi *api = data;
+  DrConnection *connection = dr_connection_of(message);
+  SoupMessageHeaders *headers = soup_server_message_get_request_headers(message);
+
+  /* libsoup would cut a range out of an answer, which nobody needs of JSON. */
+  soup_message_headers_remove(headers, "Range");
+  if (connection->surplus) {
+    g_clear_pointer(&connection->body, g_byte_array_unref);
+    dr_problem_answer_status(message, SOUP_STATUS_SERVICE_UNAVAILABLE, "busy", "try again when other clients have ended",
+                             "droverd has %u clients, which is its limit", api->limits.connections);
+  } else if (soup_message_headers_get_encoding(headers) == SOUP_ENCODING_CONTENT_LENGTH &&
+             soup_message_headers_get_content_length(headers) > (goffset)api->limits.body) {
+    refuse_body(message, connection);
+  }
+}
+
+static void
+on_request(SoupServer *server, SoupServerMessage *message, const char *path, GHashTable *query, gpointer data)
+{
+  dr_routes_handle(data, message, query, dr_connection_of(message)->body);
+}
+
+/* --- Connections --- */
+
+static void
+connection_clear(DrConnection *connection)
+{
+  clear_source(&connection->deadline);
+  g_clear_pointer(&connection->body, g_byte_array_unref);
+  g_clear_object(&connection->socket);
+}
+
+static void
+connection_unref(gpointer connection)
+{
+  g_rc_box_release_full(connection, (GDestroyNotify)connection_clear);
+}
+
+/* libsoup, or a pump, has let go of the stream. */
+static void
+on_stream_gone(gpointer data, GObject *stream)
+{
+  DrConnection *connection = data;
+  DrApi *api = connection->api;
+
+  clear_source(&connection->deadline);
+  if (api) {
+    api->connections--;
+    g_hash_table_remove(api->clients, connection);
+    accept_start(api);
+  }
+  connection_unref(connection);
+}
+
+static void
+connection_start(DrApi *api, GSocket *socket)
+{
+  DrConnection *connection = g_rc_box_new0(DrConnection);
+  g_autoptr(GSocketConnection) stream = g_socket_connection_factory_create_connection(socket);
+  g_autoptr(GSocketAddress) local = g_inet_socket_address_new_from_string("127.0.0.1", 80);
+  g_autoptr(GSocketAddress) remote = g_inet_socket_address_new_from_string("127.0.0.1", 0);
+
+  connection->api = api;
+  connection->socket = g_object_ref(socket);
+  connection->surplus = ++api->connections > api->limits.connections;
+  g_hash_table_add(api->clients, connection);
+  g_socket_set_timeout(socket, api->limits.idle_s);
+  g_object_set_data_full(G_OBJECT(remote), "drover", g_rc_box_acquire(connection), connection_unref);
+  g_object_weak_ref(G_OBJECT(stream), on_stream_gone, connection);
+  soup_server_accept_iostream(api->server, G_IO_STREAM(stream), local, remote, NULL);
+}
+
+static gboolean
+on_retry(gpointer data)
+{
+  DrApi *api = data;
+
+  clear_source(&api->retry);
+  accept_start(api);
+  return G_SOURCE_REMOVE;
+}
+
+/* Out of descriptors or memory: the connection waits in the kernel's queue, and the loop must not spin on it. */
+static void
+retry_later(DrApi *api, const GError *error)
+{
+  g_warning("cannot accept a connection on '%s': %s", api->path, error->message);
+  clear_source(&api->accept);
+  api->retry = g_timeout_source_new(RETRY_MS);
+  g_source_set_callback(api->retry, on_retry, api, NULL);
+  g_source_attach(api->retry, api->context);
+}
+
+static gboolean
+on_accept(GSocket *listener, GIOCondition condition, gpointer data)
+{
+  DrApi *api = data;
+
+  while (api->connections < api->limits.connections + SURPLUS) {
+    g_autoptr(GError) error = NULL;
+    g_autoptr(GSocket) socket = g_socket_accept(listener, NULL, &error);
+
+    if (socket) {
+      connection_start(api, socket);
+      continue;
+    }
+    if (!g_error_matches(error, G_IO_ERROR, G_IO_ERROR_WOULD_BLOCK))
+      retry_later(api, error);
+    return G_SOURCE_CONTINUE;
+  }
+  clear_source(&api->accept);
+  return G_SOURCE_REMOVE;
+}
+
+static void
+accept_start(DrApi *api)
+{
+  if (api->accept || api->retry || !api->listener || api->connections >= api->limits.connections + SURPLUS)
+    return;
+  api->accept = g_socket_create_source(api->listener, G_IO_IN, NULL);
+  g_source_set_callback(api->accept, G_SOURCE_FUNC(on_accept), api, NULL);
+  g_source_attach(api->accept, api->context);
+}
+
+/* --- The whole --- */
+
+static void
+server_start(DrApi *api)
+{
+  api->server = soup_server_new("raw-paths", TRUE, NULL);
+  g_signal_connect(api->server, "request-started", G_CALLBACK(on_request_started), NULL);
+  g_signal_connect(api->server, "request-read", G_CALLBACK(on_request_read), NULL);
+  soup_server_add_early_handler(api->server, NULL, on_headers, api, NULL);
+  soup_server_add_handler(api->server, NULL, on_request, api, NULL);
+}
+
+DrApi *
+dr_api_new_with_limits(DrService *service, DrEvents *events, const char *socket_path, const DrApiLimits *limits,
+                       GError **error)
+{
+  GSocket *listener = dr_listen(socket_path, error);
+  DrApi *api;
+
+  if (!listener)
+    return NULL;
+  api = g_new0(DrApi, 1);
+  api->service = service;
+  api->events = events;
+  api->limits = *limits;
+  api->context = g_main_context_ref_thread_default();
+  api->path = g_strdup(socket_path);
+  api->listener = listener;
+  api->calls = g_hash_table_new(NULL, NULL);
+  api->clients = g_hash_table_new(NULL, NULL);
+  api->streams = g_hash_table_new(NULL, NULL);
+  api->consoles = g_hash_table_new(NULL, NULL);
+  api->workers = g_thread_pool_new(dr_call_work, api, WORKERS, FALSE, NULL);
+  server_start(api);
+  accept_start(api);
+  return api;
+}
+
+DrApi *
+dr_api_new(DrService *service, DrEvents *events, const char *socket_path, GError **error)
+{
+  return dr_api_new_with_limits(service, events, socket_path, &dr_api_limits, error);
+}
+
+/* Frees every member of a set whose free function takes the member out of the set. */
+static void
+free_all(GHashTable *set, GDestroyNotify free_one)
+{
+  GHashTableIter iter;
+  gpointer one;
+
+  while (g_hash_table_iter_init(&iter, set), g_hash_table_iter_next(&iter, &one, NULL))
+    free_one(one);
+  g_hash_table_unref(set);
+}
+
+static void
+disown_clients(DrApi *api)
+{
+  GHashTableIter iter;
+  gpointer connection;
+
+  g_hash_table_iter_init(&iter, api->clients);
+  while (g_hash_table_iter_next(&iter, &connection, NULL))
+    ((DrConnection *)connection)->api = NULL;
+  g_hash_table_unref(api->clients);
+}
+
+void
+dr_api_free(DrApi *api)
+{
+  if (!api)
+    return;
+  clear_source(&api->accept);
+  clear_source(&api->retry);
+  unlink(api->path);
+  g_clear_object(&api->listener);
+  g_atomic_int_set(&api->stopping, TRUE);
+  soup_server_disconnect(api->server);
+  g_thread_pool_free(api->workers, TRUE, TRUE);
+  free_all(api->calls, (GDestroyNotify)dr_call_free);
+  free_all(api->streams, (GDestroyNotify)dr_stream_free);
+  free_all(api->consoles, (GDestroyNotify)dr_console_link_free);
+  disown_clients(api);
+  g_object_unref(api->server);
+  g_main_context_unref(api->context);
+  g_free(api->path);
+  g_free(api);
+}

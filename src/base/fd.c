@@ -1,0 +1,74 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Descriptors and small files. */
+#include "base/fd.h"
+#include "base/error.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <glib/gstdio.h>
+
+void
+dr_fd_cleanup(int *fd)
+{
+  int saved = errno;
+
+  if (*fd >= 0)
+    close(*fd);
+  errno = saved;
+}
+
+gboolean
+dr_file_write(const char *path, const char *text, GError **error)
+{
+  g_autofree char *temporary = g_strdup_printf("%s.new", path);
+  gsize len = strlen(text);
+  dr_autofd int fd = open(temporary, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0600);
+
+  if (fd < 0)
+    return dr_error_set_errno(error, errno, "cannot create '%s'", temporary);
+  if (write(fd, text, len) != (gssize)len) {
+    dr_error_set_errno(error, errno ? errno : ENOSPC, "cannot write '%s'", temporary);
+    unlink(temporary);
+    return FALSE;
+  }
+  if (rename(temporary, path) < 0)
+    return dr_error_set_errno(error, errno, "cannot rename '%s' to '%s'", temporary, path);
+  return TRUE;
+}
+
+char *
+dr_file_read(const char *path, gsize max, gsize *ret_len, GError **error)
+{
+  dr_autofd int fd = open(path, O_RDONLY | O_CLOEXEC);
+  g_autoptr(GByteArray) bytes = g_byte_array_new();
+  guint8 chunk[16384];
+  gssize n;
+
+  if (fd < 0) {
+    dr_error_set_errno(error, errno, "cannot open '%s'", path);
+    return NULL;
+  }
+  while ((n = read(fd, chunk, sizeof chunk)) > 0) {
+    if (bytes->len + (gsize)n > max) {
+      dr_error_set(error, DR_ERROR_INVALID, "'%s' is larger than %zu bytes", path, max);
+      return NULL;
+    }
+    g_byte_array_append(bytes, chunk, n);
+  }
+  if (n < 0) {
+    dr_error_set_errno(error, errno, "cannot read '%s'", path);
+    return NULL;
+  }
+  if (ret_len)
+    *ret_len = bytes->len;
+  g_byte_array_append(bytes, (const guint8 *)"", 1);
+  return (char *)g_byte_array_free(g_steal_pointer(&bytes), FALSE);
+}
+
+gboolean
+dr_mkdir(const char *path, int mode, GError **error)
+{
+  if (g_mkdir_with_parents(path, mode) < 0)
+    return dr_error_set_errno(error, errno, "cannot create directory '%s'", path);
+  return TRUE;
+}

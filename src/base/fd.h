@@ -1,0 +1,29 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A file descriptor that closes itself, and the few calls on descriptors that everybody needs. */
+#pragma once
+#include <glib.h>
+#include <unistd.h>
+
+/* `dr_autofd int fd = -1;` is closed when it goes out of scope; errno is kept. */
+void dr_fd_cleanup(int *fd);
+#define dr_autofd __attribute__((cleanup(dr_fd_cleanup)))
+
+/* Takes the descriptor out of an auto-closing variable. */
+static inline int
+dr_fd_steal(int *fd)
+{
+  int stolen = *fd;
+
+  *fd = -1;
+  return stolen;
+}
+
+/* Writes a whole small file atomically (temporary name beside it, rename). No fsync: for /run, not for a journal. */
+gboolean dr_file_write(const char *path, const char *text, GError **error);
+
+/* Reads a file of at most `max` bytes (procfs, state files). Returns: (transfer full): NUL-terminated text;
+ * *ret_len, where given, excludes the NUL. */
+char *dr_file_read(const char *path, gsize max, gsize *ret_len, GError **error);
+
+/* Creates a directory and its parents with `mode`. */
+gboolean dr_mkdir(const char *path, int mode, GError **error);

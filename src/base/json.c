@@ -1,0 +1,201 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The guard before json-glib's parser, and short ways to read and write values. */
+#include "base/json.h"
+#include "base/error.h"
+
+#include <string.h>
+
+/* Counts brackets outside of strings. json-glib also takes comments and single quotes, which are not JSON and in
+ * which a double quote would make this count wrong: whatever could begin one is refused. */
+static gboolean
+within_depth(const char *text, gsize len, GError **error)
+{
+  gboolean in_string = FALSE;
+  int depth = 0;
+
+  for (gsize i = 0; i < len; i++) {
+    char c = text[i];
+
+    if (in_string) {
+      if (c == '\\')
+        i++;
+      else if (c == '"')
+        in_string = FALSE;
+    } else if (c == '"') {
+      in_string = TRUE;
+    } else if (c == '[' || c == '{') {
+      if (++depth > DR_JSON_MAX_DEPTH)
+        return dr_error_set(error, DR_ERROR_INVALID, "JSON is nested deeper than %d levels", DR_JSON_MAX_DEPTH);
+    } else if (c == '/' || c == '#' || c == '\'') {
+      return dr_error_set(error, DR_ERROR_INVALID, "not valid JSON: unexpected '%c' at byte %zu", c, i);
+    } else if (c == ']' || c == '}') {
+      depth--;
+    }
+  }
+  return TRUE;
+}
+
+JsonNode *
+dr_json_parse(const char *text, gssize length, gsize max, GError **error)
+{
+  g_autoptr(JsonParser) parser = json_parser_new();
+  g_autoptr(GError) parse_error = NULL;
+  gsize len = length < 0 ? strlen(text) : (gsize)length;
+
+  if (len > max) {
+    dr_error_set(error, DR_ERROR_INVALID, "JSON of %zu bytes is larger than the limit of %zu", len, max);
+    return NULL;
+  }
+  if (!within_depth(text, len, error))
+    return NULL;
+  if (!json_parser_load_from_data(parser, text, len, &parse_error)) {
+    dr_error_set(error, DR_ERROR_INVALID, "not valid JSON: %s", parse_error->message);
+    return NULL;
+  }
+  if (!json_parser_get_root(parser)) {
+    dr_error_set(error, DR_ERROR_INVALID, "not valid JSON: it is empty");
+    return NULL;
+  }
+  return json_parser_steal_root(parser);
+}
+
+JsonObject *
+dr_json_parse_object(const char *text, gssize len, gsize max, GError **error)
+{
+  g_autoptr(JsonNode) root = dr_json_parse(text, len, max, error);
+
+  if (!root)
+    return NULL;
+  if (!JSON_NODE_HOLDS_OBJECT(root)) {
+    dr_error_set(error, DR_ERROR_INVALID, "the JSON is not an object");
+    return NULL;
+  }
+  return json_node_dup_object(root);
+}
+
+JsonObject *
+dr_json(const char *format, ...)
+{
+  g_autoptr(GVariant) variant = NULL;
+  g_autoptr(JsonNode) node = NULL;
+  va_list ap;
+
+  va_start(ap, format);
+  variant = g_variant_ref_sink(g_variant_new_parsed_va(format, &ap));
+  va_end(ap);
+  node = json_gvariant_serialize(variant);
+  return json_node_dup_object(node);
+}
+
+char *
+dr_json_print(JsonNode *node, gboolean pretty)
+{
+  return json_to_string(node, pretty);
+}
+
+char *
+dr_json_print_object(JsonObject *object, gboolean pretty)
+{
+  g_autoptr(JsonNode) node = json_node_init_object(json_node_alloc(), object);
+
+  return json_to_string(node, pretty);
+}
+
+JsonNode *
+dr_json_node(JsonObject *object)
+{
+  JsonNode *node = json_node_new(JSON_NODE_OBJECT);
+
+  json_node_take_object(node, object);
+  return node;
+}
+
+static JsonNode *
+lookup(JsonObject *object, const char *path)
+{
+  const char *dot;
+
+  while (object && (dot = strchr(path, '.'))) {
+    g_autofree char *head = g_strndup(path, dot - path);
+    JsonNode *node = json_object_get_member(object, head);
+
+    object = node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+    path = dot + 1;
+  }
+  return object ? json_object_get_member(object, path) : NULL;
+}
+
+static JsonNode *
+lookup_value(JsonObject *object, const char *path, GType type)
+{
+  JsonNode *node = lookup(object, path);
+
+  return node && JSON_NODE_HOLDS_VALUE(node) && json_node_get_value_type(node) == type ? node : NULL;
+}
+
+const char *
+dr_json_str(JsonObject *object, const char *path, const char *otherwise)
+{
+  JsonNode *node = lookup_value(object, path, G_TYPE_STRING);
+
+  return node ? json_node_get_string(node) : otherwise;
+}
+
+gint64
+dr_json_int(JsonObject *object, const char *path, gint64 otherwise)
+{
+  JsonNode *node = lookup_value(object, path, G_TYPE_INT64);
+
+  return node ? json_node_get_int(node) : otherwise;
+}
+
+gboolean
+dr_json_bool(JsonObject *object, const char *path, gboolean otherwise)
+{
+  JsonNode *node = lookup_value(object, path, G_TYPE_BOOLEAN);
+
+  return node ? json_node_get_boolean(node) : otherwise;
+}
+
+JsonObject *
+dr_json_obj(JsonObject *object, const char *path)
+{
+  JsonNode *node = lookup(object, path);
+
+  return node && JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+}
+
+JsonArray *
+dr_json_arr(JsonObject *object, const char *path)
+{
+  JsonNode *node = lookup(object, path);
+
+  return node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
+}
+
+char **
+dr_json_strv(JsonArray *array)
+{
+  g_autoptr(GStrvBuilder) strv = g_strv_builder_new();
+
+  if (!array)
+    return NULL;
+  for (guint i = 0; i < json_array_get_length(array); i++) {
+    JsonNode *node = json_array_get_element(array, i);
+
+    if (!JSON_NODE_HOLDS_VALUE(node) || json_node_get_value_type(node) != G_TYPE_STRING)
+      return NULL;
+    g_strv_builder_add(strv, json_node_get_string(node));
+  }
+  return g_strv_builder_end(strv);
+}
+
+JsonArray *
+dr_json_array_from_strv(const char *const *strv)
+{
+  JsonArray *array = json_array_new();
+
+  for (; strv && *strv; strv++)
+    json_array_add_string_element(array, *strv);
+  return array;
+}

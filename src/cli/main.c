@@ -1,0 +1,162 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* drover: the table of verbs, and the way to one. */
+#include "base/error.h"
+#include "base/log.h"
+#include "cli/cli.h"
+
+#include <locale.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+const DrVerb dr_verbs[] = {
+  { "run", "NAME -- QEMU ARGS…", "start a VM from a QEMU command line",
+    "The command behind -- is the VM's definition: what one would type to start it. It runs in the directory and with the\n"
+    "environment of this call (without DROVER_*). Its RAM is made so that an upgrade copies none of it.",
+    dr_cmd_run },
+  { "adopt", "NAME", "take over a QEMU that runs",
+    "The VM runs on as it is; drover reads its command line from /proc and talks to its QMP socket only when asked to.",
+    dr_cmd_adopt },
+  { "list", "", "list the VMs", NULL, dr_cmd_list },
+  { "show", "NAME", "show all about a VM", NULL, dr_cmd_show },
+  { "console", "NAME", "connect to a VM's console",
+    "The connection survives an upgrade of the VM. Where standard input is no terminal, its end ends only the sending:\n"
+    "`drover console NAME </dev/null` follows what the guest prints.",
+    dr_cmd_console },
+  { "qmp", "NAME JSON | NAME COMMAND [ARGUMENTS-JSON]", "send one QMP command",
+    "Commands that would undo drover's work (quit, migrate, …) are refused.", dr_cmd_qmp },
+  { "pause", "NAME…", "stop the vCPUs of VMs", NULL, dr_cmd_pause },
+  { "resume", "NAME…", "let paused VMs run on", NULL, dr_cmd_resume },
+  { "stop", "NAME…", "shut VMs down",
+    "Presses the ACPI power button and waits for the VM to end; --force ends the process at once.", dr_cmd_stop },
+  { "forget", "NAME", "drop a VM from drover's books", "A VM that runs is not stopped.", dr_cmd_forget },
+  { "upgrade", "NAME… | --all", "move running VMs under another QEMU",
+    "Waits for the end; Ctrl-C stops waiting, not the upgrade. Exit code: 0 all upgraded, 1 refused or failed and the VM\n"
+    "runs where it was, 3 a VM needs attention.",
+    dr_cmd_upgrade },
+  { "jobs", "", "list the jobs, newest first", NULL, dr_cmd_jobs },
+  { "job", "ID", "show a job", NULL, dr_cmd_job },
+  { "watch", "[JOB]", "follow what happens, or one job to its end", NULL, dr_cmd_watch },
+  { "cancel", "JOB", "ask a job to stop",
+    "Before its point of no return the VM then runs on where it was; after it the job is refused to be cancelled.",
+    dr_cmd_cancel },
+  { NULL },
+};
+
+static const DrVerb *
+find_verb(const char *name)
+{
+  for (const DrVerb *verb = dr_verbs; verb->name; verb++)
+    if (g_str_equal(verb->name, name))
+      return verb;
+  return NULL;
+}
+
+static void
+print_overview(FILE *out)
+{
+  fputs("Usage: drover [OPTION…] VERB [ARGUMENT…]\n\nMoves running QEMU virtual machines.\n\nVerbs:\n", out);
+  for (const DrVerb *verb = dr_verbs; verb->name; verb++)
+    fprintf(out, "  %-9s %s\n", verb->name, verb->summary);
+  fputs("  help      show this, or the help of a verb\n"
+        "\nOptions, before or behind the verb:\n"
+        "  --connect unix:PATH  droverd's socket (default: DROVER_CONNECT, or /run/drover/api.sock)\n"
+        "  --json               print JSON\n"
+        "  --no-color           print no colours\n"
+        "  -v, --verbose        say more\n"
+        "  --version            print the version\n"
+        "\nA verb's own options: drover help VERB. Exit codes: 0 done, 1 refused or failed and the VM runs where\n"
+        "it was, 2 usage, 3 the VM needs attention.\n",
+        out);
+}
+
+static int
+usage(const DrCli *cli, const char *message, const char *word)
+{
+  g_autoptr(GError) error = NULL;
+
+  dr_error_set(&error, DR_ERROR_INVALID, message, word);
+  dr_error_remedy(&error, "drover --help");
+  return dr_cli_fail(cli, error);
+}
+
+/* Where the verb is: the first word that is no option and no option's value. */
+static int
+verb_index(int argc, char **argv)
+{
+  int i;
+
+  for (i = 1; i < argc && argv[i][0] == '-'; i++)
+    if (g_str_equal(argv[i], "--connect"))
+      i++;
+  return i;
+}
+
+/* Moves the verb to the front, so that options before it are parsed like those behind it. */
+static void
+verb_first(char **argv, int at)
+{
+  char *name = argv[at];
+
+  memmove(&argv[2], &argv[1], (at - 1) * sizeof *argv);
+  argv[1] = name;
+}
+
+static gboolean
+has(char **argv, int until, const char *a, const char *b)
+{
+  for (int i = 1; i < until; i++)
+    if (g_str_equal(argv[i], a) || g_str_equal(argv[i], b))
+      return TRUE;
+  return FALSE;
+}
+
+static int
+run_verb(DrCli *cli, const char *name, int argc, char **argv)
+{
+  int code;
+
+  cli->verb = find_verb(name);
+  if (!cli->verb)
+    return usage(cli, "there is no verb '%s'", name);
+  code = cli->verb->run(cli, argc, argv);
+  g_strfreev(cli->words);
+  g_strfreev(cli->rest);
+  g_free(cli->connect);
+  dr_client_free(cli->client);
+  return code;
+}
+
+static int
+help(DrCli *cli, int argc, char **argv)
+{
+  char *const ask[] = { (char *)"drover", (char *)"--help", NULL };
+
+  if (argc > 0)
+    return run_verb(cli, argv[0], 2, (char **)ask);
+  print_overview(stdout);
+  return DR_EXIT_DONE;
+}
+
+int
+main(int argc, char **argv)
+{
+  DrCli cli = { 0 };
+  int at = verb_index(argc, argv);
+
+  setlocale(LC_CTYPE, "");
+  dr_log_init(FALSE);
+  g_set_prgname("drover");
+  if (has(argv, MIN(at, argc), "--version", "-V")) {
+    printf("drover %s\n", DROVER_VERSION);
+    return DR_EXIT_DONE;
+  }
+  if (at >= argc && !has(argv, argc, "--help", "-h"))
+    return usage(&cli, "%s", "a verb is missing");
+  if (at >= argc || has(argv, at, "--help", "-h"))
+    return help(&cli, 0, NULL);
+  if (g_str_equal(argv[at], "help"))
+    return help(&cli, argc - at - 1, argv + at + 1);
+  verb_first(argv, at);
+  return run_verb(&cli, argv[1], argc - 1, argv + 1);
+}

@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Reading the configuration: GKeyFile and GOption. */
+#include "daemon/config.h"
+#include "base/error.h"
+
+#include <unistd.h>
+
+#define SYSTEM_FILE "/etc/drover/droverd.conf"
+
+static char *
+user_dir(const char *variable, const char *otherwise)
+{
+  const char *base = g_getenv(variable);
+
+  if (base && g_path_is_absolute(base))
+    return g_build_filename(base, "drover", NULL);
+  return g_build_filename(g_get_home_dir(), otherwise, "drover", NULL);
+}
+
+static void
+set_defaults(DrConfig *config)
+{
+  gboolean root = geteuid() == 0;
+
+  if (!config->run_dir)
+    config->run_dir = root ? g_strdup("/run/drover") : user_dir("XDG_RUNTIME_DIR", ".cache");
+  if (!config->state_dir)
+    config->state_dir = root ? g_strdup("/var/lib/drover") : user_dir("XDG_STATE_HOME", ".local/state");
+}
+
+static gboolean
+check_keys(GKeyFile *file, const char *path, GError **error)
+{
+  static const char *const known[] = { "run-dir", "state-dir", "debug", NULL };
+  g_auto(GStrv) groups = g_key_file_get_groups(file, NULL);
+
+  for (char **group = groups; *group; group++) {
+    g_auto(GStrv) keys = g_key_file_get_keys(file, *group, NULL, NULL);
+
+    if (!g_str_equal(*group, "daemon"))
+      return dr_error_set(error, DR_ERROR_INVALID, "'%s': there is no group [%s], only [daemon]", path, *group);
+    for (char **key = keys; *key; key++)
+      if (!g_strv_contains(known, *key))
+        return dr_error_set(error, DR_ERROR_INVALID, "'%s': unknown key '%s' in [daemon]", path, *key);
+  }
+  return TRUE;
+}
+
+static gboolean
+read_file(DrConfig *config, const char *path, GError **error)
+{
+  g_autoptr(GKeyFile) file = g_key_file_new();
+  g_autoptr(GError) local = NULL;
+
+  if (!g_key_file_load_from_file(file, path, G_KEY_FILE_NONE, &local))
+    return dr_error_set(error, DR_ERROR_INVALID, "cannot read configuration '%s': %s", path, local->message);
+  if (!check_keys(file, path, error))
+    return FALSE;
+  if (!config->run_dir)
+    config->run_dir = g_key_file_get_string(file, "daemon", "run-dir", NULL);
+  if (!config->state_dir)
+    config->state_dir = g_key_file_get_string(file, "daemon", "state-dir", NULL);
+  if (g_key_file_has_key(file, "daemon", "debug", NULL)) {
+    config->debug |= g_key_file_get_boolean(file, "daemon", "debug", &local);
+    if (local)
+      return dr_error_set(error, DR_ERROR_INVALID, "'%s': debug is neither true nor false", path);
+  }
+  return TRUE;
+}
+
+static gboolean
+is_usable(const char *what, const char *path, GError **error)
+{
+  return g_path_is_absolute(path) ||
+         dr_error_set(error, DR_ERROR_INVALID, "the %s directory '%s' is not an absolute path", what, path);
+}
+
+gboolean
+dr_config_load(DrConfig *config, int *argc, char ***argv, GError **error)
+{
+  g_autofree char *path = NULL;
+  const GOptionEntry entries[] = {
+    { "config", 'c', 0, G_OPTION_ARG_FILENAME, &path, "configuration (default " SYSTEM_FILE ", if it is there)", "FILE" },
+    { "run-dir", 0, 0, G_OPTION_ARG_FILENAME, &config->run_dir, "where sockets live (default /run/drover)", "DIR" },
+    { "state-dir", 0, 0, G_OPTION_ARG_FILENAME, &config->state_dir, "where records and logs live (default /var/lib/drover)",
+      "DIR" },
+    { "debug", 0, 0, G_OPTION_ARG_NONE, &config->debug, "log more", NULL },
+    { "version", 0, 0, G_OPTION_ARG_NONE, &config->version, "print the version", NULL },
+    G_OPTION_ENTRY_NULL,
+  };
+  g_autoptr(GOptionContext) context = g_option_context_new("- looks after the running QEMUs of this host");
+  g_autoptr(GError) local = NULL;
+
+  g_option_context_add_main_entries(context, entries, NULL);
+  if (!g_option_context_parse(context, argc, argv, &local))
+    return dr_error_set(error, DR_ERROR_INVALID, "%s", local->message);
+  if (*argc > 1)
+    return dr_error_set(error, DR_ERROR_INVALID, "unexpected argument '%s'", (*argv)[1]);
+  if (path || (geteuid() == 0 && g_file_test(SYSTEM_FILE, G_FILE_TEST_EXISTS)))
+    if (!read_file(config, path ? path : SYSTEM_FILE, error))
+      return FALSE;
+  set_defaults(config);
+  return is_usable("run", config->run_dir, error) && is_usable("state", config->state_dir, error);
+}
+
+void
+dr_config_clear(DrConfig *config)
+{
+  g_free(config->run_dir);
+  g_free(config->state_dir);
+}

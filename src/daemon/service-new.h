@@ -1,0 +1,12 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Making and ending the service; what it can do is in service.h. */
+#pragma once
+#include "daemon/service.h"
+#include "vm/host.h"
+
+/* Loads the VMs of the state file, brings to an end what jobs an earlier droverd left, and watches what runs. Blocks
+ * while it recovers. `qemu_default` is only shown. */
+DrService *dr_service_new(DrHost *host, GError **error);
+
+/* VMs run on. Jobs under way are given `grace_ms` to end; what does not is recovered by the next droverd. */
+void dr_service_free(DrService *service, int grace_ms);

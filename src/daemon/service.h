@@ -1,0 +1,59 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What droverd can do, as functions: the API maps HTTP onto these and adds nothing.
+ *
+ * All of them may block for as long as QEMU takes (each QMP call has its deadline) and are called on worker threads,
+ * never on the main loop, except where said. JSON in, JSON out; results are (transfer full). */
+#pragma once
+#include "base/json.h"
+
+typedef struct DrService DrService;
+
+/* --- VMs. The shapes of the objects stand in docs/API.md. --- */
+
+/* {"name","argv":[…],"cwd","env":["A=B"],"memory":"shared"|"private","hugetlb":bool}: starts one. -> VM object */
+JsonObject *dr_service_run(DrService *service, JsonObject *request, GError **error);
+
+/* {"name","pid"} or {"name","qmp":PATH}: takes over one that runs. -> VM object */
+JsonObject *dr_service_adopt(DrService *service, JsonObject *request, GError **error);
+
+JsonArray *dr_service_list(DrService *service, GError **error);
+JsonObject *dr_service_show(DrService *service, const char *name, GError **error);
+
+JsonObject *dr_service_pause(DrService *service, const char *name, GError **error);
+JsonObject *dr_service_resume(DrService *service, const char *name, GError **error);
+
+/* {"force":bool,"timeout":seconds}: ACPI power button and wait for the end, or with force SIGKILL. -> VM object */
+JsonObject *dr_service_stop(DrService *service, const char *name, JsonObject *request, GError **error);
+
+/* Drops a VM from drover's books: a running one runs on, unmanaged (`force` is then needed for one of `drover run`). */
+gboolean dr_service_forget(DrService *service, const char *name, gboolean force, GError **error);
+
+/* A QMP command object {"execute","arguments"} as a client would send it. -> {"return":…}; QEMU's own error is a
+ * DR_ERROR_QMP. Commands that would undo drover's work (quit, migrate, …) are refused with a remedy. */
+JsonObject *dr_service_qmp(DrService *service, const char *name, JsonObject *command, GError **error);
+
+/* The console. attach returns a connected socket (stream; what the guest prints comes out, what is written goes to
+ * the guest; it first delivers the scrollback) that stays up across upgrades; EOF when the VM ends. -1 on error. */
+int dr_service_console(DrService *service, const char *name, GError **error);
+
+/* --- Jobs --- */
+
+/* {"vms":[names] or "all":true, "qemu":BINARY, "memory":"auto|shared|copy|postcopy", "parallel":N}
+ * -> array of job objects, in the order of the names; each may still be queued. A name that is unknown or busy fails the
+ * whole request before anything starts. */
+JsonArray *dr_service_upgrade(DrService *service, JsonObject *request, GError **error);
+
+/* The same request: preflight only. -> [{"vm","ok":bool,"findings":[…],"memory_mode","qemu_before","qemu_after"}] */
+JsonArray *dr_service_upgrade_check(DrService *service, JsonObject *request, GError **error);
+
+JsonArray *dr_service_jobs(DrService *service, GError **error);
+JsonObject *dr_service_job(DrService *service, const char *id, GError **error);
+
+/* Waits until the job has ended or `timeout_ms` is over; returns the job as it is then. */
+JsonObject *dr_service_job_wait(DrService *service, const char *id, int timeout_ms, GError **error);
+
+/* Asks it to stop. DR_ERROR_REFUSED past the point of no return or when it has ended. -> job object */
+JsonObject *dr_service_job_cancel(DrService *service, const char *id, GError **error);
+
+/* {"version","qemu_default","run_dir","state_dir","uptime_s","vms","jobs"} */
+JsonObject *dr_service_version(DrService *service, GError **error);

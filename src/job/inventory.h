@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What a guest has in truth, read from its QEMU by QMP, because the command line only says how it began.
+ *
+ * The pipeline of a move: the given command line -> dr_inventory_apply(): the truth, still as a command line -> rewrite.h:
+ * the same for a destination. After the destination is up, both inventories are compared once more, because QEMU
+ * itself says "completed" to a migration with another NIC or CPU (QEMU-NOTES). */
+#pragma once
+#include "argv/argv.h"
+#include "base/finding.h"
+#include "qmp/qmp.h"
+
+typedef struct DrInventory DrInventory;
+
+/* Reads all of it; changes nothing. Takes some ms. Works on 5.2 to 11.1, running, paused, or in `-incoming defer`. */
+DrInventory *dr_inventory_read(DrQmp *qmp, GError **error);
+void dr_inventory_free(DrInventory *inventory);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrInventory, dr_inventory_free)
+
+/* The canonical machine type without "-machine" ("pc-q35-7.2"), the UUID, the type of CPU 0. (transfer none) */
+const char *dr_inventory_machine(const DrInventory *inventory);
+const char *dr_inventory_uuid(const DrInventory *inventory);
+const char *dr_inventory_cpu(const DrInventory *inventory);
+guint64 dr_inventory_memory(const DrInventory *inventory); /* bytes */
+gboolean dr_inventory_kvm(const DrInventory *inventory);
+
+/* The user-mode host forwards in force (HMP `info usernet`): each as `hostfwd_add`/`hostfwd_remove` take it:
+ * netdev id and rule "tcp:127.0.0.1:2222-10.0.2.15:22". A -nic or -net without id gets a name from QEMU
+ * ("#net189", "__org.qemu.net1" on 5.2) which differs between two processes. (transfer none) (element-type DrForward) */
+typedef struct {
+  char *netdev;
+  char *add;    /* "tcp:127.0.0.1:2222-10.0.2.15:22" */
+  char *remove; /* "tcp:127.0.0.1:2222" */
+} DrForward;
+GPtrArray *dr_inventory_forwards(const DrInventory *inventory);
+
+/* Taps in use (HMP `info network`): netdev id and interface name. (transfer none) (element-type DrTap) */
+typedef struct {
+  char *netdev;
+  char *ifname; /* nullable: QEMU was given descriptors ("fds") and does not know it */
+  char *fds;    /* nullable: "info network"'s list when given by fd */
+} DrTap;
+GPtrArray *dr_inventory_taps(const DrInventory *inventory);
+
+/* Writes into `argv` what has changed since the guest began: machine type pinned; disks whose top node is another than
+ * the command line says (snapshots, pivots, media changes); devices and backends that were plugged in; devices that
+ * were unplugged (removed). What cannot be rebuilt exactly is a blocker in `findings`, named. `argv` is changed in place,
+ * and may be the one of the guest's first start or one that an earlier call made: both come out the same.
+ *
+ * `cwd` is QEMU's working directory, against which relative image paths are looked up; NULL: the caller's. Image headers
+ * are read from the file system; one that cannot be read has its running backing chain written into `argv` instead.
+ * FALSE only for an error that is not the VM's (`argv` does not parse). */
+gboolean dr_inventory_apply(const DrInventory *inventory, DrArgv *argv, const char *cwd, DrFindings *findings,
+                            GError **error);
+
+/* What the guest could see that differs between a source and the destination that was built for it (blockers), for
+ * machine, CPU type and features, memory, PCI tree, devices and their properties, NICs and MACs, disks and the files
+ * behind them. `after` may have more CPU features than `before`: a warning; fewer: a blocker. */
+void dr_inventory_compare(const DrInventory *before, const DrInventory *after, DrFindings *findings);
+
+/* Things in the guest that no migration can carry or that a second QEMU on this host cannot have, from its devices and
+ * from query-migrate's blocked-reasons: VFIO, vhost-user, 9p mounts, …; each named in a blocker. */
+void dr_inventory_blockers(const DrInventory *inventory, DrFindings *findings);
+
+/* "memory", "disks", "nics" of `drover show --json`. (transfer full) */
+JsonObject *dr_inventory_json(const DrInventory *inventory);

@@ -1,0 +1,411 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The checks, in the order in which a person would ask. */
+#include "job/preflight.h"
+#include "base/error.h"
+#include "job/blockers.h"
+#include "vm/describe.h"
+
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+/* A memory-backend-memfd counts as a named shared file, and is left out of the stream, only up to here; a newer source
+ * sends it, and a destination on memory-backend-file refuses it (QEMU 8.1, RAM_NAMED_FILE). */
+#define MEMFD_IGNORED_BEFORE DR_QEMU(8, 1)
+/* TCG loses dirty bits where a TLB entry spans more than the page (QEMU-NOTES; mended in 9.0). */
+#define TCG_DIRTY_FIXED DR_QEMU(9, 0)
+#define TCG_ALIGNMENT (256 * 1024)
+#define SPARE_MEMORY ((guint64)256 << 20) /* left for the host after a copy */
+
+static const char *const mode_names[] = {
+  [DR_MEMORY_AUTO] = "auto",
+  [DR_MEMORY_SHARED] = "shared",
+  [DR_MEMORY_COPY] = "copy",
+  [DR_MEMORY_POSTCOPY] = "postcopy",
+};
+
+const char *
+dr_memory_mode_name(DrMemoryMode mode)
+{
+  return mode_names[mode];
+}
+
+gboolean
+dr_memory_mode_parse(const char *name, DrMemoryMode *ret_mode, GError **error)
+{
+  for (guint i = 0; i < G_N_ELEMENTS(mode_names); i++) {
+    if (g_str_equal(mode_names[i], name)) {
+      *ret_mode = i;
+      return TRUE;
+    }
+  }
+  return dr_error_set(error, DR_ERROR_INVALID, "'%s' is no memory mode: auto, shared, copy or postcopy", name);
+}
+
+void
+dr_preflight_free(DrPreflight *preflight)
+{
+  if (!preflight)
+    return;
+  dr_findings_free(preflight->findings);
+  g_free(preflight->binary);
+  g_clear_pointer(&preflight->caps, dr_caps_unref);
+  g_clear_pointer(&preflight->inventory, dr_inventory_free);
+  g_clear_pointer(&preflight->truth, dr_argv_free);
+  g_clear_pointer(&preflight->ram, g_ptr_array_unref);
+  g_clear_pointer(&preflight->needs, g_ptr_array_unref);
+  g_free(preflight->reason);
+  g_free(preflight);
+}
+
+static void G_GNUC_PRINTF(4, 5)
+block(DrPreflight *p, const char *code, const char *remedy, const char *format, ...)
+{
+  g_autofree char *text = NULL;
+  va_list ap;
+
+  va_start(ap, format);
+  text = g_strdup_vprintf(format, ap);
+  va_end(ap);
+  dr_findings_add(p->findings, DR_FINDING_BLOCKER, code, remedy, "%s", text);
+}
+
+/* --- The binary --- */
+
+static void
+check_binary(DrPreflight *p, DrVm *vm, const char *qemu)
+{
+  const char *const *launcher = dr_argv_launcher(p->truth);
+  g_autoptr(GError) error = NULL;
+
+  p->keep_program = qemu == NULL;
+  p->binary = dr_describe_program(qemu ? qemu : dr_argv_program(p->truth), dr_vm_record(vm));
+  if (!qemu && launcher[0]) {
+    block(p, "launcher", "name a QEMU binary or a wrapper script: --qemu PATH",
+          "the VM was started through '%s', which cannot be asked what it can do", launcher[0]);
+    return;
+  }
+  p->caps = dr_caps_get(p->binary, dr_vm_host(vm)->cache_dir, &error);
+  if (!p->caps) {
+    g_autofree char *code = g_strdup_printf("qemu-%s", dr_error_code_name(error));
+    const char *remedy = dr_error_get_remedy(error);
+
+    block(p, code, remedy ? remedy : "name another one: --qemu PATH", "%s", error->message);
+  }
+}
+
+static void
+check_known_options(DrPreflight *p)
+{
+  int number = p->caps->version_number;
+  DrQemuVersions bit = dr_option_version_bit(number / 1000000, number / 1000 % 1000);
+  g_autoptr(GPtrArray) unknown = dr_argv_unknown_to(p->truth, bit);
+
+  for (guint i = 0; i < unknown->len; i++) {
+    const DrOpt *opt = unknown->pdata[i];
+
+    block(p, "option", opt->info->successor ? opt->info->successor : "drop that option from the command line",
+          "option '%s' is not known to %s %s", opt->spelling, p->binary, p->caps->version);
+  }
+}
+
+static void
+check_devices(DrPreflight *p)
+{
+  for (DrOpt *opt = NULL; (opt = dr_argv_next(p->truth, "device", opt));) {
+    g_autoptr(DrOpts) opts = dr_opt_parse(opt, NULL);
+    const char *driver = opts ? dr_opts_get(opts, "driver") : NULL;
+
+    /* Aliases (virtio-blk for virtio-blk-pci) are not among the types: QEMU itself will say if it does not know one. */
+    if (driver && !g_hash_table_contains(p->caps->devices, driver) && !g_str_has_prefix(driver, "virtio-"))
+      block(p, "device", "use a QEMU build that has it (is its module package installed?)",
+            "device '%s' is not known to %s %s", driver, p->binary, p->caps->version);
+  }
+}
+
+static void
+check_known(DrPreflight *p)
+{
+  const char *machine = dr_inventory_machine(p->inventory);
+
+  if (!p->caps)
+    return;
+  if (machine && !g_hash_table_contains(p->caps->machines, machine))
+    block(p, "machine-type", "choose a QEMU that still has it, or restart the guest with a newer machine type",
+          "machine type '%s' is not known to %s %s", machine, p->binary, p->caps->version);
+  if (dr_inventory_kvm(p->inventory) && !p->caps->kvm)
+    block(p, "kvm", "check /dev/kvm and the new QEMU's build", "the guest runs under KVM, which %s cannot use here",
+          p->binary);
+  check_known_options(p);
+  check_devices(p);
+}
+
+/* --- The guest's state --- */
+
+static gboolean
+check_state(DrPreflight *p, DrQmp *source, GError **error)
+{
+  g_autoptr(JsonObject) status = dr_qmp_call_object(source, "query-status", NULL, error);
+  g_autoptr(JsonObject) migration = NULL;
+  const char *name, *moving;
+
+  if (!status)
+    return FALSE;
+  migration = dr_qmp_call_object(source, "query-migrate", NULL, error);
+  if (!migration)
+    return FALSE;
+  p->was_running = dr_json_bool(status, "running", FALSE);
+  name = dr_json_str(status, "status", "?");
+  if (!g_str_equal(name, "running") && !g_str_equal(name, "paused") && !g_str_equal(name, "prelaunch"))
+    block(p, "state", "bring it to 'running' or 'paused' first", "the guest's state is '%s'", name);
+  moving = dr_json_str(migration, "status", "none");
+  if (g_strv_contains((const char *const[]){ "setup", "active", "pre-switchover", "device", "postcopy-active",
+                                             "postcopy-paused", "postcopy-recover", "cancelling", NULL },
+                      moving))
+    block(p, "migration", "wait for it, or migrate_cancel it", "another migration of this QEMU is under way (%s)", moving);
+  return TRUE;
+}
+
+/* --- Files --- */
+
+static void
+check_file(DrPreflight *p, DrVm *vm, const char *option, const char *path)
+{
+  g_autofree char *full = g_canonicalize_filename(path, dr_vm_record(vm)->cwd);
+
+  if (access(full, R_OK) < 0)
+    block(p, "file", "put the file back: the new QEMU opens it at its start", "-%s %s: %s", option, full,
+          g_strerror(errno));
+}
+
+static void
+check_files(DrPreflight *p, DrVm *vm)
+{
+  static const char *const whole[] = { "kernel", "initrd", "bios", "dtb", "hda", "hdb", "hdc", "hdd", "cdrom", "pflash",
+                                       "fda", "fdb" };
+
+  for (guint i = 0; i < G_N_ELEMENTS(whole); i++)
+    for (DrOpt *opt = NULL; (opt = dr_argv_next(p->truth, whole[i], opt));)
+      /* A bare firmware name is looked up in QEMU's own directories; a protocol prefix is no path. */
+      if (opt->value && *opt->value && (strchr(opt->value, '/') || !g_str_equal(whole[i], "bios")) &&
+          !strstr(opt->value, "://") && !strchr(opt->value, ':'))
+        check_file(p, vm, whole[i], opt->value);
+  for (DrOpt *opt = NULL; (opt = dr_argv_next(p->truth, "drive", opt));) {
+    g_autoptr(DrOpts) opts = dr_opt_parse(opt, NULL);
+    const char *file = opts ? dr_opts_get(opts, "file") : NULL;
+
+    if (file && *file && !strchr(file, ':') && !g_str_has_prefix(file, "/dev/fd"))
+      check_file(p, vm, "drive", file);
+  }
+}
+
+/* --- RAM --- */
+
+static gboolean
+block_is_shareable(const DrRamBlock *ram, int source_version, char **ret_why)
+{
+  struct stat st;
+
+  if (ram->kind == DR_RAM_ANONYMOUS) {
+    *ret_why = g_strdup_printf("RAM block '%s' is private memory", ram->id);
+    return FALSE;
+  }
+  if (ram->kind == DR_RAM_SHARED_MEMFD && source_version >= MEMFD_IGNORED_BEFORE) {
+    *ret_why = g_strdup_printf("RAM block '%s' is a memory-backend-memfd, which QEMU 8.1 and newer always send", ram->id);
+    return FALSE;
+  }
+  if (ram->fd >= 0 || (ram->path && stat(ram->path, &st) == 0 && S_ISREG(st.st_mode)))
+    return TRUE;
+  *ret_why = g_strdup_printf("the pages of RAM block '%s' cannot be found for sure", ram->id);
+  return FALSE;
+}
+
+static guint64
+ram_size(const DrPreflight *p)
+{
+  guint64 size = 0;
+
+  for (guint i = 0; i < p->ram->len; i++)
+    size += ((DrRamBlock *)p->ram->pdata[i])->size;
+  return size;
+}
+
+static void
+warn_tcg(DrPreflight *p, int source_version)
+{
+  guint64 size = dr_inventory_memory(p->inventory);
+
+  if (p->mode == DR_MEMORY_SHARED || dr_inventory_kvm(p->inventory) || source_version >= TCG_DIRTY_FIXED ||
+      size % TCG_ALIGNMENT != 0)
+    return;
+  dr_findings_add(p->findings, DR_FINDING_WARNING, "tcg-aligned-ram",
+                  "give the guest 8 KiB more (-m 262152k), run it under KVM, or with RAM that is shared from its start",
+                  "a TCG guest with RAM of a multiple of 256 KiB under a QEMU before 9.0: QEMU can lose dirty pages while "
+                  "RAM is copied, and the guest would run on with wrong memory");
+}
+
+static gboolean
+have_userfaultfd(void)
+{
+  int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+  if (fd >= 0)
+    close(fd);
+  return fd >= 0;
+}
+
+/* Decides between copy and post-copy for RAM that has to move. */
+static void
+choose_move(DrPreflight *p, const char *why)
+{
+  guint64 available = dr_host_memory_available();
+  guint64 size = ram_size(p);
+
+  if (available > size + SPARE_MEMORY) {
+    p->mode = DR_MEMORY_COPY;
+    p->reason = g_strdup_printf("%s; %" G_GUINT64_FORMAT " MiB are free for a copy of %" G_GUINT64_FORMAT " MiB", why,
+                                available >> 20, size >> 20);
+  } else {
+    p->mode = DR_MEMORY_POSTCOPY;
+    p->reason = g_strdup_printf("%s; only %" G_GUINT64_FORMAT " MiB are free for a copy of %" G_GUINT64_FORMAT
+                                " MiB, so its pages move one by one",
+                                why, available >> 20, size >> 20);
+  }
+}
+
+static void
+check_mode(DrPreflight *p)
+{
+  guint64 available = dr_host_memory_available();
+  guint64 size = ram_size(p);
+
+  if (p->mode == DR_MEMORY_COPY && available < size + SPARE_MEMORY)
+    block(p, "memory", "use --memory postcopy, which needs no second chunk",
+          "a copy needs %" G_GUINT64_FORMAT " MiB, and %" G_GUINT64_FORMAT " MiB are free", (size + SPARE_MEMORY) >> 20,
+          available >> 20);
+  if (p->mode == DR_MEMORY_POSTCOPY && !have_userfaultfd())
+    block(p, "userfaultfd", "run droverd as root, or set vm.unprivileged_userfaultfd=1",
+          "post-copy needs userfaultfd, which this process may not use");
+}
+
+static void
+decide_memory(DrPreflight *p, DrMemoryMode wanted, int source_version)
+{
+  g_autofree char *why = NULL;
+  gboolean shareable = p->ram->len > 0;
+
+  for (guint i = 0; shareable && i < p->ram->len; i++)
+    shareable = block_is_shareable(p->ram->pdata[i], source_version, &why);
+  if (wanted == DR_MEMORY_SHARED && !shareable) {
+    block(p, "shared-ram", "use --memory auto: the VM's RAM is then shared from its next upgrade on",
+          "RAM cannot be handed over: %s", why ? why : "no RAM block was found");
+    p->mode = DR_MEMORY_SHARED;
+  } else if (wanted != DR_MEMORY_AUTO) {
+    p->mode = wanted;
+    p->reason = g_strdup("as asked for");
+  } else if (shareable) {
+    p->mode = DR_MEMORY_SHARED;
+    p->reason = g_strdup("RAM is in a shared file: nothing needs to be copied");
+  } else {
+    choose_move(p, why ? why : "RAM is private memory");
+  }
+  check_mode(p);
+  warn_tcg(p, source_version);
+  if (p->reason)
+    dr_findings_add(p->findings, DR_FINDING_NOTE, "memory-mode", NULL, "RAM: %s (%s)", dr_memory_mode_name(p->mode),
+                    p->reason);
+}
+
+/* --- All of it --- */
+
+/* Rewrites for show, to have the rewriter's findings in the same list. */
+static gboolean
+try_rewrite(DrPreflight *p, GError **error)
+{
+  g_autoptr(DrFindings) findings = dr_findings_new();
+  g_autoptr(DrRewrite) rewrite = NULL;
+  DrRewritePlan plan = { .incoming = TRUE, .suffix = ".drover-99", .qmp_path = "q", .console_path = "c", .needs = p->needs };
+
+  for (guint i = 0; i < p->needs->len; i++) {
+    DrNeed *need = p->needs->pdata[i];
+    int number = 9;
+
+    if (need->kind != DR_NEED_FD)
+      g_array_append_val(need->numbers, number);
+  }
+  rewrite = dr_rewrite(p->truth, &plan, findings, error);
+  for (guint i = 0; i < p->needs->len; i++)
+    g_array_set_size(((DrNeed *)p->needs->pdata[i])->numbers, 0);
+  if (!rewrite)
+    return FALSE;
+  dr_findings_merge(p->findings, findings);
+  return TRUE;
+}
+
+/* The given command line, under the program that the VM runs on by now. */
+static gboolean
+parse_given(DrPreflight *p, const DrVmRecord *record, GError **error)
+{
+  g_autoptr(DrArgv) running = dr_argv_parse((const char *const *)record->argv_running, error);
+
+  p->truth = running ? dr_argv_parse((const char *const *)record->argv_given, error) : NULL;
+  if (!p->truth)
+    return FALSE;
+  dr_argv_set_launcher(p->truth, dr_argv_launcher(running));
+  dr_argv_set_program(p->truth, dr_argv_program(running));
+  return TRUE;
+}
+
+static gboolean
+find_truth(DrPreflight *p, DrVm *vm, DrQmp *source, GError **error)
+{
+  if (!parse_given(p, dr_vm_record(vm), error))
+    return FALSE;
+  p->inventory = dr_inventory_read(source, error);
+  if (!p->inventory)
+    return FALSE;
+  if (!dr_inventory_apply(p->inventory, p->truth, dr_vm_record(vm)->cwd, p->findings, error))
+    return FALSE;
+  dr_inventory_blockers(p->inventory, p->findings);
+  dr_argv_blockers(p->truth, p->findings);
+  p->needs = dr_rewrite_needs(p->truth);
+  return TRUE;
+}
+
+DrPreflight *
+dr_preflight(DrVm *vm, DrQmp *source, const char *qemu, DrMemoryMode wanted, GError **error)
+{
+  g_autoptr(DrPreflight) p = g_new0(DrPreflight, 1);
+
+  p->findings = dr_findings_new();
+  if (!check_state(p, source, error) || !find_truth(p, vm, source, error))
+    return NULL;
+  p->ram = dr_memory_blocks(source, &dr_vm_record(vm)->id, error);
+  if (!p->ram)
+    return NULL;
+  check_binary(p, vm, qemu);
+  check_known(p);
+  check_files(p, vm);
+  decide_memory(p, wanted, dr_qmp_version_number(source));
+  if (!try_rewrite(p, error))
+    return NULL;
+  return g_steal_pointer(&p);
+}
+
+JsonObject *
+dr_preflight_json(const DrPreflight *p, DrVm *vm, DrQmp *source)
+{
+  JsonObject *object = json_object_new();
+
+  json_object_set_string_member(object, "vm", dr_vm_name(vm));
+  json_object_set_boolean_member(object, "ok", !dr_findings_block(p->findings));
+  json_object_set_array_member(object, "findings", dr_findings_json(p->findings));
+  json_object_set_string_member(object, "memory_mode", dr_memory_mode_name(p->mode));
+  json_object_set_string_member(object, "memory_reason", p->reason);
+  json_object_set_string_member(object, "qemu_before", dr_qmp_version(source));
+  json_object_set_string_member(object, "qemu_after", p->caps ? p->caps->version : NULL);
+  return object;
+}

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Everything that can be known before an upgrade starts: what the guest is in truth, what stands in the way, how its RAM
+ * will get there. Changes nothing; starts nothing but the probe of an unknown binary. */
+#pragma once
+#include "argv/rewrite.h"
+#include "job/inventory.h"
+#include "qemu/caps.h"
+#include "qemu/memory.h"
+#include "vm/vm.h"
+
+typedef enum {
+  DR_MEMORY_AUTO,
+  DR_MEMORY_SHARED,   /* nothing is copied: both QEMUs map the same pages */
+  DR_MEMORY_COPY,     /* pre-copy */
+  DR_MEMORY_POSTCOPY, /* post-copy with release-ram: no second chunk of memory */
+} DrMemoryMode;
+
+const char *dr_memory_mode_name(DrMemoryMode mode);
+gboolean dr_memory_mode_parse(const char *name, DrMemoryMode *ret_mode, GError **error);
+
+typedef struct {
+  DrFindings *findings;
+  char *binary;           /* what the new QEMU is started from, absolute */
+  gboolean keep_program;  /* the command line's own program and launcher are used as they are */
+  DrCaps *caps;           /* of it; NULL with a blocker when it cannot be asked */
+  DrInventory *inventory; /* of the running QEMU */
+  DrArgv *truth;          /* the command line that describes the guest as it is now */
+  GPtrArray *ram;         /* of DrRamBlock */
+  GPtrArray *needs;       /* of DrNeed, numbers not filled yet */
+  DrMemoryMode mode;      /* decided */
+  char *reason;           /* why */
+  gboolean was_running;   /* runs, or is paused */
+} DrPreflight;
+
+void dr_preflight_free(DrPreflight *preflight);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrPreflight, dr_preflight_free)
+
+/* `source` is the VM's monitor, taken by the caller. `qemu` NULL: the same path as now. An error is only for what keeps
+ * preflight itself from being done (QMP broke); everything about the VM is a finding. */
+DrPreflight *dr_preflight(DrVm *vm, DrQmp *source, const char *qemu, DrMemoryMode wanted, GError **error);
+
+/* {"vm","ok","findings","memory_mode","memory_reason","qemu_before","qemu_after"}. (transfer full) */
+JsonObject *dr_preflight_json(const DrPreflight *preflight, DrVm *vm, DrQmp *source);

@@ -1,0 +1,208 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The guest runs under the new QEMU: make that the VM. Each step can be done twice, because a crash may have come in
+ * the middle; what fails here cannot be undone and is told as a warning. */
+#include "base/error.h"
+#include "base/fd.h"
+#include "job/upgrade-internal.h"
+#include "vm/console.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+
+#define KILL_MS 30000 /* the kernel takes back a large guest's memory */
+#define PORT_TRIES 50 /* 20 ms each, for a port of the first QEMU's to become free */
+
+static void G_GNUC_PRINTF(3, 4)
+warn(DrFindings *findings, const char *code, const char *format, ...)
+{
+  g_autofree char *text = NULL;
+  va_list ap;
+
+  va_start(ap, format);
+  text = g_strdup_vprintf(format, ap);
+  va_end(ap);
+  g_warning("%s", text);
+  dr_findings_add(findings, DR_FINDING_WARNING, code, NULL, "%s", text);
+}
+
+/* A client that connects from now on gets the new QEMU; the old path never stops to exist. */
+static void
+rename_sockets(DrUpgrade *u, DrFindings *findings)
+{
+  for (guint i = 0; i < u->plan.renames->len; i++) {
+    const DrRename *item = u->plan.renames->pdata[i];
+
+    if (rename(item->private_path, item->public_path) < 0 && errno != ENOENT)
+      warn(findings, "socket", "cannot rename '%s' to '%s': %s", item->private_path, item->public_path, g_strerror(errno));
+  }
+}
+
+static void
+take_record(DrUpgrade *u)
+{
+  DrVmRecord *record = dr_vm_record(u->vm);
+  GStrvBuilder *sockets = g_strv_builder_new();
+
+  dr_vm_lock(u->vm);
+  for (char **path = record->public_sockets; path && *path; path++)
+    g_strv_builder_add(sockets, *path);
+  for (guint i = 0; i < u->plan.renames->len; i++) {
+    const char *path = ((DrRename *)u->plan.renames->pdata[i])->public_path;
+
+    if (!record->public_sockets || !g_strv_contains((const char *const *)record->public_sockets, path))
+      g_strv_builder_add(sockets, path);
+  }
+  g_strfreev(record->public_sockets);
+  record->public_sockets = g_strv_builder_end(sockets);
+  g_strv_builder_unref(sockets);
+  g_strfreev(record->argv_running);
+  record->argv_running = g_strdupv(u->plan.argv);
+  if (record->generation != u->plan.generation)
+    record->upgrades++; /* once, also where a recovery comes through here again */
+  record->generation = u->plan.generation;
+  record->id = u->dest_id;
+  g_free(record->qmp_path);
+  record->qmp_path = g_strdup(u->plan.qmp_path);
+  record->borrowed = FALSE;
+  g_free(record->exit_path);
+  record->exit_path = g_strdup(u->plan.exit_path);
+  if (u->plan.console) {
+    g_free(record->console_path);
+    record->console_path = g_strdup(u->plan.console_path);
+  }
+  record->shared = u->plan.shared_after;
+  g_free(record->machine);
+  record->machine = g_strdup(u->plan.machine);
+  g_free(record->qemu_version);
+  record->qemu_version = g_strdup(u->plan.version);
+  g_clear_pointer(&record->note, g_free);
+  dr_vm_unlock(u->vm);
+}
+
+static void
+end_source(DrUpgrade *u, DrFindings *findings)
+{
+  g_autoptr(GError) error = NULL;
+
+  /* SIGKILL, not quit: its disks are flushed and inactive, and a QEMU that quits would run tap down-scripts and unlink the
+   * sockets that its successor listens on by now. */
+  if (!dr_proc_kill(&u->plan.source, KILL_MS, &error))
+    warn(findings, "old-qemu", "%s", error->message);
+}
+
+static void
+add_forwards(DrUpgrade *u, DrFindings *findings)
+{
+  for (guint i = 0; i < json_array_get_length(u->plan.forwards); i++) {
+    JsonObject *forward = json_array_get_object_element(u->plan.forwards, i);
+    const char *netdev = dr_json_str(forward, "netdev", "");
+    const char *rule = dr_json_str(forward, "add", "");
+    g_autofree char *said = NULL;
+
+    for (int try = 0; try < PORT_TRIES; try++) {
+      g_free(said);
+      said = dr_qmp_hmp(u->dest, NULL, "hostfwd_add %s %s", netdev, rule);
+      if (!said || !strstr(said, "could not set up"))
+        break;
+      g_usleep(20000); /* a port of the old QEMU's; bounded by PORT_TRIES */
+    }
+    if (!said || *g_strstrip(said))
+      warn(findings, "hostfwd", "host forward %s of VM '%s' is not back: %s", rule, dr_vm_name(u->vm), said ? said : "?");
+  }
+}
+
+static gboolean
+move_vnc(DrUpgrade *u, JsonObject *vnc, GError **error)
+{
+  const char *host = dr_json_str(vnc, "host", "");
+  const char *port = dr_json_str(vnc, "port", "");
+
+  if (dr_qmp_version_number(u->dest) < DR_QEMU(6, 0)) {
+    g_autofree char *target = g_strdup_printf("%s:%d", host, atoi(port) - 5900);
+
+    return dr_qmp_do(u->dest, "change", dr_json("{'device': <'vnc'>, 'target': <%s>}", target), error);
+  }
+  return dr_qmp_do(u->dest, "display-update",
+                   dr_json("{'type': <'vnc'>, 'addresses': <[{'type': <'inet'>, 'host': <%s>, 'port': <%s>}]>}", host, port),
+                   error);
+}
+
+static void
+restore_vnc(DrUpgrade *u, DrFindings *findings)
+{
+  for (guint i = 0; i < json_array_get_length(u->plan.vnc); i++) {
+    JsonObject *vnc = json_array_get_object_element(u->plan.vnc, i);
+    g_autofree char *private_path = g_strdup_printf("%s.vnc%u", u->plan.qmp_path, i + 1);
+    g_autoptr(GError) error = NULL;
+
+    for (int try = 0; try < PORT_TRIES; try++) {
+      g_clear_error(&error);
+      if (move_vnc(u, vnc, &error) || dr_qmp_closed(u->dest))
+        break;
+      g_usleep(20000); /* as above */
+    }
+    if (error)
+      warn(findings, "vnc", "VNC port %s of VM '%s' is not back: %s", dr_json_str(vnc, "port", "?"), dr_vm_name(u->vm),
+           error->message);
+    unlink(private_path);
+  }
+}
+
+static void
+restore_rest(DrUpgrade *u, DrFindings *findings)
+{
+  g_autoptr(GError) error = NULL;
+
+  if (u->plan.gdb) {
+    g_autofree char *said = dr_qmp_hmp(u->dest, NULL, "gdbserver %s", u->plan.gdb);
+  }
+  if (u->plan.pidfile) {
+    g_autofree char *path = g_canonicalize_filename(u->plan.pidfile, dr_vm_record(u->vm)->cwd);
+    g_autofree char *text = g_strdup_printf("%d\n", u->dest_id.pid);
+
+    if (!dr_file_write(path, text, &error))
+      warn(findings, "pidfile", "%s", error->message);
+    g_clear_error(&error);
+  }
+  if (!dr_upgrade_reset_capabilities(u->dest, &error))
+    warn(findings, "capabilities", "%s", error->message);
+}
+
+static void
+remove_old_sockets(const char *old_qmp, const char *old_console, const DrUpgradePlan *plan)
+{
+  if (old_qmp && !g_str_equal(old_qmp, plan->qmp_path))
+    unlink(old_qmp);
+  if (old_console && plan->console && !g_str_equal(old_console, plan->console_path))
+    unlink(old_console);
+  unlink(plan->migration_path);
+}
+
+gboolean
+dr_upgrade_commit(DrUpgrade *u, DrFindings *findings, GError **error)
+{
+  DrVmRecord *record = dr_vm_record(u->vm);
+  g_autofree char *old_qmp = record->borrowed ? NULL : g_strdup(record->qmp_path);
+  g_autofree char *run_dir = dr_host_run_dir(u->host, record->name, NULL);
+  /* A console that is the user's own socket keeps its path. */
+  gboolean own_console = record->console_path && run_dir && g_str_has_prefix(record->console_path, run_dir);
+  g_autofree char *old_console = own_console ? g_strdup(record->console_path) : NULL;
+  g_autoptr(GError) local = NULL;
+
+  dr_console_commit(dr_vm_console(u->vm));
+  if (!dr_job_enter(u->job, DR_STAGE_COMMIT, NULL, &local)) {
+    warn(findings, "journal", "%s", local->message); /* the mark says the same to a recovery */
+    g_clear_error(&local);
+  }
+  rename_sockets(u, findings);
+  take_record(u);
+  if (!dr_vm_save(u->vm, &local))
+    warn(findings, "record", "%s", local->message);
+  end_source(u, findings);
+  add_forwards(u, findings);
+  restore_vnc(u, findings);
+  restore_rest(u, findings);
+  remove_old_sockets(old_qmp, old_console, &u->plan);
+  return dr_vm_watch(u->vm, error);
+}

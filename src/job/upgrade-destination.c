@@ -1,0 +1,421 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The new QEMU: what it is handed, how it is started, and whether it is the same machine. */
+#include "base/error.h"
+#include "base/fd.h"
+#include "job/upgrade-internal.h"
+#include "qemu/spawn.h"
+#include "vm/console.h"
+
+#include <string.h>
+#include <sys/stat.h>
+
+#define START_MS 30000  /* a QEMU with many disks on a loaded host */
+#define FIRST_NUMBER 20 /* of descriptors that we number; others keep theirs */
+
+/* --- What it is handed --- */
+
+static gboolean
+is_taken(DrUpgrade *u, int number)
+{
+  for (guint i = 0; i < u->numbers->len; i++)
+    if (g_array_index(u->numbers, int, i) == number)
+      return TRUE;
+  for (guint i = 0; i < u->pre->needs->len; i++)
+    if (((DrNeed *)u->pre->needs->pdata[i])->fd == number)
+      return TRUE;
+  return FALSE;
+}
+
+/* Takes over `fd`; returns its number in the new QEMU. `number` -1: the next free one. */
+static int
+hand(DrUpgrade *u, int fd, int number)
+{
+  for (int n = FIRST_NUMBER; number < 0; n++)
+    if (!is_taken(u, n))
+      number = n;
+  g_array_append_val(u->fds, fd);
+  g_array_append_val(u->numbers, number);
+  return number;
+}
+
+static void
+hand_tap(DrUpgrade *u, int fd, const char *ifname)
+{
+  g_array_append_val(u->tap_fds, fd);
+  g_ptr_array_add(u->tap_names, g_strdup(ifname));
+}
+
+static const DrProcFd *
+find_fd(const GPtrArray *open, int number)
+{
+  for (guint i = 0; i < open->len; i++)
+    if (((DrProcFd *)open->pdata[i])->fd == number)
+      return open->pdata[i];
+  return NULL;
+}
+
+static gboolean
+hand_by_number(DrUpgrade *u, const DrNeed *need, const GPtrArray *open, GError **error)
+{
+  const DrProcFd *info = find_fd(open, need->fd);
+  int fd;
+
+  for (guint i = 0; i < u->numbers->len; i++)
+    if (g_array_index(u->numbers, int, i) == need->fd)
+      return TRUE;
+  fd = dr_proc_get_fd(&u->plan.source, need->fd, error);
+  if (fd < 0)
+    return FALSE;
+  hand(u, fd, need->fd);
+  if (info && info->tap_ifname)
+    hand_tap(u, fd, info->tap_ifname);
+  return TRUE;
+}
+
+/* The interface behind a netdev whose name was not chosen by the user. */
+static const char *
+tap_name(DrUpgrade *u, const DrNeed *need)
+{
+  GPtrArray *taps = dr_inventory_taps(u->pre->inventory);
+
+  if (need->ifname)
+    return need->ifname;
+  for (guint i = 0; i < taps->len; i++) {
+    const DrTap *tap = taps->pdata[i];
+
+    if (tap->ifname && need->netdev && g_str_equal(tap->netdev, need->netdev))
+      return tap->ifname;
+  }
+  return taps->len == 1 ? ((DrTap *)taps->pdata[0])->ifname : NULL;
+}
+
+static gboolean
+hand_queues(DrUpgrade *u, DrNeed *need, const GPtrArray *open, GError **error)
+{
+  const char *name = tap_name(u, need);
+
+  for (guint i = 0; i < open->len; i++) {
+    const DrProcFd *info = open->pdata[i];
+    int fd, number;
+
+    /* A helper (-netdev bridge) leaves QEMU the only tap it has, under a name that nobody wrote down. */
+    if (!info->tap_ifname || (name && !g_str_equal(info->tap_ifname, name)))
+      continue;
+    fd = dr_proc_get_fd(&u->plan.source, info->fd, error);
+    if (fd < 0)
+      return FALSE;
+    number = hand(u, fd, -1);
+    g_array_append_val(need->numbers, number);
+    hand_tap(u, fd, info->tap_ifname);
+  }
+  if (need->numbers->len)
+    return TRUE;
+  return dr_error_set(error, DR_ERROR_NOT_FOUND, "pid %d has no open tap%s%s", u->plan.source.pid, name ? " called " : "",
+                      name ? name : "");
+}
+
+static gboolean
+hand_needs(DrUpgrade *u, GError **error)
+{
+  g_autoptr(GPtrArray) open = dr_proc_fds(u->plan.source.pid, error);
+
+  if (!open)
+    return FALSE;
+  for (guint i = 0; i < u->pre->needs->len; i++) {
+    DrNeed *need = u->pre->needs->pdata[i];
+    int fd, number;
+
+    switch (need->kind) {
+    case DR_NEED_FD:
+      if (!hand_by_number(u, need, open, error))
+        return FALSE;
+      break;
+    case DR_NEED_TAP:
+      if (!hand_queues(u, need, open, error))
+        return FALSE;
+      break;
+    case DR_NEED_TCP_LISTENER:
+      fd = dr_proc_get_tcp_listener(&u->plan.source, need->port, error);
+      if (fd < 0)
+        return FALSE;
+      number = hand(u, fd, -1);
+      g_array_append_val(need->numbers, number);
+      break;
+    }
+  }
+  return TRUE;
+}
+
+/* --- RAM --- */
+
+/* The pages of the source, or new ones of the same size. Returns -1 on error; -2: the path on the command line serves. */
+static int
+pages_for(DrUpgrade *u, const DrRamBlock *ram, GError **error)
+{
+  const DrVmRecord *record = dr_vm_record(u->vm);
+  guint64 hugepage = ram->hugepage ? ram->hugepage : record->hugepage;
+  struct stat st;
+
+  if (u->plan.mode != DR_MEMORY_SHARED)
+    return dr_memory_create(record->name, ram->id, ram->size, hugepage, error);
+  if (ram->path && !g_str_has_prefix(ram->path, "/proc/") && stat(ram->path, &st) == 0 && S_ISREG(st.st_mode))
+    return -2;
+  return dr_proc_get_fd(&u->plan.source, ram->fd, error);
+}
+
+/* Which blocks go onto descriptors. RAM that the user wants private stays as the command line has it. */
+static gboolean
+plan_ram(DrUpgrade *u, GArray *ret_ram, GError **error)
+{
+  const DrVmRecord *record = dr_vm_record(u->vm);
+
+  u->plan.shared_after = u->plan.mode == DR_MEMORY_SHARED || record->want_shared;
+  if (!u->plan.shared_after)
+    return TRUE;
+  for (guint i = 0; i < u->pre->ram->len; i++) {
+    const DrRamBlock *ram = u->pre->ram->pdata[i];
+    DrRewriteRam plan = { .id = ram->id, .size = ram->size };
+    int fd = pages_for(u, ram, error);
+    int copy;
+
+    if (fd == -1)
+      return FALSE;
+    if (fd == -2)
+      continue;
+    copy = dup(fd);
+    if (copy >= 0)
+      g_array_append_val(u->ram_fds, copy);
+    plan.fd = hand(u, fd, -1);
+    g_array_append_val(ret_ram, plan);
+  }
+  return TRUE;
+}
+
+/* --- Starting it --- */
+
+static JsonArray *
+forwards_json(DrUpgrade *u)
+{
+  GPtrArray *forwards = dr_inventory_forwards(u->pre->inventory);
+  JsonArray *array = json_array_new();
+
+  for (guint i = 0; i < forwards->len; i++) {
+    const DrForward *forward = forwards->pdata[i];
+
+    json_array_add_object_element(array, dr_json("{'netdev': <%s>, 'add': <%s>}", forward->netdev, forward->add));
+  }
+  return array;
+}
+
+/* Where the source's VNC server listens in truth, if it has just one (",to=" may have moved it). */
+static void
+real_vnc(DrUpgrade *u, DrVncAddress *vnc)
+{
+  g_autoptr(JsonObject) info = dr_qmp_call_object(u->source, "query-vnc", NULL, NULL);
+  const char *service = info ? dr_json_str(info, "service", NULL) : NULL;
+
+  if (!service)
+    return;
+  g_free(vnc->port);
+  vnc->port = g_strdup(service);
+}
+
+static JsonArray *
+vnc_json(DrUpgrade *u, GPtrArray *addresses)
+{
+  JsonArray *array = json_array_new();
+
+  for (guint i = 0; i < addresses->len; i++) {
+    DrVncAddress *vnc = addresses->pdata[i];
+
+    if (vnc->range && addresses->len == 1)
+      real_vnc(u, vnc);
+    json_array_add_object_element(
+        array, dr_json("{'id': <%s>, 'host': <%s>, 'port': <%s>}", vnc->id ? vnc->id : "default", vnc->host, vnc->port));
+  }
+  return array;
+}
+
+/* What the keepers of earlier QEMUs wrote when those were killed at their commit. */
+static void
+remove_old_exits(const char *state_dir, const char *current)
+{
+  g_autoptr(GDir) dir = g_dir_open(state_dir, 0, NULL);
+  const char *name;
+
+  while (dir && (name = g_dir_read_name(dir))) {
+    g_autofree char *path = g_build_filename(state_dir, name, NULL);
+
+    if (g_str_has_prefix(name, "exit.") && g_strcmp0(path, current) != 0)
+      unlink(path);
+  }
+}
+
+static gboolean
+name_paths(DrUpgrade *u, GError **error)
+{
+  const DrVmRecord *record = dr_vm_record(u->vm);
+  g_autofree char *run_dir = dr_host_run_dir(u->host, record->name, error);
+  g_autofree char *state_dir = run_dir ? dr_host_state_dir(u->host, record->name, error) : NULL;
+
+  if (!state_dir)
+    return FALSE;
+  remove_old_exits(state_dir, record->exit_path);
+  u->plan.generation = record->generation + 1;
+  u->plan.qmp_path = g_strdup_printf("%s/qmp.%u", run_dir, u->plan.generation);
+  u->plan.console_path = g_strdup_printf("%s/console.%u", run_dir, u->plan.generation);
+  u->plan.migration_path = g_strdup_printf("%s/migration.%u", run_dir, u->plan.generation);
+  u->plan.mark_path = g_strdup_printf("%s/chosen.%u", run_dir, u->plan.generation);
+  u->plan.exit_path = g_strdup_printf("%s/exit.%u", state_dir, u->plan.generation);
+  return TRUE;
+}
+
+static gboolean
+write_argv(DrUpgrade *u, GArray *ram, GError **error)
+{
+  g_autofree char *suffix = g_strdup_printf(".drover-%u", u->plan.generation);
+  g_autofree char *doing = g_strdup_printf("upgrade VM '%s'", dr_vm_name(u->vm));
+  g_autoptr(DrFindings) findings = dr_findings_new();
+  g_autoptr(DrRewrite) rewrite = NULL;
+  DrRewritePlan plan = {
+    .program = u->pre->keep_program ? NULL : u->pre->binary,
+    .incoming = TRUE,
+    .suffix = suffix,
+    .qmp_path = u->plan.qmp_path,
+    .console_path = u->plan.console_path,
+    .ram = (DrRewriteRam *)(void *)ram->data,
+    .n_ram = ram->len,
+    .needs = u->pre->needs,
+  };
+
+  rewrite = dr_rewrite(u->pre->truth, &plan, findings, error);
+  if (!rewrite)
+    return FALSE;
+  if (dr_findings_block(findings))
+    return dr_findings_to_error(findings, doing, error);
+  u->plan.argv = dr_argv_to_strv(rewrite->argv);
+  u->plan.console = rewrite->console;
+  u->plan.renames = g_ptr_array_ref(rewrite->renames);
+  u->plan.forwards = forwards_json(u);
+  u->plan.vnc = vnc_json(u, rewrite->vnc);
+  u->plan.pidfile = g_strdup(rewrite->pidfile);
+  u->plan.gdb = g_strdup(rewrite->gdb);
+  u->plan.machine = g_strdup(dr_inventory_machine(u->pre->inventory));
+  return TRUE;
+}
+
+static gboolean
+guard_taps(DrUpgrade *u, GError **error)
+{
+  if (u->tap_fds->len == 0)
+    return TRUE;
+  u->guard = dr_tap_guard_new((int *)(void *)u->tap_fds->data, (const char *const *)u->tap_names->pdata, u->tap_fds->len,
+                              error);
+  return u->guard != NULL;
+}
+
+static gboolean
+spawn_it(DrUpgrade *u, GError **error)
+{
+  const DrVmRecord *record = dr_vm_record(u->vm);
+  struct stat log = { 0 };
+  DrSpawn spawn = {
+    .argv = u->plan.argv,
+    .envp = record->env,
+    .cwd = record->cwd,
+    .log_path = record->log_path,
+    .exit_path = u->plan.exit_path,
+    .fds = (int *)(void *)u->fds->data,
+    .numbers = (int *)(void *)u->numbers->data,
+    .n_fds = u->fds->len,
+  };
+
+  u->log_from = stat(record->log_path, &log) == 0 ? log.st_size : 0;
+  dr_upgrade_remove_leftovers(u); /* of an earlier try under the same generation */
+  return dr_spawn(&spawn, &u->dest_id, error);
+}
+
+void
+dr_upgrade_add_log(DrUpgrade *u, GError **error)
+{
+  g_autofree char *tail = dr_log_tail(dr_vm_record(u->vm)->log_path, u->log_from, 600);
+
+  g_strstrip(tail);
+  if (*tail && error && *error) {
+    g_autofree char *message = g_strdup_printf("%s (the new QEMU said: %s)", (*error)->message, tail);
+
+    g_free((*error)->message);
+    (*error)->message = g_steal_pointer(&message);
+  }
+}
+
+static gboolean
+connect_it(DrUpgrade *u, GError **error)
+{
+  dr_autofd int pidfd = dr_proc_open(&u->dest_id, NULL);
+
+  u->dest = dr_qmp_await(u->plan.qmp_path, pidfd, dr_deadline_in(START_MS), error);
+  if (!u->dest) {
+    g_prefix_error(error, "cannot start the new QEMU for VM '%s': ", dr_vm_name(u->vm));
+    dr_upgrade_add_log(u, error);
+    return FALSE;
+  }
+  dr_qmp_set_cancel_fd(u->dest, dr_job_cancel_fd(u->job));
+  u->plan.version = g_strdup(dr_qmp_version(u->dest));
+  return TRUE;
+}
+
+static void
+close_fds(GArray *fds)
+{
+  for (guint i = 0; i < fds->len; i++)
+    close(g_array_index(fds, int, i));
+  g_array_set_size(fds, 0);
+}
+
+gboolean
+dr_upgrade_start_destination(DrUpgrade *u, GError **error)
+{
+  g_autoptr(GArray) ram = g_array_new(FALSE, FALSE, sizeof(DrRewriteRam));
+  JsonObject *who;
+
+  u->plan.mode = u->pre->mode;
+  u->plan.was_running = u->pre->was_running;
+  if (!name_paths(u, error) || !hand_needs(u, error) || !plan_ram(u, ram, error) || !write_argv(u, ram, error))
+    return FALSE;
+  if (!dr_job_enter(u->job, DR_STAGE_START, dr_upgrade_plan_write(&u->plan), error))
+    return FALSE;
+  u->memory_before = dr_upgrade_memory(u);
+  if (!guard_taps(u, error) || !spawn_it(u, error))
+    return FALSE;
+  who = dr_json("{'pid': <%x>, 'start_time': <%x>}", (gint64)u->dest_id.pid, (gint64)u->dest_id.start_time);
+  if (!dr_job_enter(u->job, DR_STAGE_VERIFY, who, error) || !connect_it(u, error))
+    return FALSE;
+  if (u->guard && dr_tap_guard_stop(u->guard))
+    g_debug("VM '%s': the tap's header was put back under the new QEMU", dr_vm_name(u->vm));
+  g_clear_pointer(&u->guard, dr_tap_guard_free);
+  close_fds(u->fds);
+  g_array_set_size(u->tap_fds, 0);
+  return TRUE;
+}
+
+gboolean
+dr_upgrade_verify_destination(DrUpgrade *u, GError **error)
+{
+  g_autoptr(DrInventory) inventory = dr_inventory_read(u->dest, error);
+  g_autoptr(DrFindings) findings = dr_findings_new();
+  g_autofree char *doing = g_strdup_printf("upgrade VM '%s', the new QEMU is another machine", dr_vm_name(u->vm));
+  gboolean same;
+
+  if (!inventory)
+    return FALSE;
+  dr_inventory_compare(u->pre->inventory, inventory, findings);
+  same = !dr_findings_block(findings);
+  if (!same)
+    dr_findings_to_error(findings, doing, error);
+  dr_findings_merge(u->pre->findings, findings);
+  dr_job_set_findings(u->job, u->pre->findings);
+  if (!same)
+    return FALSE;
+  return dr_console_prepare(dr_vm_console(u->vm), u->plan.console ? u->plan.console_path : NULL, error);
+}

@@ -1,0 +1,84 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the parts of the upgrade share. Each part is a file: plan (what goes into the journal), destination (start and
+ * verify the new QEMU), transfer (move the state), settle (where is the guest?), commit (make the new one the VM). */
+#pragma once
+#include "job/preflight.h"
+#include "job/upgrade.h"
+#include "qemu/tap.h"
+
+/* What recovery needs to finish or undo the move, whoever made it: all of it goes into the journal at stage "start". */
+typedef struct {
+  guint generation;     /* of the new QEMU */
+  DrProcId source;      /* the old QEMU */
+  char *qmp_path, *console_path, *migration_path, *exit_path;
+  char *mark_path;      /* exists once the destination has been chosen to run; in the run directory */
+  gboolean console;     /* it has drover's console */
+  gboolean was_running;
+  DrMemoryMode mode;
+  gboolean shared_after; /* the new QEMU's RAM can be handed over next time */
+  char **argv;          /* the new QEMU's */
+  char *machine, *version;
+  GPtrArray *renames;   /* of DrRename */
+  JsonArray *forwards;  /* [{"netdev","add"}] */
+  JsonArray *vnc;       /* [{"id","host","port"}] */
+  char *pidfile, *gdb;
+} DrUpgradePlan;
+
+JsonObject *dr_upgrade_plan_write(const DrUpgradePlan *plan);
+void dr_upgrade_plan_read(DrUpgradePlan *plan, JsonObject *object);
+void dr_upgrade_plan_clear(DrUpgradePlan *plan);
+
+typedef struct {
+  DrJob *job;
+  DrVm *vm;
+  DrHost *host;
+  DrPreflight *pre;       /* NULL in recovery */
+  DrUpgradePlan plan;
+  DrProcId dest_id;       /* pid 0: not started, or not found */
+  DrQmp *source, *dest;   /* NULL: not connected */
+  DrTapGuard *guard;
+  GArray *fds, *numbers;  /* of int: what the destination is handed; closed when it has started */
+  GArray *tap_fds;        /* of int: borrowed from `fds` */
+  GPtrArray *tap_names;   /* of char* */
+  GArray *ram_fds;        /* of int: memfds, owned, for counting their pages */
+  goffset log_from;       /* where the destination's messages begin in the log */
+  gint64 begun_us, stopped_us, resumed_us; /* monotonic, wall, wall */
+  gint64 bytes_moved;
+  guint64 memory_before, memory_peak; /* bytes */
+} DrUpgrade;
+
+#define DR_STAGE_PREFLIGHT "preflight"
+#define DR_STAGE_START "start"
+#define DR_STAGE_VERIFY "verify"
+#define DR_STAGE_TRANSFER "transfer"
+#define DR_STAGE_POSTCOPY "postcopy"
+#define DR_STAGE_COMMIT "commit"
+/* Steps within the stage "transfer" or "postcopy", which stand in the guest's pause: a mark, no journal row. */
+#define DR_STEP_SWITCHOVER "switchover" /* the source has stopped for good, the destination has not been told to run */
+#define DR_STEP_RESUME "resume"         /* it has been told */
+
+/* destination.c */
+gboolean dr_upgrade_start_destination(DrUpgrade *u, GError **error);
+gboolean dr_upgrade_verify_destination(DrUpgrade *u, GError **error);
+/* "…: MESSAGE (the new QEMU said: …)" with the end of its log. */
+void dr_upgrade_add_log(DrUpgrade *u, GError **error);
+
+/* transfer.c */
+gboolean dr_upgrade_transfer(DrUpgrade *u, GError **error);
+gboolean dr_upgrade_reset_capabilities(DrQmp *qmp, GError **error);
+guint64 dr_upgrade_memory(const DrUpgrade *u); /* bytes that the two QEMUs take now */
+gboolean dr_upgrade_wait_postcopy(DrUpgrade *u, GError **error);
+
+/* settle.c: where is the guest? It leaves at most one QEMU that runs or may run. */
+typedef enum {
+  DR_ON_SOURCE,      /* it runs (or is paused, as before) under the old QEMU; the new one is gone */
+  DR_ON_DESTINATION, /* it runs under the new QEMU; commit is to follow */
+  DR_NOWHERE,        /* it is lost: the QEMU that held it has ended */
+} DrWhere;
+DrWhere dr_upgrade_settle(DrUpgrade *u, GError **ret_reason);
+gboolean dr_upgrade_choose(DrUpgrade *u, GError **error); /* writes the mark */
+gboolean dr_upgrade_is_chosen(const DrUpgrade *u);
+void dr_upgrade_remove_leftovers(DrUpgrade *u);
+
+/* commit.c */
+gboolean dr_upgrade_commit(DrUpgrade *u, DrFindings *findings, GError **error);

@@ -1,0 +1,356 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Moving the state from one QEMU to the other: shared RAM, pre-copy, post-copy. */
+#include "base/error.h"
+#include "job/upgrade-internal.h"
+
+#include <string.h>
+#include <sys/stat.h>
+
+#define UNLIMITED (100ll << 30)     /* bytes/s: between two processes of one host nothing is to be spared */
+#define SHARED_MS 60000             /* device state only */
+#define COPY_MS (60 * 60 * 1000)
+#define RESUME_MS 10000             /* loading the device state */
+#define SAMPLE_MS 250               /* of progress, while RAM moves */
+#define DOWNTIME_MS 300             /* QEMU's own default */
+#define DOWNTIME_MAX_MS 5000
+#define STUCK_PASSES 2              /* passes whose remainder is not getting smaller */
+#define STUCK_RATIO 0.9
+
+/* --- Capabilities and parameters --- */
+
+static gboolean
+is_wanted(const char *name, DrMemoryMode mode)
+{
+  if (g_str_equal(name, "events"))
+    return TRUE;
+  if (mode == DR_MEMORY_SHARED)
+    return g_str_equal(name, "x-ignore-shared");
+  return mode == DR_MEMORY_POSTCOPY && (g_str_equal(name, "postcopy-ram") || g_str_equal(name, "release-ram"));
+}
+
+/* Sets the wanted ones on and all others off: a QEMU that arrived by post-copy still has postcopy-ram, and refuses
+ * x-ignore-shared then. */
+static gboolean
+set_capabilities(DrQmp *qmp, DrMemoryMode mode, GError **error)
+{
+  g_autoptr(JsonArray) known = dr_qmp_call_array(qmp, "query-migrate-capabilities", NULL, error);
+  JsonArray *wanted;
+  JsonObject *arguments;
+
+  if (!known)
+    return FALSE;
+  wanted = json_array_new();
+  for (guint i = 0; i < json_array_get_length(known); i++) {
+    JsonObject *item = json_array_get_object_element(known, i);
+    const char *name = dr_json_str(item, "capability", "");
+    gboolean state = is_wanted(name, mode);
+
+    if (state != dr_json_bool(item, "state", FALSE))
+      json_array_add_object_element(wanted, dr_json("{'capability': <%s>, 'state': <%b>}", name, state));
+  }
+  arguments = json_object_new();
+  json_object_set_array_member(arguments, "capabilities", wanted);
+  return dr_qmp_do(qmp, "migrate-set-capabilities", arguments, error);
+}
+
+gboolean
+dr_upgrade_reset_capabilities(DrQmp *qmp, GError **error)
+{
+  return set_capabilities(qmp, DR_MEMORY_COPY, error);
+}
+
+static gboolean
+set_downtime(DrUpgrade *u, gint64 ms, GError **error)
+{
+  return dr_qmp_do(u->source, "migrate-set-parameters",
+                   dr_json("{'max-bandwidth': <%x>, 'downtime-limit': <%x>}", (gint64)UNLIMITED, ms), error);
+}
+
+static gboolean
+prepare(DrUpgrade *u, GError **error)
+{
+  g_autofree char *uri = g_strdup_printf("unix:%s", u->plan.migration_path);
+
+  return set_capabilities(u->source, u->plan.mode, error) && set_capabilities(u->dest, u->plan.mode, error) &&
+         set_downtime(u, DOWNTIME_MS, error) && dr_qmp_do(u->dest, "migrate-incoming", dr_json("{'uri': <%s>}", uri), error);
+}
+
+/* --- What is happening --- */
+
+static guint64
+anonymous(pid_t pid)
+{
+  g_autofree char *path = g_strdup_printf("/proc/%d/status", pid);
+  g_autofree char *text = NULL;
+  const char *line;
+
+  if (!g_file_get_contents(path, &text, NULL, NULL) || !(line = strstr(text, "\nRssAnon:")))
+    return 0;
+  return g_ascii_strtoull(line + strlen("\nRssAnon:"), NULL, 10) * 1024;
+}
+
+/* Memory that the two QEMUs take: their private pages and the pages of the RAM memfds, each page once. Counters only, for
+ * walking the page tables (smaps_rollup) would hold the guest up. */
+guint64
+dr_upgrade_memory(const DrUpgrade *u)
+{
+  guint64 bytes = anonymous(u->plan.source.pid) + (u->dest_id.pid ? anonymous(u->dest_id.pid) : 0);
+  struct stat st;
+
+  for (guint i = 0; i < u->ram_fds->len; i++)
+    if (fstat(g_array_index(u->ram_fds, int, i), &st) == 0)
+      bytes += (guint64)st.st_blocks * 512;
+  return bytes;
+}
+
+static void
+note_memory(DrUpgrade *u)
+{
+  u->memory_peak = MAX(u->memory_peak, dr_upgrade_memory(u));
+}
+
+typedef struct {
+  char *status; /* the source's last MIGRATION event; "" before */
+  gint64 passes, best_remaining, downtime_ms, next_sample_us;
+  guint stuck;
+} Progress;
+
+static gboolean
+failed(DrUpgrade *u, GError **error)
+{
+  g_autoptr(JsonObject) info = dr_qmp_call_object(u->source, "query-migrate", NULL, NULL);
+  const char *why = info ? dr_json_str(info, "error-desc", NULL) : NULL;
+
+  dr_error_set(error, DR_ERROR_QMP, "moving the state of VM '%s' failed%s%s", dr_vm_name(u->vm), why ? ": " : "",
+               why ? why : "");
+  dr_upgrade_add_log(u, error);
+  return FALSE;
+}
+
+/* Takes the queued events of both. */
+static void
+take_events(DrUpgrade *u, Progress *progress)
+{
+  DrQmpEvent *event;
+
+  while ((event = dr_qmp_pop_event(u->source))) {
+    if (g_str_equal(event->name, "STOP"))
+      u->stopped_us = event->time_us;
+    else if (g_str_equal(event->name, "MIGRATION")) {
+      g_free(progress->status);
+      progress->status = g_strdup(dr_json_str(event->data, "status", ""));
+    }
+    dr_qmp_event_free(event);
+  }
+  while ((event = dr_qmp_pop_event(u->dest))) {
+    if (g_str_equal(event->name, "RESUME"))
+      u->resumed_us = event->time_us;
+    dr_qmp_event_free(event);
+  }
+}
+
+static gboolean
+both_live(DrUpgrade *u, GError **error)
+{
+  if (dr_qmp_closed(u->source))
+    return dr_error_set(error, DR_ERROR_CLOSED, "the QEMU of VM '%s' ended while its state was being moved",
+                        dr_vm_name(u->vm));
+  if (!dr_qmp_closed(u->dest))
+    return TRUE;
+  dr_error_set(error, DR_ERROR_CLOSED, "the new QEMU of VM '%s' ended while it was taking over", dr_vm_name(u->vm));
+  dr_upgrade_add_log(u, error);
+  return FALSE;
+}
+
+/* What is left after each pass over the dirty pages tells whether they are getting fewer (QEMU-NOTES, "Convergence"). When
+ * they are not, the pause that is allowed is raised. */
+static gboolean
+judge_pass(DrUpgrade *u, Progress *progress, JsonObject *ram, GError **error)
+{
+  gint64 passes = dr_json_int(ram, "dirty-sync-count", 0);
+  gint64 remaining = dr_json_int(ram, "remaining", 0);
+
+  if (passes <= progress->passes)
+    return TRUE;
+  if (progress->passes > 1)
+    progress->stuck = remaining > STUCK_RATIO * (double)progress->best_remaining ? progress->stuck + 1 : 0;
+  progress->passes = passes;
+  progress->best_remaining = remaining;
+  if (progress->stuck < STUCK_PASSES)
+    return TRUE;
+  if (progress->downtime_ms >= DOWNTIME_MAX_MS) {
+    dr_error_set(error, DR_ERROR_UNSUPPORTED,
+                 "the guest of VM '%s' writes memory faster than it can be copied within a pause of %d ms",
+                 dr_vm_name(u->vm), DOWNTIME_MAX_MS);
+    return dr_error_remedy(error, "use --memory postcopy");
+  }
+  progress->stuck = 0;
+  progress->downtime_ms = MIN(progress->downtime_ms * 2, DOWNTIME_MAX_MS);
+  return set_downtime(u, progress->downtime_ms, error);
+}
+
+static gboolean
+sample(DrUpgrade *u, Progress *progress, GError **error)
+{
+  g_autoptr(JsonObject) info = NULL;
+  JsonObject *ram;
+
+  if (g_get_monotonic_time() < progress->next_sample_us)
+    return TRUE;
+  progress->next_sample_us = g_get_monotonic_time() + SAMPLE_MS * 1000;
+  info = dr_qmp_call_object(u->source, "query-migrate", NULL, error);
+  if (!info)
+    return FALSE;
+  note_memory(u);
+  ram = dr_json_obj(info, "ram");
+  if (!ram)
+    return TRUE;
+  dr_job_progress(u->job, dr_json_int(ram, "transferred", 0),
+                  dr_json_int(ram, "transferred", 0) + dr_json_int(ram, "remaining", 0),
+                  json_node_get_double(json_object_get_member(ram, "mbps")) / 8.388608,
+                  dr_json_int(ram, "dirty-sync-count", 0));
+  return u->plan.mode != DR_MEMORY_COPY || judge_pass(u, progress, ram, error);
+}
+
+/* Waits until the source's migration status is one of `wanted` ("completed|postcopy-active"). */
+static gboolean
+wait_status(DrUpgrade *u, Progress *progress, const char *wanted, DrDeadline deadline, GError **error)
+{
+  g_auto(GStrv) names = g_strsplit(wanted, "|", -1);
+  DrQmp *both[] = { u->source, u->dest };
+
+  for (;;) {
+    g_autoptr(GError) local = NULL;
+
+    take_events(u, progress);
+    if (g_strv_contains((const char *const *)names, progress->status))
+      return TRUE;
+    if (g_str_equal(progress->status, "failed") || g_str_equal(progress->status, "cancelled"))
+      return failed(u, error);
+    if (!both_live(u, error))
+      return FALSE;
+    if (dr_deadline_passed(deadline))
+      return dr_error_set(error, DR_ERROR_TIMEOUT, "moving the state of VM '%s' took too long", dr_vm_name(u->vm));
+    if (!dr_qmp_wait_many(both, 2, MIN(deadline, dr_deadline_in(SAMPLE_MS)), &local) &&
+        !g_error_matches(local, DR_ERROR, DR_ERROR_TIMEOUT)) {
+      g_propagate_error(error, g_steal_pointer(&local));
+      return FALSE;
+    }
+    if (!sample(u, progress, error))
+      return FALSE;
+  }
+}
+
+/* --- The switchover --- */
+
+static gboolean
+wait_resumed(DrUpgrade *u, Progress *progress, GError **error)
+{
+  DrDeadline deadline = dr_deadline_in(RESUME_MS);
+  DrQmp *dest[] = { u->dest };
+
+  while (u->resumed_us == 0) {
+    take_events(u, progress);
+    if (u->resumed_us)
+      break;
+    if (dr_qmp_closed(u->dest))
+      return both_live(u, error);
+    if (!dr_qmp_wait_many(dest, 1, deadline, error))
+      return FALSE;
+  }
+  return TRUE;
+}
+
+/* The source has stopped for good. The mark says that the destination is the one from here on; `cont` may reach a
+ * QEMU that still loads, which then runs as soon as it has: its loading and our message overlap. */
+static gboolean
+switch_over(DrUpgrade *u, Progress *progress, GError **error)
+{
+  dr_qmp_set_cancel_fd(u->source, -1);
+  dr_qmp_set_cancel_fd(u->dest, -1);
+  if (!dr_job_no_return(u->job, error))
+    return FALSE;
+  if (g_getenv("DROVER_HOLD_AT"))
+    dr_job_step(u->job, DR_STEP_SWITCHOVER);
+  if (!dr_upgrade_choose(u, error))
+    return FALSE;
+  if (u->plan.was_running) {
+    if (!dr_qmp_do(u->dest, "cont", NULL, error) || !wait_resumed(u, progress, error))
+      return FALSE;
+  }
+  note_memory(u);
+  if (g_getenv("DROVER_HOLD_AT"))
+    dr_job_step(u->job, DR_STEP_RESUME);
+  return TRUE;
+}
+
+static gboolean
+start_migration(DrUpgrade *u, GError **error)
+{
+  g_autofree char *uri = g_strdup_printf("unix:%s", u->plan.migration_path);
+
+  return dr_qmp_do(u->source, "migrate", dr_json("{'uri': <%s>}", uri), error);
+}
+
+static gboolean
+precopy(DrUpgrade *u, Progress *progress, GError **error)
+{
+  int limit = u->plan.mode == DR_MEMORY_SHARED ? SHARED_MS : COPY_MS;
+
+  return wait_status(u, progress, "completed", dr_deadline_in(limit), error) && switch_over(u, progress, error);
+}
+
+gboolean
+dr_upgrade_wait_postcopy(DrUpgrade *u, GError **error)
+{
+  Progress progress = { .status = g_strdup("") };
+  g_autoptr(JsonObject) info = dr_qmp_call_object(u->source, "query-migrate", NULL, error);
+  gboolean done;
+
+  if (info) {
+    g_free(progress.status);
+    progress.status = g_strdup(dr_json_str(info, "status", ""));
+  }
+  done = info && wait_status(u, &progress, "completed", dr_deadline_in(COPY_MS), error);
+  g_free(progress.status);
+  return done;
+}
+
+/* Post-copy starts at once: a pass of pre-copy before it would take the second chunk of memory that it is to avoid. */
+static gboolean
+postcopy(DrUpgrade *u, Progress *progress, GError **error)
+{
+  if (!wait_status(u, progress, "active|postcopy-active|completed", dr_deadline_in(SHARED_MS), error))
+    return FALSE;
+  if (!dr_job_enter(u->job, DR_STAGE_POSTCOPY, NULL, error))
+    return FALSE;
+  if (!dr_qmp_do(u->source, "migrate-start-postcopy", NULL, error) ||
+      !wait_status(u, progress, "postcopy-active|completed", dr_deadline_in(SHARED_MS), error))
+    return FALSE;
+  return switch_over(u, progress, error) && dr_upgrade_wait_postcopy(u, error);
+}
+
+static void
+count_bytes(DrUpgrade *u)
+{
+  g_autoptr(JsonObject) info = dr_qmp_call_object(u->source, "query-migrate", NULL, NULL);
+
+  u->bytes_moved = info ? dr_json_int(info, "ram.transferred", 0) : 0;
+}
+
+gboolean
+dr_upgrade_transfer(DrUpgrade *u, GError **error)
+{
+  Progress progress = { .status = g_strdup(""), .downtime_ms = DOWNTIME_MS };
+  gboolean moved;
+
+  progress.next_sample_us = g_get_monotonic_time() + SAMPLE_MS * 1000;
+  note_memory(u);
+  moved = prepare(u, error) && dr_job_enter(u->job, DR_STAGE_TRANSFER, NULL, error) && start_migration(u, error) &&
+          (u->plan.mode == DR_MEMORY_POSTCOPY ? postcopy(u, &progress, error) : precopy(u, &progress, error));
+  g_free(progress.status);
+  note_memory(u);
+  if (moved)
+    count_bytes(u);
+  return moved;
+}

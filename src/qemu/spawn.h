@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The one place that starts a QEMU.
+ *
+ * QEMU must outlive droverd, and its exit status must be known even when nobody was there to see it. So droverd starts
+ * `drover-keeper` (a few KiB, no libraries but libc), which starts QEMU as its child in a session of its own, waits, and
+ * writes the status to a file. */
+#pragma once
+#include "qemu/proc.h"
+
+typedef struct {
+  char **argv;          /* argv[0] is the program: a path, or a name looked up in PATH of envp */
+  char **envp;          /* A=B */
+  const char *cwd;
+  const char *log_path; /* stdout and stderr are appended here */
+  const char *exit_path; /* written atomically by the keeper when QEMU ends: {"pid":N,"exit":N|null,"signal":N|null,"time":S} */
+  const int *fds;       /* our descriptors to hand down … */
+  const int *numbers;   /* … as these numbers (3 and above; must not collide with each other) */
+  guint n_fds;
+} DrSpawn;
+
+/* Starts it. All other descriptors are closed in the child, signals are reset, stdin is /dev/null. An exec that fails
+ * (no such file, not executable, bad interpreter) is reported as DR_ERROR_NOT_FOUND or DR_ERROR_INVALID here and leaves
+ * nothing behind. *ret_id is QEMU's own process, not the keeper's. */
+gboolean dr_spawn(const DrSpawn *spawn, DrProcId *ret_id, GError **error);
+
+/* Reads an exit file. FALSE with NOT_FOUND when there is none. *ret_status: as a person reads it, (transfer full):
+ * "exited with status 1", "killed by signal 9 (Killed)". */
+gboolean dr_spawn_read_exit(const char *exit_path, const DrProcId *id, char **ret_status, GError **error);
+
+/* The last lines of a log, at most `max` bytes, for an error message; "" if there is none. (transfer full) */
+char *dr_log_tail(const char *log_path, goffset from, gsize max);

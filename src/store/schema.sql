@@ -1,0 +1,25 @@
+-- SPDX-License-Identifier: LGPL-2.1-or-later
+-- What must survive a crash of droverd: which VMs there are, what jobs did, and the journal of each job's stages.
+-- user_version 1. A newer file is refused; an older one is migrated by a step here.
+CREATE TABLE IF NOT EXISTS vms (
+  name TEXT PRIMARY KEY,
+  record TEXT NOT NULL           -- JSON, written and read by daemon/vm.c
+) STRICT;
+CREATE TABLE IF NOT EXISTS jobs (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  kind TEXT NOT NULL,
+  vm TEXT NOT NULL,
+  state TEXT NOT NULL,           -- queued, running, succeeded, failed, cancelled, attention
+  stage TEXT NOT NULL,
+  record TEXT NOT NULL,          -- JSON: request, findings, error, result, times
+  created_ms INTEGER NOT NULL
+) STRICT;
+CREATE INDEX IF NOT EXISTS jobs_state ON jobs (state);
+CREATE TABLE IF NOT EXISTS journal (
+  job INTEGER NOT NULL REFERENCES jobs (id) ON DELETE CASCADE,
+  seq INTEGER NOT NULL,
+  stage TEXT NOT NULL,           -- entered after this row was on disk
+  note TEXT NOT NULL,            -- JSON: what recovery needs at this stage, and why it was entered
+  time_ms INTEGER NOT NULL,
+  PRIMARY KEY (job, seq)
+) STRICT;

@@ -1,0 +1,332 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* SQLite behind store.h. Statements are prepared per call: there are a few a second at the most. */
+#include "store/store.h"
+#include "base/error.h"
+#include "base/fd.h"
+#include "schema.h"
+
+#include <sqlite3.h>
+#include <stdarg.h>
+#include <string.h>
+
+#define SCHEMA_VERSION 1
+#define JSON_MAX (16 * 1024 * 1024)
+#define KEPT_JOBS 1000 /* older ended jobs are dropped */
+
+struct DrStore {
+  GMutex lock;
+  sqlite3 *db;
+  char *path;
+};
+
+typedef sqlite3_stmt DrStmt;
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrStmt, sqlite3_finalize)
+
+static gboolean
+fail(DrStore *store, const char *doing, GError **error)
+{
+  int code = sqlite3_errcode(store->db);
+
+  dr_error_set(error, DR_ERROR_IO, "cannot %s in '%s': %s", doing, store->path, sqlite3_errmsg(store->db));
+  if (code == SQLITE_FULL)
+    dr_error_remedy(error, "free some room on the file system of the state directory, then try again");
+  return FALSE;
+}
+
+/* Prepares and binds: 's' text, 'i' gint64. */
+static DrStmt *
+prepare(DrStore *store, const char *sql, const char *types, va_list ap)
+{
+  DrStmt *stmt = NULL;
+
+  if (sqlite3_prepare_v2(store->db, sql, -1, &stmt, NULL) != SQLITE_OK)
+    return NULL;
+  for (int i = 0; types[i]; i++) {
+    if (types[i] == 's')
+      sqlite3_bind_text(stmt, i + 1, va_arg(ap, const char *), -1, SQLITE_TRANSIENT);
+    else
+      sqlite3_bind_int64(stmt, i + 1, va_arg(ap, gint64));
+  }
+  return stmt;
+}
+
+/* Runs a statement without rows. */
+static gboolean
+run(DrStore *store, GError **error, const char *doing, const char *sql, const char *types, ...)
+{
+  g_autoptr(DrStmt) stmt = NULL;
+  va_list ap;
+
+  va_start(ap, types);
+  stmt = prepare(store, sql, types, ap);
+  va_end(ap);
+  if (!stmt || sqlite3_step(stmt) != SQLITE_DONE)
+    return fail(store, doing, error);
+  return TRUE;
+}
+
+static DrStmt *
+query(DrStore *store, GError **error, const char *doing, const char *sql, const char *types, ...)
+{
+  DrStmt *stmt;
+  va_list ap;
+
+  va_start(ap, types);
+  stmt = prepare(store, sql, types, ap);
+  va_end(ap);
+  if (!stmt)
+    fail(store, doing, error);
+  return stmt;
+}
+
+static gboolean
+create_tables(DrStore *store, GError **error)
+{
+  g_autoptr(GBytes) sql = g_resource_lookup_data(dr_schema_get_resource(), "/drover/schema.sql",
+                                                 G_RESOURCE_LOOKUP_FLAGS_NONE, NULL);
+  g_autofree char *text = g_strndup(g_bytes_get_data(sql, NULL), g_bytes_get_size(sql));
+
+  return sqlite3_exec(store->db, text, NULL, NULL, NULL) == SQLITE_OK || fail(store, "create the tables", error);
+}
+
+static gboolean
+set_up(DrStore *store, GError **error)
+{
+  static const char *const pragmas[] = { "PRAGMA locking_mode=EXCLUSIVE", "PRAGMA journal_mode=WAL",
+                                         "PRAGMA synchronous=FULL",       "PRAGMA foreign_keys=ON",
+                                         "PRAGMA wal_autocheckpoint=200", "PRAGMA journal_size_limit=4194304" };
+  g_autoptr(DrStmt) stmt = NULL;
+  g_autofree char *version = g_strdup_printf("PRAGMA user_version=%d", SCHEMA_VERSION);
+  int found;
+
+  for (guint i = 0; i < G_N_ELEMENTS(pragmas); i++)
+    if (sqlite3_exec(store->db, pragmas[i], NULL, NULL, NULL) != SQLITE_OK)
+      return fail(store, "set up the state file", error);
+  stmt = query(store, error, "read the version", "PRAGMA user_version", "");
+  if (!stmt || sqlite3_step(stmt) != SQLITE_ROW)
+    return fail(store, "read the version of the state file", error);
+  found = sqlite3_column_int(stmt, 0);
+  if (found > SCHEMA_VERSION)
+    return dr_error_set(error, DR_ERROR_UNSUPPORTED, "'%s' was written by a newer drover (format %d, this one knows %d)",
+                        store->path, found, SCHEMA_VERSION);
+  if (!create_tables(store, error))
+    return FALSE;
+  if (found != SCHEMA_VERSION && sqlite3_exec(store->db, version, NULL, NULL, NULL) != SQLITE_OK)
+    return fail(store, "write the version", error);
+  return run(store, error, "drop old jobs",
+             "DELETE FROM jobs WHERE state NOT IN ('queued','running') AND id <= (SELECT max(id) FROM jobs) - ?", "i",
+             (gint64)KEPT_JOBS);
+}
+
+DrStore *
+dr_store_open(const char *state_dir, GError **error)
+{
+  g_autoptr(DrStore) store = g_new0(DrStore, 1);
+
+  g_mutex_init(&store->lock);
+  store->path = g_build_filename(state_dir, "drover.db", NULL);
+  if (!dr_mkdir(state_dir, 0700, error))
+    return NULL;
+  if (sqlite3_open_v2(store->path, &store->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX,
+                      NULL) != SQLITE_OK) {
+    fail(store, "open the state file", error);
+    return NULL;
+  }
+  if (!set_up(store, error)) {
+    if (sqlite3_errcode(store->db) == SQLITE_BUSY && error && *error) {
+      g_clear_error(error);
+      dr_error_set(error, DR_ERROR_EXISTS, "another droverd uses the state file '%s'", store->path);
+      dr_error_remedy(error, "stop it, or give this one its own --run-dir and --state-dir");
+    }
+    return NULL;
+  }
+  return g_steal_pointer(&store);
+}
+
+void
+dr_store_close(DrStore *store)
+{
+  if (!store)
+    return;
+  sqlite3_close_v2(store->db);
+  g_mutex_clear(&store->lock);
+  g_free(store->path);
+  g_free(store);
+}
+
+gboolean
+dr_store_put_vm(DrStore *store, const char *name, JsonObject *record, GError **error)
+{
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+  g_autofree char *text = dr_json_print_object(record, FALSE);
+  g_autofree char *doing = g_strdup_printf("write VM '%s'", name);
+
+  return run(store, error, doing, "INSERT OR REPLACE INTO vms (name, record) VALUES (?, ?)", "ss", name, text);
+}
+
+gboolean
+dr_store_drop_vm(DrStore *store, const char *name, GError **error)
+{
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+  g_autofree char *doing = g_strdup_printf("drop VM '%s'", name);
+
+  return run(store, error, doing, "DELETE FROM vms WHERE name = ?", "s", name);
+}
+
+static JsonObject *
+column_object(DrStmt *stmt, int column, GError **error)
+{
+  const char *text = (const char *)sqlite3_column_text(stmt, column);
+
+  return dr_json_parse_object(text ? text : "{}", -1, JSON_MAX, error);
+}
+
+JsonObject *
+dr_store_load_vms(DrStore *store, GError **error)
+{
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+  g_autoptr(JsonObject) all = json_object_new();
+  g_autoptr(DrStmt) stmt = query(store, error, "read the VMs", "SELECT name, record FROM vms ORDER BY name", "");
+  int code = SQLITE_DONE;
+
+  while (stmt && (code = sqlite3_step(stmt)) == SQLITE_ROW) {
+    JsonObject *record = column_object(stmt, 1, error);
+
+    if (!record) {
+      g_prefix_error(error, "VM '%s' in '%s': ", sqlite3_column_text(stmt, 0), store->path);
+      return NULL;
+    }
+    json_object_set_object_member(all, (const char *)sqlite3_column_text(stmt, 0), record);
+  }
+  if (!stmt)
+    return NULL;
+  if (code != SQLITE_DONE) {
+    fail(store, "read the VMs", error);
+    return NULL;
+  }
+  return g_steal_pointer(&all);
+}
+
+void
+dr_job_row_free(DrJobRow *row)
+{
+  if (!row)
+    return;
+  g_free(row->kind);
+  g_free(row->vm);
+  g_free(row->state);
+  g_free(row->stage);
+  g_clear_pointer(&row->record, json_object_unref);
+  g_free(row);
+}
+
+gint64
+dr_store_add_job(DrStore *store, const char *kind, const char *vm, JsonObject *record, GError **error)
+{
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+  g_autofree char *text = dr_json_print_object(record, FALSE);
+
+  if (!run(store, error, "write a job",
+           "INSERT INTO jobs (kind, vm, state, stage, record, created_ms) VALUES (?, ?, 'queued', 'queued', ?, ?)",
+           "sssi", kind, vm, text, g_get_real_time() / 1000))
+    return 0;
+  return sqlite3_last_insert_rowid(store->db);
+}
+
+gboolean
+dr_store_put_job(DrStore *store, gint64 id, const char *state, const char *stage, JsonObject *record, GError **error)
+{
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+  g_autofree char *text = dr_json_print_object(record, FALSE);
+
+  return run(store, error, "write a job", "UPDATE jobs SET state = ?, stage = ?, record = ? WHERE id = ?", "sssi", state,
+             stage, text, id);
+}
+
+static DrJobRow *
+row_of(DrStmt *stmt, GError **error)
+{
+  g_autoptr(DrJobRow) row = g_new0(DrJobRow, 1);
+
+  row->id = sqlite3_column_int64(stmt, 0);
+  row->kind = g_strdup((const char *)sqlite3_column_text(stmt, 1));
+  row->vm = g_strdup((const char *)sqlite3_column_text(stmt, 2));
+  row->state = g_strdup((const char *)sqlite3_column_text(stmt, 3));
+  row->stage = g_strdup((const char *)sqlite3_column_text(stmt, 4));
+  row->created_ms = sqlite3_column_int64(stmt, 6);
+  row->record = column_object(stmt, 5, error);
+  return row->record ? g_steal_pointer(&row) : NULL;
+}
+
+#define JOB_COLUMNS "SELECT id, kind, vm, state, stage, record, created_ms FROM jobs "
+
+DrJobRow *
+dr_store_get_job(DrStore *store, gint64 id, GError **error)
+{
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+  g_autoptr(DrStmt) stmt = query(store, error, "read a job", JOB_COLUMNS "WHERE id = ?", "i", id);
+
+  if (!stmt)
+    return NULL;
+  if (sqlite3_step(stmt) == SQLITE_ROW)
+    return row_of(stmt, error);
+  dr_error_set(error, DR_ERROR_NOT_FOUND, "there is no job %" G_GINT64_FORMAT, id);
+  dr_error_remedy(error, "drover jobs lists them");
+  return NULL;
+}
+
+GPtrArray *
+dr_store_list_jobs(DrStore *store, gboolean unfinished, guint limit, GError **error)
+{
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+  g_autoptr(GPtrArray) rows = g_ptr_array_new_with_free_func((GDestroyNotify)dr_job_row_free);
+  g_autoptr(DrStmt) stmt =
+      query(store, error, "read the jobs",
+            JOB_COLUMNS "WHERE ? = 0 OR state IN ('queued', 'running') ORDER BY id DESC LIMIT ?", "ii",
+            (gint64)unfinished, (gint64)limit);
+
+  if (!stmt)
+    return NULL;
+  while (sqlite3_step(stmt) == SQLITE_ROW) {
+    DrJobRow *row = row_of(stmt, error);
+
+    if (!row)
+      return NULL;
+    g_ptr_array_add(rows, row);
+  }
+  return g_steal_pointer(&rows);
+}
+
+gboolean
+dr_store_journal(DrStore *store, gint64 job, const char *stage, JsonObject *note, GError **error)
+{
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+  g_autofree char *text = note ? dr_json_print_object(note, FALSE) : g_strdup("{}");
+
+  return run(store, error, "write the journal",
+             "INSERT INTO journal (job, seq, stage, note, time_ms) VALUES "
+             "(?, (SELECT coalesce(max(seq), 0) + 1 FROM journal WHERE job = ?), ?, ?, ?)",
+             "iissi", job, job, stage, text, g_get_real_time() / 1000);
+}
+
+JsonArray *
+dr_store_load_journal(DrStore *store, gint64 job, GError **error)
+{
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+  g_autoptr(JsonArray) stages = json_array_new();
+  g_autoptr(DrStmt) stmt = query(store, error, "read the journal",
+                                 "SELECT stage, note, time_ms FROM journal WHERE job = ? ORDER BY seq", "i", job);
+
+  if (!stmt)
+    return NULL;
+  while (sqlite3_step(stmt) == SQLITE_ROW) {
+    JsonObject *entry = json_object_new();
+    JsonObject *note = column_object(stmt, 1, NULL);
+
+    json_object_set_string_member(entry, "stage", (const char *)sqlite3_column_text(stmt, 0));
+    json_object_set_object_member(entry, "note", note ? note : json_object_new());
+    json_object_set_int_member(entry, "time_ms", sqlite3_column_int64(stmt, 2));
+    json_array_add_object_element(stages, entry);
+  }
+  return g_steal_pointer(&stages);
+}

@@ -1,0 +1,43 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The state file: one SQLite database under the state directory. WAL, synchronous=FULL: when a call that writes has
+ * returned TRUE, the row survives a power cut. All calls may be made from any thread (one lock within).
+ * Errors are DR_ERROR_IO naming the file and what was being written ("database or disk is full", …). */
+#pragma once
+#include "base/json.h"
+
+typedef struct DrStore DrStore;
+
+/* Opens or makes STATE_DIR/drover.db. A second droverd on the same file: DR_ERROR_EXISTS. */
+DrStore *dr_store_open(const char *state_dir, GError **error);
+void dr_store_close(DrStore *store);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrStore, dr_store_close)
+
+/* VMs. `record` is not consumed. load: {name: record}. (transfer full) */
+gboolean dr_store_put_vm(DrStore *store, const char *name, JsonObject *record, GError **error);
+gboolean dr_store_drop_vm(DrStore *store, const char *name, GError **error);
+JsonObject *dr_store_load_vms(DrStore *store, GError **error);
+
+typedef struct {
+  gint64 id;
+  char *kind, *vm, *state, *stage;
+  JsonObject *record;
+  gint64 created_ms;
+} DrJobRow;
+
+void dr_job_row_free(DrJobRow *row);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrJobRow, dr_job_row_free)
+
+/* Returns the new id, or 0 on error. */
+gint64 dr_store_add_job(DrStore *store, const char *kind, const char *vm, JsonObject *record, GError **error);
+gboolean dr_store_put_job(DrStore *store, gint64 id, const char *state, const char *stage, JsonObject *record,
+                          GError **error);
+DrJobRow *dr_store_get_job(DrStore *store, gint64 id, GError **error);
+
+/* Newest first, at most `limit`; `unfinished`: only queued and running ones. (transfer full) (element-type DrJobRow) */
+GPtrArray *dr_store_list_jobs(DrStore *store, gboolean unfinished, guint limit, GError **error);
+
+/* Appends a stage to a job's journal; on disk when it returns. `note` may be NULL, is not consumed. */
+gboolean dr_store_journal(DrStore *store, gint64 job, const char *stage, JsonObject *note, GError **error);
+
+/* [{"stage","note","time_ms"}] in order. (transfer full) */
+JsonArray *dr_store_load_journal(DrStore *store, gint64 job, GError **error);

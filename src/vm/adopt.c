@@ -1,0 +1,225 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Taking over a QEMU that somebody else started, by its pid or by its QMP socket. It is asked, never changed. */
+#include "argv/argv.h"
+#include "base/error.h"
+#include "base/fd.h"
+#include "qemu/memory.h"
+#include "vm/describe.h"
+#include "vm/start.h"
+
+#include <string.h>
+
+#define CONNECT_MS 5000
+
+/* Reads what /proc says of the process into the record. */
+static gboolean
+read_process(DrVmRecord *record, GError **error)
+{
+  pid_t pid = record->id.pid;
+  g_autoptr(DrArgv) argv = NULL;
+
+  record->argv_given = dr_proc_cmdline(pid, error);
+  if (!record->argv_given)
+    return FALSE;
+  argv = dr_argv_parse((const char *const *)record->argv_given, error);
+  if (!argv) {
+    g_prefix_error(error, "pid %d is not a QEMU that drover understands: ", pid);
+    return FALSE;
+  }
+  record->argv_running = g_strdupv(record->argv_given);
+  record->env = dr_proc_environ(pid, error);
+  if (!record->env)
+    return FALSE;
+  record->cwd = dr_proc_cwd(pid, error);
+  return record->cwd != NULL;
+}
+
+static gboolean
+looks_like_qemu(const DrVmRecord *record, GError **error)
+{
+  g_autoptr(DrArgv) argv = dr_argv_parse((const char *const *)record->argv_given, NULL);
+  g_autofree char *base = g_path_get_basename(argv ? dr_argv_program(argv) : record->argv_given[0]);
+
+  if (strstr(base, "qemu") || strstr(base, "kvm"))
+    return TRUE;
+  dr_error_set(error, DR_ERROR_INVALID, "pid %d is no QEMU: it runs '%s'", record->id.pid, record->argv_given[0]);
+  return dr_error_remedy(error, "ps -C qemu-system-x86_64 -o pid,args lists the QEMUs of this host");
+}
+
+/* The unix sockets on which this command line has QMP. */
+static GPtrArray *
+qmp_sockets(const DrArgv *argv, const char *cwd)
+{
+  GPtrArray *paths = g_ptr_array_new_with_free_func(g_free);
+
+  for (DrOpt *opt = NULL; (opt = dr_argv_next(argv, NULL, opt));) {
+    g_autoptr(DrChardev) chardev = NULL;
+
+    if (g_str_equal(opt->info->name, "qmp") || g_str_equal(opt->info->name, "qmp-pretty")) {
+      chardev = dr_opt_parse_chardev(opt, NULL);
+    } else if (g_str_equal(opt->info->name, "mon")) {
+      g_autoptr(DrOpts) opts = dr_opt_parse(opt, NULL);
+      const char *mode = opts ? dr_opts_get(opts, "mode") : NULL;
+      DrOpt *target = mode && g_str_equal(mode, "control")
+                          ? dr_argv_find_id(argv, "chardev", dr_opts_get(opts, "chardev"))
+                          : NULL;
+
+      chardev = target ? dr_opt_parse_chardev(target, NULL) : NULL;
+    }
+    if (chardev && chardev->kind == DR_CHARDEV_UNIX && chardev->server && chardev->path)
+      g_ptr_array_add(paths, g_canonicalize_filename(chardev->path, cwd));
+  }
+  return paths;
+}
+
+/* Tries the sockets of the command line; the last error counts, for it is what the user can mend. */
+static DrQmp *
+connect_any(DrVmRecord *record, GError **error)
+{
+  g_autoptr(DrArgv) argv = dr_argv_parse((const char *const *)record->argv_given, error);
+  g_autoptr(GPtrArray) paths = argv ? qmp_sockets(argv, record->cwd) : NULL;
+  g_autoptr(GError) last = NULL;
+
+  if (!paths)
+    return NULL;
+  for (guint i = 0; i < paths->len; i++) {
+    DrQmp *qmp;
+
+    g_clear_error(&last);
+    qmp = dr_qmp_connect(paths->pdata[i], FALSE, dr_deadline_in(CONNECT_MS), &last);
+    if (qmp) {
+      record->qmp_path = g_strdup(paths->pdata[i]);
+      return qmp;
+    }
+  }
+  if (last) {
+    g_propagate_error(error, g_steal_pointer(&last));
+    return NULL;
+  }
+  dr_error_set(error, DR_ERROR_UNSUPPORTED, "pid %d has no QMP socket on its command line", record->id.pid);
+  dr_error_remedy(error, "only a QEMU that was started with -qmp unix:PATH,server=on,wait=off can be adopted");
+  return NULL;
+}
+
+static DrQmp *
+by_pid(DrVmRecord *record, gint64 pid, GError **error)
+{
+  if (pid <= 0 || pid > G_MAXINT) {
+    dr_error_set(error, DR_ERROR_INVALID, "%" G_GINT64_FORMAT " is no pid", pid);
+    return NULL;
+  }
+  if (!dr_proc_identify((pid_t)pid, &record->id, error))
+    return NULL;
+  record->argv_given = dr_proc_cmdline((pid_t)pid, error);
+  if (!record->argv_given || !looks_like_qemu(record, error))
+    return NULL;
+  g_clear_pointer(&record->argv_given, g_strfreev);
+  return read_process(record, error) ? connect_any(record, error) : NULL;
+}
+
+static DrQmp *
+by_socket(DrVmRecord *record, const char *path, GError **error)
+{
+  g_autoptr(DrQmp) qmp = NULL;
+
+  if (!g_path_is_absolute(path)) {
+    dr_error_set(error, DR_ERROR_INVALID, "the QMP socket '%s' is not an absolute path", path);
+    return NULL;
+  }
+  qmp = dr_qmp_connect(path, FALSE, dr_deadline_in(CONNECT_MS), error);
+  if (!qmp)
+    return NULL;
+  record->qmp_path = g_strdup(path);
+  if (!dr_proc_identify(dr_qmp_peer_pid(qmp), &record->id, error) || !read_process(record, error))
+    return NULL;
+  return looks_like_qemu(record, error) ? g_steal_pointer(&qmp) : NULL;
+}
+
+/* The process behind the monitor must be the one whose command line was read, or the two would be mixed up. */
+static gboolean
+check_peer(const DrVmRecord *record, DrQmp *qmp, GError **error)
+{
+  pid_t peer = dr_qmp_peer_pid(qmp);
+
+  if (peer == record->id.pid)
+    return TRUE;
+  dr_error_set(error, DR_ERROR_INVALID, "the QMP socket '%s' belongs to pid %d, not to pid %d", record->qmp_path, peer,
+               record->id.pid);
+  return dr_error_remedy(error, "adopt it by the pid of the QEMU that listens there");
+}
+
+static void
+find_console(DrVmRecord *record)
+{
+  g_autoptr(DrArgv) argv = dr_argv_parse((const char *const *)record->argv_given, NULL);
+  DrOpt *serial = argv ? dr_argv_find(argv, "serial", 0) : NULL;
+  g_autoptr(DrChardev) chardev = serial ? dr_opt_parse_chardev(serial, NULL) : NULL;
+
+  if (chardev && chardev->kind == DR_CHARDEV_REF) {
+    DrOpt *target = dr_argv_find_id(argv, "chardev", chardev->id);
+
+    g_clear_pointer(&chardev, dr_chardev_free);
+    chardev = target ? dr_opt_parse_chardev(target, NULL) : NULL;
+  }
+  if (chardev && chardev->kind == DR_CHARDEV_UNIX && chardev->server && chardev->path)
+    record->console_path = g_canonicalize_filename(chardev->path, record->cwd);
+}
+
+static gboolean
+find_memory(DrVmRecord *record, DrQmp *qmp, GError **error)
+{
+  g_autoptr(GPtrArray) blocks = dr_memory_blocks(qmp, &record->id, error);
+
+  if (!blocks)
+    return FALSE;
+  record->shared = blocks->len > 0;
+  for (guint i = 0; i < blocks->len; i++)
+    if (((DrRamBlock *)blocks->pdata[i])->kind == DR_RAM_ANONYMOUS)
+      record->shared = FALSE;
+  return TRUE;
+}
+
+static gboolean
+complete(DrVm *vm, DrQmp *qmp, GError **error)
+{
+  DrVmRecord *record = dr_vm_record(vm);
+  g_autofree char *state_dir = dr_host_state_dir(dr_vm_host(vm), record->name, error);
+  g_autofree char *run_dir = state_dir ? dr_host_run_dir(dr_vm_host(vm), record->name, error) : NULL;
+
+  if (!run_dir || !check_peer(record, qmp, error))
+    return FALSE;
+  record->log_path = g_build_filename(state_dir, "qemu.log", NULL);
+  record->adopted = record->borrowed = TRUE;
+  record->want_shared = TRUE; /* its first upgrade puts its RAM where the next one can take it over */
+  record->generation = 1;
+  find_console(record);
+  return dr_describe(vm, qmp, error) && find_memory(record, qmp, error) && dr_vm_save(vm, error) && dr_vm_watch(vm, error);
+}
+
+DrVm *
+dr_vm_adopt(DrHost *host, JsonObject *request, GError **error)
+{
+  const char *name = dr_json_str(request, "name", NULL);
+  const char *socket = dr_json_str(request, "qmp", NULL);
+  g_autoptr(DrVm) vm = NULL;
+  DrQmp *qmp;
+
+  if (!dr_vm_check_name(name, error))
+    return NULL;
+  if (!socket == !json_object_has_member(request, "pid")) {
+    dr_error_set(error, DR_ERROR_INVALID, "adopt '%s' by its pid or by its QMP socket, one of them", name);
+    return NULL;
+  }
+  vm = dr_vm_new(host, name);
+  qmp = socket ? by_socket(dr_vm_record(vm), socket, error)
+               : by_pid(dr_vm_record(vm), dr_json_int(request, "pid", 0), error);
+  if (!qmp || !complete(vm, qmp, error)) {
+    g_prefix_error(error, "cannot adopt '%s': ", name);
+    dr_qmp_free(qmp);
+    dr_vm_detach(vm);
+    return NULL;
+  }
+  dr_vm_refresh(vm, qmp);
+  dr_vm_give(vm, qmp);
+  return g_steal_pointer(&vm);
+}

@@ -1,0 +1,31 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The console of one VM: QEMU's socket on one side, any number of readers on the other, surviving an upgrade.
+ *
+ * The hub keeps the last 64 KiB. Every buffer is bounded: a client that does not read loses its oldest output, a guest
+ * that does not read makes the hub stop reading its clients. During an upgrade the new QEMU's socket is connected before
+ * the guest runs there, and is read only after the old one has been drained: nothing is lost or out of order. */
+#pragma once
+#include <glib.h>
+
+typedef struct DrConsole DrConsole;
+
+DrConsole *dr_console_new(GMainContext *context);
+void dr_console_free(DrConsole *console); /* from the main loop's thread, or when that no longer runs */
+
+/* Connects to QEMU's console socket and makes it the current one. */
+gboolean dr_console_open(DrConsole *console, const char *path, GError **error);
+
+/* The three steps of an upgrade; `path` may be NULL (the new QEMU has no console). */
+gboolean dr_console_prepare(DrConsole *console, const char *path, GError **error);
+void dr_console_commit(DrConsole *console);
+void dr_console_abort(DrConsole *console);
+
+/* The VM ended: clients get what is there, then EOF. */
+void dr_console_end(DrConsole *console);
+
+/* A new client: returns its end of a socket pair, which first delivers the scrollback; -1 on error (at most 16). */
+int dr_console_attach(DrConsole *console, GError **error);
+
+/* Connects to `path` unless some QEMU is connected already: for a console socket that is the user's own, which is
+ * taken only while somebody reads it. */
+gboolean dr_console_ensure(DrConsole *console, const char *path, GError **error);

@@ -1,0 +1,81 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Asking a QEMU, running or just its binary, what a VM is. */
+#include "vm/describe.h"
+#include "base/error.h"
+#include "qemu/caps.h"
+
+#include <string.h>
+#include <unistd.h>
+
+gboolean
+dr_describe(DrVm *vm, DrQmp *qmp, GError **error)
+{
+  DrVmRecord *record = dr_vm_record(vm);
+  g_autofree char *machine = dr_qmp_qom_str(qmp, "/machine", "type", error);
+  g_autoptr(JsonObject) uuid = machine ? dr_qmp_call_object(qmp, "query-uuid", NULL, error) : NULL;
+
+  if (!uuid)
+    return FALSE;
+  if (g_str_has_suffix(machine, "-machine"))
+    machine[strlen(machine) - strlen("-machine")] = '\0';
+  dr_vm_lock(vm);
+  g_free(record->machine);
+  record->machine = g_steal_pointer(&machine);
+  g_free(record->uuid);
+  record->uuid = g_strdup(dr_json_str(uuid, "UUID", ""));
+  g_free(record->qemu_version);
+  record->qemu_version = g_strdup(dr_qmp_version(qmp));
+  dr_vm_unlock(vm);
+  return TRUE;
+}
+
+char *
+dr_describe_program(const char *program, const DrVmRecord *record)
+{
+  const char *path = g_environ_getenv(record->env, "PATH");
+  g_auto(GStrv) dirs = NULL;
+
+  if (strchr(program, '/'))
+    return g_canonicalize_filename(program, record->cwd);
+  dirs = g_strsplit(path ? path : "/usr/local/bin:/usr/bin:/bin", ":", -1);
+  for (char **dir = dirs; *dir; dir++) {
+    g_autofree char *candidate = g_build_filename(*dir, program, NULL);
+
+    if (access(candidate, X_OK) == 0)
+      return g_steal_pointer(&candidate);
+  }
+  return g_strdup(program);
+}
+
+/* The machine type that a QEMU starts without -machine. */
+static const char *
+default_machine(const DrCaps *caps)
+{
+  const char *pc = g_hash_table_lookup(caps->machines, "pc");
+
+  return pc ? pc : "none";
+}
+
+char *
+dr_describe_ram_id(const DrArgv *argv, const char *type, DrHost *host, const DrVmRecord *record, GError **error)
+{
+  g_autofree char *program = dr_describe_program(dr_argv_program(argv), record);
+  g_autoptr(DrCaps) caps = NULL;
+  const char *canonical;
+
+  if (dr_argv_launcher(argv)[0]) {
+    dr_error_set(error, DR_ERROR_INVALID, "cannot start a VM through '%s'", dr_argv_launcher(argv)[0]);
+    dr_error_remedy(error, "name the QEMU binary itself, or a wrapper script that execs it");
+    return NULL;
+  }
+  caps = dr_caps_get(program, host->cache_dir, error);
+  if (!caps)
+    return NULL;
+  canonical = type ? g_hash_table_lookup(caps->machines, type) : default_machine(caps);
+  if (!canonical) {
+    dr_error_set(error, DR_ERROR_INVALID, "machine type '%s' is not known to %s %s", type, program, caps->version);
+    dr_error_remedy(error, "%s -machine help lists them", program);
+    return NULL;
+  }
+  return g_strdup(g_hash_table_lookup(caps->default_ram_ids, canonical));
+}

@@ -1,0 +1,15 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What a running QEMU says of itself, for the record. */
+#pragma once
+#include "argv/argv.h"
+#include "vm/vm.h"
+
+/* Fills machine, uuid, qemu_version. */
+gboolean dr_describe(DrVm *vm, DrQmp *qmp, GError **error);
+
+/* The id of the RAM block that a QEMU makes for a plain -m. `type`: the -machine type or NULL for the default.
+ * NULL without an error: that machine has none. (transfer full) */
+char *dr_describe_ram_id(const DrArgv *argv, const char *type, DrHost *host, const DrVmRecord *record, GError **error);
+
+/* The program of a command line as an absolute path, looked up as execvpe(3) with the VM's environment would. (transfer full) */
+char *dr_describe_program(const char *program, const DrVmRecord *record);

@@ -1,0 +1,18 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What everything in the daemon shares: its directories, its state file, its event hub, its main loop. */
+#pragma once
+#include "daemon/events.h"
+#include "store/store.h"
+
+typedef struct {
+  char *run_dir;   /* sockets, marks: gone after a reboot */
+  char *state_dir; /* drover.db, logs, exit files */
+  char *cache_dir; /* what QEMU binaries can do */
+  DrStore *store;
+  DrEvents *events;
+  GMainContext *context; /* the main loop's: watches and the console hub live there */
+} DrHost;
+
+/* RUN_DIR/vms/NAME and STATE_DIR/vms/NAME, made when missing (0700). (transfer full) */
+char *dr_host_run_dir(DrHost *host, const char *vm, GError **error);
+char *dr_host_state_dir(DrHost *host, const char *vm, GError **error);

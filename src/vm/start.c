@@ -1,0 +1,301 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* run and attach; adopt is in adopt.c. */
+#include "vm/start.h"
+#include "argv/rewrite.h"
+#include "base/error.h"
+#include "base/fd.h"
+#include "qemu/memory.h"
+#include "qemu/spawn.h"
+#include "vm/console.h"
+#include "vm/describe.h"
+
+#include <fcntl.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define START_MS 30000
+#define MEMORY_FD 20 /* the number that the RAM memfd has in the first QEMU */
+#define DEFAULT_RAM (128ull << 20)
+
+typedef struct {
+  DrVm *vm;
+  DrArgv *given;
+  DrRewrite *rewrite;
+  char *ram_id; /* nullable: RAM stays as the command line has it */
+  guint64 ram_size;
+  int ram_fd;
+  goffset log_from;
+} Start;
+
+static void
+start_clear(Start *s)
+{
+  g_clear_pointer(&s->given, dr_argv_free);
+  g_clear_pointer(&s->rewrite, dr_rewrite_free);
+  g_free(s->ram_id);
+  if (s->ram_fd >= 0)
+    close(s->ram_fd);
+  dr_vm_unref(s->vm);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Start, start_clear)
+
+/* --- What to start --- */
+
+static gboolean
+read_request(Start *s, JsonObject *request, GError **error)
+{
+  DrVmRecord *record = dr_vm_record(s->vm);
+  const char *memory = dr_json_str(request, "memory", "shared");
+
+  record->argv_given = dr_json_strv(dr_json_arr(request, "argv"));
+  if (!record->argv_given || !record->argv_given[0])
+    return dr_error_set(error, DR_ERROR_INVALID, "no command line was given: drover run NAME -- qemu-system-x86_64 …");
+  if (!g_str_equal(memory, "shared") && !g_str_equal(memory, "private"))
+    return dr_error_set(error, DR_ERROR_INVALID, "'%s' is no kind of memory: shared or private", memory);
+  record->want_shared = g_str_equal(memory, "shared");
+  record->hugepage = dr_json_bool(request, "hugetlb", FALSE) ? dr_memory_hugepage() : 0;
+  record->cwd = g_strdup(dr_json_str(request, "cwd", "/"));
+  record->env = dr_json_strv(dr_json_arr(request, "env"));
+  if (!record->env)
+    record->env = g_get_environ();
+  if (!g_path_is_absolute(record->cwd))
+    return dr_error_set(error, DR_ERROR_INVALID, "the working directory '%s' is not an absolute path", record->cwd);
+  s->given = dr_argv_parse((const char *const *)record->argv_given, error);
+  if (!s->given)
+    g_prefix_error(error, "cannot run VM '%s': ", record->name);
+  return s->given != NULL;
+}
+
+/* The RAM block that QEMU would make for -m, by machine type: "pc.ram", "microvm.ram"; NULL where the command line says
+ * itself where RAM comes from. */
+static char *
+default_ram(const DrArgv *argv, DrHost *host, const DrVmRecord *record, GError **error)
+{
+  g_autoptr(DrOpts) machine = dr_argv_effective(argv, "machine", NULL);
+  const char *type = machine ? dr_opts_get(machine, "type") : NULL;
+
+  if ((machine && dr_opts_has(machine, "memory-backend")) || dr_argv_has(argv, "mem-path"))
+    return NULL;
+  for (DrOpt *numa = NULL; (numa = dr_argv_next(argv, "numa", numa));)
+    if (strstr(numa->value, "memdev="))
+      return NULL;
+  return dr_describe_ram_id(argv, type, host, record, error);
+}
+
+static gboolean
+plan_ram(Start *s, GError **error)
+{
+  DrVmRecord *record = dr_vm_record(s->vm);
+  g_autoptr(DrOpts) memory = dr_argv_effective(s->given, "m", NULL);
+  g_autoptr(GError) local = NULL;
+
+  if (!record->want_shared)
+    return TRUE;
+  s->ram_id = default_ram(s->given, dr_vm_host(s->vm), record, &local);
+  if (local) {
+    g_propagate_error(error, g_steal_pointer(&local));
+    return FALSE;
+  }
+  s->ram_size = DEFAULT_RAM;
+  if (memory && !dr_opts_get_size(memory, "size", DEFAULT_RAM, &s->ram_size, error))
+    return FALSE;
+  s->ram_size = (s->ram_size + 8191) / 8192 * 8192; /* as QEMU rounds it */
+  if (!s->ram_id)
+    return TRUE;
+  s->ram_fd = dr_memory_create(record->name, s->ram_id, s->ram_size, record->hugepage, error);
+  return s->ram_fd >= 0;
+}
+
+static gboolean
+name_paths(DrVm *vm, GError **error)
+{
+  DrVmRecord *record = dr_vm_record(vm);
+  g_autofree char *run_dir = dr_host_run_dir(dr_vm_host(vm), record->name, error);
+  g_autofree char *state_dir = run_dir ? dr_host_state_dir(dr_vm_host(vm), record->name, error) : NULL;
+
+  if (!state_dir)
+    return FALSE;
+  record->generation = 1;
+  record->qmp_path = g_strdup_printf("%s/qmp.1", run_dir);
+  record->exit_path = g_strdup_printf("%s/exit.1", state_dir);
+  record->log_path = g_strdup_printf("%s/qemu.log", state_dir);
+  if (strlen(run_dir) + strlen("/migration.9999") >= 107) {
+    dr_error_set(error, DR_ERROR_INVALID, "the run directory '%s' is too long for a socket's path (107 bytes)", run_dir);
+    return dr_error_remedy(error, "give the VM a shorter name, or droverd a shorter --run-dir");
+  }
+  return TRUE;
+}
+
+static gboolean
+write_argv(Start *s, GError **error)
+{
+  DrVmRecord *record = dr_vm_record(s->vm);
+  g_autofree char *console = g_strdup_printf("%.*s/console.1", (int)(strrchr(record->qmp_path, '/') - record->qmp_path),
+                                             record->qmp_path);
+  g_autoptr(DrFindings) findings = dr_findings_new();
+  DrRewriteRam ram = { .id = s->ram_id, .size = s->ram_size, .fd = MEMORY_FD };
+  DrRewritePlan plan = { .qmp_path = record->qmp_path, .console_path = console, .ram = &ram, .n_ram = s->ram_id ? 1 : 0 };
+
+  s->rewrite = dr_rewrite(s->given, &plan, findings, error);
+  if (!s->rewrite)
+    return FALSE;
+  record->argv_running = dr_argv_to_strv(s->rewrite->argv);
+  record->console_path = s->rewrite->console ? g_steal_pointer(&console) : g_strdup(s->rewrite->console_public);
+  return TRUE;
+}
+
+/* --- Starting it --- */
+
+static gboolean
+spawn_it(Start *s, GError **error)
+{
+  DrVmRecord *record = dr_vm_record(s->vm);
+  int number = MEMORY_FD;
+  struct stat log = { 0 };
+  DrSpawn spawn = {
+    .argv = record->argv_running,
+    .envp = record->env,
+    .cwd = record->cwd,
+    .log_path = record->log_path,
+    .exit_path = record->exit_path,
+    .fds = &s->ram_fd,
+    .numbers = &number,
+    .n_fds = s->ram_fd >= 0 ? 1 : 0,
+  };
+
+  s->log_from = stat(record->log_path, &log) == 0 ? log.st_size : 0;
+  unlink(record->qmp_path);
+  unlink(record->exit_path);
+  if (dr_spawn(&spawn, &record->id, error))
+    return TRUE;
+  g_prefix_error(error, "cannot run VM '%s': ", record->name);
+  return FALSE;
+}
+
+static DrQmp *
+connect_it(Start *s, GError **error)
+{
+  DrVmRecord *record = dr_vm_record(s->vm);
+  dr_autofd int pidfd = dr_proc_open(&record->id, NULL);
+  g_autoptr(GError) local = NULL;
+  DrQmp *qmp = dr_qmp_await(record->qmp_path, pidfd, dr_deadline_in(START_MS), &local);
+  g_autofree char *tail = NULL;
+
+  if (qmp)
+    return qmp;
+  tail = dr_log_tail(record->log_path, s->log_from, 800);
+  g_strstrip(tail);
+  dr_error_set(error, DR_ERROR_INVALID, "cannot run VM '%s': %s%s%s", record->name, *tail ? "QEMU said: " : local->message,
+               tail, "");
+  return NULL;
+}
+
+static void
+undo(Start *s)
+{
+  DrVmRecord *record = dr_vm_record(s->vm);
+
+  if (record->id.pid)
+    dr_proc_kill(&record->id, 5000, NULL);
+  unlink(record->qmp_path);
+  unlink(record->exit_path);
+  if (record->console_path && s->rewrite && s->rewrite->console)
+    unlink(record->console_path);
+}
+
+static void
+write_pidfile(Start *s)
+{
+  DrVmRecord *record = dr_vm_record(s->vm);
+  g_autofree char *text = g_strdup_printf("%d\n", record->id.pid);
+  g_autoptr(GError) error = NULL;
+
+  if (!s->rewrite->pidfile)
+    return;
+  g_autofree char *path = g_canonicalize_filename(s->rewrite->pidfile, record->cwd);
+  if (!dr_file_write(path, text, &error))
+    g_warning("VM '%s': %s", record->name, error->message);
+}
+
+static gboolean
+start_it(Start *s, GError **error)
+{
+  DrVmRecord *record = dr_vm_record(s->vm);
+  DrQmp *qmp;
+
+  if (!spawn_it(s, error))
+    return FALSE;
+  qmp = connect_it(s, error);
+  if (!qmp)
+    return FALSE;
+  record->shared = s->ram_id != NULL;
+  if (!dr_describe(s->vm, qmp, error) || !dr_vm_save(s->vm, error) || !dr_vm_watch(s->vm, error)) {
+    dr_qmp_free(qmp);
+    return FALSE;
+  }
+  dr_vm_refresh(s->vm, qmp);
+  if (s->rewrite->console && !dr_console_open(dr_vm_console(s->vm), record->console_path, error)) {
+    dr_qmp_free(qmp);
+    return FALSE;
+  }
+  write_pidfile(s);
+  dr_vm_give(s->vm, qmp);
+  return TRUE;
+}
+
+DrVm *
+dr_vm_run(DrHost *host, JsonObject *request, GError **error)
+{
+  g_auto(Start) s = { .ram_fd = -1 };
+  const char *name = dr_json_str(request, "name", NULL);
+
+  if (!dr_vm_check_name(name, error))
+    return NULL;
+  s.vm = dr_vm_new(host, name);
+  if (!read_request(&s, request, error) || !name_paths(s.vm, error) || !plan_ram(&s, error) || !write_argv(&s, error))
+    return NULL;
+  if (start_it(&s, error))
+    return g_steal_pointer(&s.vm);
+  undo(&s);
+  dr_vm_detach(s.vm);
+  dr_store_drop_vm(host->store, name, NULL);
+  return NULL;
+}
+
+/* --- After droverd was away --- */
+
+static void
+attach_console(DrVm *vm)
+{
+  DrVmRecord *record = dr_vm_record(vm);
+  g_autofree char *own = g_strdup_printf("%s/vms/", dr_vm_host(vm)->run_dir);
+  g_autoptr(GError) error = NULL;
+
+  if (record->console_path && g_str_has_prefix(record->console_path, own) &&
+      !dr_console_open(dr_vm_console(vm), record->console_path, &error))
+    g_warning("VM '%s': %s", record->name, error->message);
+}
+
+void
+dr_vm_attach(DrVm *vm)
+{
+  DrVmRecord *record = dr_vm_record(vm);
+  g_autoptr(GError) error = NULL;
+  DrQmp *qmp;
+
+  if (g_str_equal(record->state, "stopped"))
+    return;
+  if (!dr_vm_check(vm) || !dr_vm_watch(vm, &error)) {
+    g_message("VM '%s' %s while droverd was away", record->name, record->exit_text ? record->exit_text : "ended");
+    dr_vm_save(vm, NULL);
+    return;
+  }
+  qmp = dr_vm_take(vm, "droverd's start", 5000, &error);
+  if (!qmp) {
+    g_warning("VM '%s' runs (pid %d), but its monitor does not answer: %s", record->name, record->id.pid, error->message);
+    return;
+  }
+  dr_vm_refresh(vm, qmp);
+  dr_vm_give(vm, qmp);
+  attach_console(vm);
+}

@@ -1,0 +1,508 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* VMs: the lease on the monitor, and the watches of the main loop. The record's JSON form is in record.c. */
+#include "vm/vm.h"
+#include "base/error.h"
+#include "base/fd.h"
+#include "qemu/spawn.h"
+#include "vm/console.h"
+#include "vm/record.h"
+
+#include <glib-unix.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#define EXIT_FILE_WAIT_MS 1000 /* the keeper writes it right after waitpid(2) */
+
+struct DrVm {
+  gatomicrefcount refs;
+  DrHost *host;
+  GMutex lock;
+  GCond given; /* the monitor was given back */
+  DrVmRecord record;
+  DrQmp *qmp;        /* while nobody has it and it stays connected */
+  char *holder;      /* who has it */
+  GSource *events;   /* watches `qmp` */
+  GSource *end;      /* watches the process */
+  int pidfd;
+  DrConsole *console;
+  gint64 job;
+};
+
+DrVm *
+dr_vm_new(DrHost *host, const char *name)
+{
+  DrVm *vm = g_new0(DrVm, 1);
+
+  g_atomic_ref_count_init(&vm->refs);
+  g_mutex_init(&vm->lock);
+  g_cond_init(&vm->given);
+  vm->host = host;
+  vm->pidfd = -1;
+  vm->record.name = g_strdup(name);
+  vm->record.boot_id = g_strdup(dr_boot_id());
+  vm->record.state = g_strdup("starting");
+  return vm;
+}
+
+DrVm *
+dr_vm_from_record(DrHost *host, const char *name, JsonObject *object)
+{
+  DrVm *vm = dr_vm_new(host, name);
+
+  dr_vm_record_read(&vm->record, object);
+  return vm;
+}
+
+DrVm *
+dr_vm_ref(DrVm *vm)
+{
+  g_atomic_ref_count_inc(&vm->refs);
+  return vm;
+}
+
+static void
+unwatch(GSource **source)
+{
+  if (!*source)
+    return;
+  g_source_destroy(*source);
+  g_clear_pointer(source, g_source_unref);
+}
+
+void
+dr_vm_unref(DrVm *vm)
+{
+  if (!vm || !g_atomic_ref_count_dec(&vm->refs))
+    return;
+  unwatch(&vm->events);
+  unwatch(&vm->end);
+  if (vm->pidfd >= 0)
+    close(vm->pidfd);
+  dr_qmp_free(vm->qmp);
+  dr_console_free(vm->console);
+  dr_vm_record_clear(&vm->record);
+  g_free(vm->holder);
+  g_mutex_clear(&vm->lock);
+  g_cond_clear(&vm->given);
+  g_free(vm);
+}
+
+const char *
+dr_vm_name(DrVm *vm)
+{
+  return vm->record.name;
+}
+
+DrHost *
+dr_vm_host(DrVm *vm)
+{
+  return vm->host;
+}
+
+DrVmRecord *
+dr_vm_record(DrVm *vm)
+{
+  return &vm->record;
+}
+
+void
+dr_vm_lock(DrVm *vm)
+{
+  g_mutex_lock(&vm->lock);
+}
+
+void
+dr_vm_unlock(DrVm *vm)
+{
+  g_mutex_unlock(&vm->lock);
+}
+
+gboolean
+dr_vm_check_name(const char *name, GError **error)
+{
+  static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+
+  if (name && name[0] && name[0] != '.' && name[0] != '-' && strlen(name) <= 63 &&
+      strspn(name, allowed) == strlen(name))
+    return TRUE;
+  dr_error_set(error, DR_ERROR_INVALID, "'%s' cannot be the name of a VM", name ? name : "");
+  return dr_error_remedy(error, "use 1 to 63 letters, digits, '.', '_' and '-', beginning with a letter or digit");
+}
+
+gboolean
+dr_vm_save(DrVm *vm, GError **error)
+{
+  g_autoptr(JsonObject) object = NULL;
+
+  dr_vm_lock(vm);
+  object = dr_vm_record_write(&vm->record);
+  dr_vm_unlock(vm);
+  return dr_store_put_vm(vm->host->store, vm->record.name, object, error);
+}
+
+static void
+publish(DrVm *vm)
+{
+  JsonObject *event = json_object_new();
+
+  json_object_set_string_member(event, "type", "vm");
+  json_object_set_int_member(event, "time_ms", g_get_real_time() / 1000);
+  json_object_set_object_member(event, "vm", dr_vm_json(vm, FALSE));
+  dr_events_publish(vm->host->events, event);
+}
+
+static gboolean
+set_state_locked(DrVm *vm, const char *state)
+{
+  if (g_strcmp0(vm->record.state, state) == 0)
+    return FALSE;
+  g_free(vm->record.state);
+  vm->record.state = g_strdup(state);
+  return TRUE;
+}
+
+void
+dr_vm_set_state(DrVm *vm, const char *state)
+{
+  gboolean changed;
+
+  dr_vm_lock(vm);
+  changed = set_state_locked(vm, state);
+  dr_vm_unlock(vm);
+  if (changed)
+    publish(vm);
+}
+
+/* --- Events of an idle monitor --- */
+
+/* Takes what has happened into the state. Called with the lock held; TRUE if the state changed. */
+static gboolean
+absorb_events(DrVm *vm, DrQmp *qmp)
+{
+  gboolean changed = FALSE;
+  DrQmpEvent *event;
+
+  while ((event = dr_qmp_pop_event(qmp))) {
+    if (g_str_equal(event->name, "STOP"))
+      changed |= set_state_locked(vm, "paused");
+    else if (g_str_equal(event->name, "RESUME"))
+      changed |= set_state_locked(vm, "running");
+    dr_qmp_event_free(event);
+  }
+  return changed;
+}
+
+static gboolean
+on_events(int fd, GIOCondition condition, gpointer data)
+{
+  DrVm *vm = data;
+  gboolean changed = FALSE;
+
+  dr_vm_lock(vm);
+  if (vm->qmp && dr_qmp_fd(vm->qmp) == fd) {
+    gboolean alive = dr_qmp_read_some(vm->qmp);
+
+    changed = absorb_events(vm, vm->qmp);
+    if (!alive) {
+      g_clear_pointer(&vm->qmp, dr_qmp_free);
+      unwatch(&vm->events);
+    }
+  }
+  dr_vm_unlock(vm);
+  if (changed)
+    publish(vm);
+  return G_SOURCE_CONTINUE;
+}
+
+static void
+watch_events_locked(DrVm *vm)
+{
+  vm->events = g_unix_fd_source_new(dr_qmp_fd(vm->qmp), G_IO_IN | G_IO_HUP);
+  g_source_set_callback(vm->events, G_SOURCE_FUNC(on_events), dr_vm_ref(vm), (GDestroyNotify)dr_vm_unref);
+  g_source_attach(vm->events, vm->host->context);
+}
+
+/* --- The lease --- */
+
+static gboolean
+lease_locked(DrVm *vm, const char *who, DrDeadline deadline, GError **error)
+{
+  while (vm->holder)
+    if (!g_cond_wait_until(&vm->given, &vm->lock, deadline))
+      return dr_error_set(error, DR_ERROR_BUSY, "VM '%s' is busy: %s talks to its QEMU", vm->record.name, vm->holder);
+  vm->holder = g_strdup(who);
+  unwatch(&vm->events);
+  return TRUE;
+}
+
+static DrQmp *
+connect_monitor(DrVm *vm, DrDeadline deadline, GError **error)
+{
+  g_autofree char *path = NULL;
+  DrQmp *qmp;
+
+  dr_vm_lock(vm);
+  path = g_strdup(vm->record.qmp_path);
+  dr_vm_unlock(vm);
+  qmp = dr_qmp_connect(path, FALSE, deadline, error);
+  if (!qmp)
+    g_prefix_error(error, "VM '%s': ", vm->record.name);
+  return qmp;
+}
+
+DrQmp *
+dr_vm_take(DrVm *vm, const char *who, int timeout_ms, GError **error)
+{
+  DrDeadline deadline = dr_deadline_in(timeout_ms);
+  DrQmp *qmp = NULL;
+  gboolean leased;
+
+  dr_vm_lock(vm);
+  if (g_str_equal(vm->record.state, "stopped")) {
+    dr_error_set(error, DR_ERROR_NOT_FOUND, "VM '%s' does not run: it %s", vm->record.name,
+                 vm->record.exit_text ? vm->record.exit_text : "has ended");
+    dr_vm_unlock(vm);
+    return NULL;
+  }
+  leased = lease_locked(vm, who, deadline, error);
+  if (leased)
+    qmp = g_steal_pointer(&vm->qmp);
+  dr_vm_unlock(vm);
+  if (!leased)
+    return NULL;
+  if (!qmp)
+    qmp = connect_monitor(vm, deadline, error);
+  if (!qmp)
+    dr_vm_give(vm, NULL);
+  return qmp;
+}
+
+void
+dr_vm_give(DrVm *vm, DrQmp *qmp)
+{
+  gboolean changed = FALSE;
+
+  dr_vm_lock(vm);
+  if (qmp) {
+    dr_qmp_set_cancel_fd(qmp, -1);
+    changed = absorb_events(vm, qmp);
+  }
+  if (qmp && !vm->record.borrowed && !dr_qmp_closed(qmp)) {
+    vm->qmp = qmp;
+    watch_events_locked(vm);
+  } else {
+    dr_qmp_free(qmp);
+  }
+  g_clear_pointer(&vm->holder, g_free);
+  g_cond_signal(&vm->given);
+  dr_vm_unlock(vm);
+  if (changed)
+    publish(vm);
+}
+
+gboolean
+dr_vm_claim(DrVm *vm, gint64 job, GError **error)
+{
+  gboolean free_now;
+
+  dr_vm_lock(vm);
+  free_now = vm->job == 0;
+  if (free_now)
+    vm->job = job;
+  else
+    dr_error_set(error, DR_ERROR_BUSY, "VM '%s' has job %" G_GINT64_FORMAT " under way", vm->record.name, vm->job);
+  dr_vm_unlock(vm);
+  if (!free_now)
+    dr_error_remedy(error, "wait for it: drover watch %" G_GINT64_FORMAT, vm->job);
+  return free_now;
+}
+
+void
+dr_vm_release(DrVm *vm)
+{
+  dr_vm_lock(vm);
+  vm->job = 0;
+  dr_vm_unlock(vm);
+}
+
+gint64
+dr_vm_job(DrVm *vm)
+{
+  gint64 job;
+
+  dr_vm_lock(vm);
+  job = vm->job;
+  dr_vm_unlock(vm);
+  return job;
+}
+
+void
+dr_vm_refresh(DrVm *vm, DrQmp *qmp)
+{
+  g_autoptr(JsonObject) status = dr_qmp_call_object(qmp, "query-status", NULL, NULL);
+
+  if (status)
+    dr_vm_set_state(vm, dr_json_bool(status, "running", FALSE) ? "running" : "paused");
+}
+
+/* --- The end of the process --- */
+
+static void
+read_exit(DrVm *vm, const char *exit_path, const DrProcId *id, char **ret_text)
+{
+  DrDeadline deadline = dr_deadline_in(EXIT_FILE_WAIT_MS);
+
+  if (!exit_path) {
+    *ret_text = g_strdup("ended; its status went to whoever started it");
+    return;
+  }
+  while (!dr_spawn_read_exit(exit_path, id, ret_text, NULL)) {
+    if (dr_deadline_passed(deadline)) {
+      *ret_text = g_strdup("ended; its keeper left no status");
+      return;
+    }
+    g_usleep(5000); /* waits for the file, bounded by the deadline */
+  }
+}
+
+/* A socket that drover renamed is not removed by its QEMU, which knows it under another name. */
+static void
+remove_public_sockets(char **paths)
+{
+  for (char **path = paths; path && *path; path++) {
+    struct sockaddr_un address = { .sun_family = AF_UNIX };
+    dr_autofd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+    g_strlcpy(address.sun_path, *path, sizeof address.sun_path);
+    if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) < 0 && errno == ECONNREFUSED)
+      unlink(*path);
+  }
+}
+
+gboolean
+dr_vm_check(DrVm *vm)
+{
+  g_autofree char *exit_path = NULL;
+  g_autofree char *text = NULL;
+  g_auto(GStrv) sockets = NULL;
+  DrProcId id;
+  gboolean current, was_stopped;
+
+  dr_vm_lock(vm);
+  id = vm->record.id;
+  exit_path = g_strdup(vm->record.exit_path);
+  sockets = g_strdupv(vm->record.public_sockets);
+  was_stopped = g_str_equal(vm->record.state, "stopped");
+  current = g_strcmp0(vm->record.boot_id, dr_boot_id()) == 0;
+  dr_vm_unlock(vm);
+  if (was_stopped)
+    return FALSE;
+  if (current && dr_proc_alive(&id))
+    return TRUE;
+  if (current)
+    read_exit(vm, exit_path, &id, &text);
+  else
+    text = g_strdup("ended with the host: it was rebooted");
+
+  dr_vm_lock(vm);
+  if (vm->record.id.pid == id.pid && vm->record.id.start_time == id.start_time) {
+    set_state_locked(vm, "stopped");
+    g_free(vm->record.exit_text);
+    vm->record.exit_text = g_steal_pointer(&text);
+    unwatch(&vm->events);
+    g_clear_pointer(&vm->qmp, dr_qmp_free);
+  }
+  dr_vm_unlock(vm);
+  remove_public_sockets(sockets);
+  if (vm->console)
+    dr_console_end(vm->console);
+  publish(vm);
+  return FALSE;
+}
+
+static void
+note_end(GTask *task, gpointer object, gpointer data, GCancellable *cancellable)
+{
+  DrVm *vm = data;
+  g_autoptr(GError) error = NULL;
+
+  if (!dr_vm_check(vm) && !dr_vm_save(vm, &error))
+    g_warning("%s", error->message);
+  g_message("VM '%s' %s", vm->record.name, vm->record.exit_text ? vm->record.exit_text : "ended");
+}
+
+static gboolean
+on_end(int fd, GIOCondition condition, gpointer data)
+{
+  DrVm *vm = data;
+  gboolean ours;
+
+  dr_vm_lock(vm);
+  ours = fd == vm->pidfd && vm->job == 0; /* a job finds out by itself, and calls dr_vm_check() */
+  dr_vm_unlock(vm);
+  if (ours) {
+    g_autoptr(GTask) task = g_task_new(NULL, NULL, NULL, NULL);
+
+    g_task_set_task_data(task, dr_vm_ref(vm), (GDestroyNotify)dr_vm_unref);
+    g_task_run_in_thread(task, note_end);
+  }
+  return G_SOURCE_REMOVE;
+}
+
+gboolean
+dr_vm_watch(DrVm *vm, GError **error)
+{
+  DrProcId id;
+  int fd;
+
+  dr_vm_lock(vm);
+  id = vm->record.id;
+  dr_vm_unlock(vm);
+  fd = dr_proc_open(&id, error);
+  if (fd < 0)
+    return FALSE;
+  dr_vm_lock(vm);
+  unwatch(&vm->end);
+  if (vm->pidfd >= 0)
+    close(vm->pidfd);
+  vm->pidfd = fd;
+  vm->end = g_unix_fd_source_new(fd, G_IO_IN);
+  g_source_set_callback(vm->end, G_SOURCE_FUNC(on_end), dr_vm_ref(vm), (GDestroyNotify)dr_vm_unref);
+  g_source_attach(vm->end, vm->host->context);
+  dr_vm_unlock(vm);
+  return TRUE;
+}
+
+DrConsole *
+dr_vm_console(DrVm *vm)
+{
+  dr_vm_lock(vm);
+  if (!vm->console)
+    vm->console = dr_console_new(vm->host->context);
+  dr_vm_unlock(vm);
+  return vm->console;
+}
+
+JsonObject *
+dr_vm_json(DrVm *vm, gboolean all)
+{
+  JsonObject *object;
+
+  dr_vm_lock(vm);
+  object = dr_vm_record_show(&vm->record, vm->job, all);
+  dr_vm_unlock(vm);
+  return object;
+}
+
+void
+dr_vm_detach(DrVm *vm)
+{
+  dr_vm_lock(vm);
+  unwatch(&vm->events);
+  unwatch(&vm->end);
+  g_clear_pointer(&vm->qmp, dr_qmp_free);
+  dr_vm_unlock(vm);
+  if (vm->console)
+    dr_console_end(vm->console);
+}

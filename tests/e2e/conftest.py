@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""What every end-to-end test gets: a droverd of its own, and a skip with its reason where a part cannot be had."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from lib import drover  # noqa: E402
+from lib.procs import Unavailable  # noqa: E402
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call(item):
+    outcome = yield
+    if outcome.excinfo and isinstance(outcome.excinfo[1], Unavailable):
+        pytest.skip(str(outcome.excinfo[1]))
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A failed test shows what droverd said."""
+    outcome = yield
+    report = outcome.get_result()
+    daemon = getattr(item, "funcargs", {}).get("daemon")
+    if report.failed and daemon:
+        report.sections.append(("droverd's log", daemon.log()[-6000:]))
+
+
+@pytest.fixture
+def daemon():
+    with drover.Daemon() as started:
+        yield started

@@ -1,0 +1,203 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""A droverd of its own for a test, and the drover command line against it."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import tempfile
+from pathlib import Path
+
+from . import guest
+from .procs import BUILD, Process, Timeout, kill_pid, wait_until
+
+BIN = Path(os.environ.get("DROVER_BUILD", BUILD / "main"))
+DROVERD = BIN / "src" / "droverd"
+DROVER = BIN / "src" / "cli" / "drover"
+
+
+class Failed(Exception):
+    """A drover command that did not exit with 0."""
+
+    def __init__(self, result):
+        super().__init__(f"{' '.join(result.args)} exited with {result.returncode}: {result.stderr.strip()}")
+        self.code, self.stderr, self.stdout = result.returncode, result.stderr, result.stdout
+
+    @property
+    def json(self):
+        return json.loads(self.stdout)
+
+
+class Daemon:
+    """droverd with directories of its own. At the end of the with block every QEMU that it ever had is killed."""
+
+    def __init__(self, netns=None, env=None, valgrind=False):
+        # Short: a unix socket's path has 107 bytes.
+        self.dir = Path(tempfile.mkdtemp(prefix="dr-", dir="/tmp"))
+        self.run_dir, self.state_dir = self.dir / "run", self.dir / "state"
+        self.netns, self.env = netns, env or {}
+        self.pids = set()
+        self.process = None
+
+    def start(self, env=None, timeout=60):
+        self.process = Process([DROVERD, "--run-dir", self.run_dir, "--state-dir", self.state_dir], self.dir / "log",
+                               env={**self.env, **(env or {})}, netns=self.netns)
+        wait_until(lambda: (self.run_dir / "api.sock").exists() and self._answers(), timeout,
+                   lambda: f"droverd to answer; it said: {self.log()[-2000:]}")
+        return self
+
+    def _answers(self):
+        if not self.process.alive():
+            raise RuntimeError(f"droverd ended: {self.log()[-2000:]}")
+        return self.run("list", check=False).returncode == 0
+
+    def log(self):
+        return (self.dir / "log").read_text(errors="replace") if (self.dir / "log").exists() else ""
+
+    def kill(self, sig=signal.SIGKILL):
+        """Ends droverd only; the VMs run on."""
+        self._note_pids()
+        self.process.kill(sig, timeout=40)
+        if sig == signal.SIGKILL:
+            (self.run_dir / "api.sock").unlink(missing_ok=True)
+
+    def restart(self, env=None):
+        self.kill()
+        return self.start(env)
+
+    # --- The command line ---
+
+    def argv(self, *args):
+        return [str(DROVER), "--connect", f"unix:{self.run_dir}/api.sock", *map(str, args)]
+
+    def run(self, *args, check=True, timeout=120, cwd=None, input=None):
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("DROVER_")}
+        result = subprocess.run(self.argv(*args), capture_output=True, text=True, timeout=timeout, cwd=cwd, env=environ,
+                                input=input, stdin=subprocess.DEVNULL if input is None else None)
+        if check and result.returncode:
+            raise Failed(result)
+        return result
+
+    def json(self, *args, **options):
+        return json.loads(self.run(*args, "--json", **options).stdout)
+
+    def spawn(self, *args):
+        """A command in the background."""
+        return subprocess.Popen(self.argv(*args), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, text=True)
+
+    def show(self, name):
+        shown = self.json("show", name)
+        if shown["pid"]:
+            self.pids.add(shown["pid"])
+        return shown
+
+    def state(self, name):
+        return next(vm["state"] for vm in self.json("list") if vm["name"] == name)
+
+    def upgrade(self, name, qemu=None, *options, **kwargs):
+        """Upgrades one VM; returns the job, whose state is succeeded."""
+        job = self.json("upgrade", name, *(["--qemu", qemu] if qemu else []), *options, **kwargs)
+        self.pids |= {job["result"]["pid_before"], job["result"]["pid_after"]}
+        return job
+
+    def refused(self, *args, code=1, **options):
+        """A command that must fail with that exit code; returns its error, {"code","message","remedy"}."""
+        result = self.run(*args, "--json", check=False, **options)
+        assert result.returncode == code, f"exit {result.returncode}, not {code}: {result.stdout} {result.stderr}"
+        answer = json.loads(result.stdout)
+        return answer["error"]
+
+    def journal(self, job):
+        """The stages of a job, from the state file (droverd must not run: it holds the file)."""
+        with sqlite3.connect(self.state_dir / "drover.db") as db:
+            return [row[0] for row in db.execute("SELECT stage FROM journal WHERE job = ? ORDER BY seq", (int(job),))]
+
+    # --- The end ---
+
+    def _note_pids(self):
+        try:
+            self.pids |= {vm["pid"] for vm in self.json("list", timeout=10) if vm["pid"]}
+        except (Failed, subprocess.TimeoutExpired, ValueError):
+            pass
+
+    def qemus(self):
+        """The pids of all QEMUs that have this droverd's run directory on their command line."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    words = (entry / "cmdline").read_bytes()
+                except OSError:
+                    continue
+                if f"{self.run_dir}/vms/".encode() in words and b"drover-keeper" not in words.split(b"\0")[0]:
+                    found.append(int(entry.name))
+        return found
+
+    def close(self):
+        if self.process and self.process.alive():
+            self._note_pids()
+            try:
+                self.process.kill(signal.SIGTERM, timeout=30)
+            except Timeout:
+                self.process.kill()
+        for pid in self.qemus():
+            kill_pid(pid)
+        shutil.rmtree(self.dir, ignore_errors=True)
+
+    def __enter__(self):
+        return self.start()
+
+    def __exit__(self, *_):
+        self.close()
+
+
+class Witness:
+    """A witness guest that drover runs: its console through a user's own unix socket, its health at the end."""
+
+    def __init__(self, daemon, name="vm", version="7.2", machine="pc-q35-7.2", ram="262152k", mem=64, rate=100, extra=(),
+                 options=(), witness=None, adopt=None):
+        self.daemon, self.name = daemon, name
+        self.serial = daemon.dir / f"{name}.serial"
+        self.argv = [guest.qemu(version), "-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot", "-machine",
+                     machine, "-m", ram, "-cpu", "qemu64", "-chardev",
+                     f"socket,id=serial,path={self.serial},server=on,wait=off", "-serial", "chardev:serial",
+                     *guest.kernel_args(mem=mem, rate=rate, **(witness or {})), *map(str, extra)]
+        self.process = None
+        if adopt:
+            self._adopt(adopt, options)
+        else:
+            daemon.run("run", name, *options, "--", *self.argv)
+        self.console = guest.Console(self.serial)
+        self.console.wait_ready()
+        self.bootid = self.console.status()["bootid"]
+
+    def _adopt(self, how, options):
+        self.qmp = self.daemon.dir / f"{self.name}.qmp"
+        self.process = Process([*self.argv, "-qmp", f"unix:{self.qmp},server=on,wait=off"], self.daemon.dir / f"{self.name}.out")
+        wait_until(self.qmp.exists, 20, "QEMU's QMP socket")
+        where = ("--pid", self.process.pid) if how == "pid" else ("--qmp", self.qmp)
+        self.daemon.run("adopt", self.name, *where, *options)
+
+    @property
+    def pid(self):
+        return self.daemon.show(self.name)["pid"]
+
+    def upgrade(self, version, *options, **kwargs):
+        """One upgrade, after which the console is followed to the new QEMU and the guest is checked."""
+        job = self.daemon.upgrade(self.name, guest.qemu(version), *options, **kwargs)
+        self.healthy()
+        return job
+
+    def healthy(self, passes=1):
+        """The guest lives, was not rebooted, and all of its memory is right."""
+        self.console.follow(self.serial)
+        self.console.wait_passes(passes)
+        return self.console.check(bootid=self.bootid)
+
+    def close(self):
+        self.console.close()
+        if self.process and self.process.alive():
+            self.process.kill()
