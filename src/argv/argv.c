@@ -7,9 +7,9 @@
 #include <string.h>
 
 struct _DrArgv {
-  char **launcher;  /* never NULL */
+  char **launcher; /* never NULL */
   char *program;
-  GPtrArray *opts;  /* (element-type DrOpt) */
+  GPtrArray *opts; /* (element-type DrOpt) */
 };
 
 static void

@@ -8,9 +8,9 @@
  *   dr_opt_set_opts(machine, opts);
  *   g_auto(GStrv) changed = dr_argv_to_strv(argv);
  *
- * An untouched command line comes back word for word. Rules: QEMU 5.2 to 11.1, lookup_opt() in vl.c: an option
- * starts with '-' or '--', its argument is the next word whatever it looks like, any other word is a disk image
- * (-hda), and there is no `-option=value`.
+ * An untouched command line comes back word for word. Rules: QEMU 5.2 to 11.1, lookup_opt() in vl.c: an
+ * option starts with '-' or '--', its argument is the next word whatever it looks like, any other word is a
+ * disk image (-hda), and there is no `-option=value`.
  */
 #pragma once
 #include "argv/chardev.h"
@@ -28,14 +28,15 @@ typedef struct {
 
 /* Parses NULL-terminated `words`, words[0] being the program or what launches it.
  *
- * Words before the program (the launcher) are told from it by the first word: an ld.so (`/lib64/ld-linux-x86-64.so.2
- * --library-path X PROGRAM`, which is what /proc/PID/cmdline shows of such a VM) and env are read with their own
- * options; behind nice, ionice, taskset, numactl, setpriv, prlimit, chrt, stdbuf, nohup, setsid, cgexec, ip, unshare,
- * nsenter, sudo and the like the program is the first word that is called qemu-system-*, qemu-kvm, kvm or qemu.
- * Anything else as first word is the program itself.
+ * Words before the program (the launcher) are told from it by the first word: an ld.so
+ * (`/lib64/ld-linux-x86-64.so.2 --library-path X PROGRAM`, which is what /proc/PID/cmdline shows of such a
+ * VM) and env are read with their own options; behind nice, ionice, taskset, numactl, setpriv, prlimit, chrt,
+ * stdbuf, nohup, setsid, cgexec, ip, unshare, nsenter, sudo and the like the program is the first word that
+ * is called qemu-system-*, qemu-kvm, kvm or qemu. Anything else as first word is the program itself.
  *
- * Returns: (transfer full): NULL with DR_ERROR_INVALID and a message that names the word, words[i] being word i:
- * "unknown option '-foo' (word 7)", "option '-m' (word 9) needs a value", "no program behind 'taskset'". */
+ * Returns: (transfer full): NULL with DR_ERROR_INVALID and a message that names the word, words[i] being word
+ * i: "unknown option '-foo' (word 7)", "option '-m' (word 9) needs a value", "no program behind
+ * 'taskset'". */
 DrArgv *dr_argv_parse(const char *const *words, GError **error);
 
 /* A command line with no options. `program`: a path or name. Returns: (transfer full). */
@@ -59,7 +60,8 @@ void dr_argv_set_launcher(DrArgv *argv, const char *const *words);
 const char *dr_argv_program(const DrArgv *argv);
 void dr_argv_set_program(DrArgv *argv, const char *program);
 
-/* The options in their order, from 0. dr_argv_opt() returns (transfer none); a DrOpt lives until it is removed. */
+/* The options in their order, from 0. dr_argv_opt() returns (transfer none); a DrOpt lives until it is
+ * removed. */
 guint dr_argv_n(const DrArgv *argv);
 DrOpt *dr_argv_opt(const DrArgv *argv, guint i);
 
@@ -68,8 +70,8 @@ DrOpt *dr_argv_opt(const DrArgv *argv, guint i);
 DrOpt *dr_argv_find(const DrArgv *argv, const char *name, guint n);
 /* The last one, which is the one that counts for DR_REPEAT_LAST options. */
 DrOpt *dr_argv_find_last(const DrArgv *argv, const char *name);
-/* The option called `name` after `previous` (NULL: the first): for (o = NULL; (o = dr_argv_next(a, n, o));). With `name` NULL
- * every option. Returns: (transfer none) (nullable). */
+/* The option called `name` after `previous` (NULL: the first): for (o = NULL; (o = dr_argv_next(a, n, o));).
+ * With `name` NULL every option. Returns: (transfer none) (nullable). */
 DrOpt *dr_argv_next(const DrArgv *argv, const char *name, const DrOpt *previous);
 guint dr_argv_count(const DrArgv *argv, const char *name);
 static inline gboolean
@@ -78,17 +80,18 @@ dr_argv_has(const DrArgv *argv, const char *name)
   return dr_argv_find(argv, name, 0) != NULL;
 }
 
-/* The option `name` whose sub-option id= (node-name= of -blockdev, tag for none) is `id`; options whose value does not parse
- * are passed over. Returns: (transfer none) (nullable). */
+/* The option `name` whose sub-option id= (node-name= of -blockdev) is `id`; options whose value
+ * does not parse are passed over. Returns: (transfer none) (nullable). */
 DrOpt *dr_argv_find_id(const DrArgv *argv, const char *name, const char *id);
 
-/* What QEMU makes of all occurrences of a keyval option: for DR_REPEAT_MERGE their keys put together, later ones winning;
- * else the last one. Returns: (transfer full) (nullable): NULL without an error if the option is not there. */
+/* What QEMU makes of all occurrences of a keyval option: for DR_REPEAT_MERGE their keys put together, later
+ * ones winning; else the last one. Returns: (transfer full) (nullable): NULL without an error if the option
+ * is not there. */
 DrOpts *dr_argv_effective(const DrArgv *argv, const char *name, GError **error);
 
-/* Adds an option. `name` is the spelling without dashes ("m", "M"; one dash is written before it) or with ("--m").
- * `value` must be NULL exactly if the option takes no argument. Both are copied. An unknown name or a wrong
- * `value` is a programming error. `mark` must be in `argv`. Returns: (transfer none). */
+/* Adds an option. `name` is the spelling without dashes ("m", "M"; one dash is written before it) or with
+ * ("--m"). `value` must be NULL exactly if the option takes no argument. Both are copied. An unknown name or
+ * a wrong `value` is a programming error. `mark` must be in `argv`. Returns: (transfer none). */
 DrOpt *dr_argv_append(DrArgv *argv, const char *name, const char *value);
 DrOpt *dr_argv_insert_before(DrArgv *argv, const DrOpt *mark, const char *name, const char *value);
 DrOpt *dr_argv_insert_after(DrArgv *argv, const DrOpt *mark, const char *name, const char *value);

@@ -6,7 +6,8 @@
 /* A struct with QEMU's defaults for that backend; NULL leaves the kind to the caller. */
 DrChardev *dr_chardev_new(const char *backend);
 
-/* Takes over -chardev keys, from a -chardev or from what follows "unix:PATH," and the like. chardev->backend is set. */
+/* Takes over -chardev keys, from a -chardev or from what follows "unix:PATH," and the like. chardev->backend
+ * is set. */
 gboolean dr_chardev_take_opts(DrChardev *chardev, const DrOpts *opts, GError **error);
 
 /* The value of an option that takes a short form. `takes_none`: whether "none" is one. */

@@ -12,8 +12,8 @@ after_prefix(const char *text, const char *prefix)
   return g_str_has_prefix(text, prefix) ? text + strlen(prefix) : NULL;
 }
 
-/* "HOST:PORT", the host possibly empty, by QEMU's scanf patterns: at most 64 and 32 bytes, no ':' in the host. `stops` are the
- * characters that end the port. Returns: what follows, or NULL. */
+/* "HOST:PORT", the host possibly empty, by QEMU's scanf patterns: at most 64 and 32 bytes, no ':' in the
+ * host. `stops` are the characters that end the port. Returns: what follows, or NULL. */
 static const char *
 read_address(const char *at, const char *stops, char **ret_host, char **ret_port)
 {
@@ -75,8 +75,8 @@ parse_udp(const char *at, GError **error)
   return g_steal_pointer(&chardev); /* QEMU ignores options here */
 }
 
-/* "PATH,server=on": here the path is a value with doubled commas. In QEMU's list it is the implied key, so that
- * `unix:path=/x` works too, and `unix:/x=y` does not. */
+/* "PATH,server=on": here the path is a value with doubled commas. In QEMU's list it is the implied key, so
+ * that `unix:path=/x` works too, and `unix:/x=y` does not. */
 static DrChardev *
 parse_unix(const char *at, GError **error)
 {
@@ -86,7 +86,7 @@ parse_unix(const char *at, GError **error)
 
   if (!take_rest(chardev, rest, error))
     return NULL;
-  if (!chardev->path && !chardev->fd) {
+  if ((!chardev->path || !*chardev->path) && !chardev->fd) {
     dr_error_set(error, DR_ERROR_INVALID, "'unix:%s' has no path", at);
     return NULL;
   }
@@ -145,7 +145,8 @@ parse_with_path(const char *value)
 static DrChardev *
 parse_backend(const char *value, GError **error)
 {
-  static const char *const words[] = { "null", "pty", "msmouse", "wctablet", "braille", "testdev", "stdio", NULL };
+  static const char *const words[] = { "null",    "pty",     "msmouse", "wctablet",
+                                       "braille", "testdev", "stdio",   NULL };
   const char *rest;
   DrChardev *chardev;
 

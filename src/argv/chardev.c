@@ -47,7 +47,8 @@ take_bool(const DrOpts *opts, const char *key, gboolean *field, GError **error)
 }
 
 static gboolean
-take_protocol(DrChardev *chardev, const DrOpts *opts, const char *key, DrChardevProtocol protocol, GError **error)
+take_protocol(DrChardev *chardev, const DrOpts *opts, const char *key, DrChardevProtocol protocol,
+              GError **error)
 {
   gboolean on = FALSE;
 
@@ -77,8 +78,8 @@ socket_kind(const DrChardev *chardev)
 
 /* The keys that have a field of their own; all others stay in `extra`. */
 static const char *const own_keys[] = {
-  "backend", "id",   "path", "fd",     "host",   "port",   "localaddr", "localport", "telnet",
-  "tn3270",  "websocket", "server", "wait", "append", "signal", "mux",  NULL,
+  "backend", "id",        "path",   "fd",   "host",   "port",   "localaddr", "localport", "telnet",
+  "tn3270",  "websocket", "server", "wait", "append", "signal", "mux",       NULL,
 };
 
 gboolean
@@ -101,15 +102,17 @@ dr_chardev_take_opts(DrChardev *chardev, const DrOpts *opts, GError **error)
   }
   if (g_str_equal(chardev->backend, "socket"))
     chardev->kind = socket_kind(chardev);
-  return take_bool(opts, "server", &chardev->server, error) && take_bool(opts, "wait", &chardev->wait, error) &&
-         take_bool(opts, "append", &chardev->append, error) && take_bool(opts, "signal", &chardev->signal, error) &&
-         take_bool(opts, "mux", &chardev->mux, error) &&
+  return take_bool(opts, "server", &chardev->server, error) &&
+         take_bool(opts, "wait", &chardev->wait, error) &&
+         take_bool(opts, "append", &chardev->append, error) &&
+         take_bool(opts, "signal", &chardev->signal, error) && take_bool(opts, "mux", &chardev->mux, error) &&
          take_protocol(chardev, opts, "telnet", DR_CHARDEV_TELNET, error) &&
          take_protocol(chardev, opts, "tn3270", DR_CHARDEV_TN3270, error) &&
          take_protocol(chardev, opts, "websocket", DR_CHARDEV_WEBSOCKET, error);
 }
 
-/* Backends with a kind of their own. Two names for one: the second is gone in 11.1, so the first is what is kept. */
+/* Backends with a kind of their own. Two names for one: the second is gone in 11.1, so the first is what is
+ * kept. */
 static const struct {
   const char *backend, *old_name;
   DrChardevKind kind;
@@ -181,7 +184,7 @@ apply_gdb(DrChardev *chardev, const char *value)
     return;
   chardev->server = TRUE;
   chardev->wait = FALSE;
-  dr_opts_set(chardev->extra, "nodelay", "on");
+  dr_opts_set(chardev->extra, "delay", "off"); /* 5.2 has no key nodelay */
 }
 
 DrChardev *

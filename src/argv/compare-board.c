@@ -31,9 +31,9 @@ put_machine_shorthands(DrFacts *facts, const DrArgv *argv)
   static const struct {
     const char *option, *key, *value;
   } shorthands[] = {
-    { "no-acpi", "acpi", "off" },  { "no-hpet", "hpet", "off" },   { "usb", "usb", "on" },
-    { "nographic", "graphics", "off" }, { "kernel", "kernel", NULL },   { "initrd", "initrd", NULL },
-    { "append", "append", NULL },  { "dtb", "dtb", NULL },         { "shim", "shim", NULL },
+    { "no-acpi", "acpi", "off" },       { "no-hpet", "hpet", "off" }, { "usb", "usb", "on" },
+    { "nographic", "graphics", "off" }, { "kernel", "kernel", NULL }, { "initrd", "initrd", NULL },
+    { "append", "append", NULL },       { "dtb", "dtb", NULL },       { "shim", "shim", NULL },
     { "bios", "firmware", NULL },
   };
 
@@ -41,7 +41,8 @@ put_machine_shorthands(DrFacts *facts, const DrArgv *argv)
     const DrOpt *opt = dr_argv_find_last(argv, shorthands[i].option);
 
     if (opt)
-      dr_facts_put(facts, "machine", shorthands[i].key, shorthands[i].value ? shorthands[i].value : opt->value);
+      dr_facts_put(facts, "machine", shorthands[i].key,
+                   shorthands[i].value ? shorthands[i].value : opt->value);
   }
 }
 
@@ -149,9 +150,9 @@ put_count(DrFacts *facts, const char *key, guint64 count)
   dr_facts_put(facts, "smp", key, text);
 }
 
-/* CPUs and maximum as they come out. Levels whose product is the maximum leave nothing open, and missing ones are 1;
- * else they are taken as they are given, because what QEMU makes of them depends on the machine type (from pc-*-6.2
- * on it prefers cores to sockets). */
+/* CPUs and maximum as they come out. Levels whose product is the maximum leave nothing open, and missing ones
+ * are 1; else they are taken as they are given, because what QEMU makes of them depends on the machine type
+ * (from pc-*-6.2 on it prefers cores to sockets). */
 static void
 put_smp(DrFacts *facts, const DrArgv *argv)
 {
@@ -292,12 +293,14 @@ static void
 put_objects(DrFacts *facts, const DrArgv *argv)
 {
   static const char *const types[] = {
-    "sev-guest", "sev-snp-guest", "tdx-guest", "igvm-cfg", "acpi-generic-initiator", "acpi-generic-port", NULL,
+    "sev-guest", "sev-snp-guest", "tdx-guest", "igvm-cfg", "acpi-generic-initiator", "acpi-generic-port",
+    NULL,
   };
 
   for (DrOpt *opt = NULL; (opt = dr_argv_next(argv, "object", opt));) {
     g_autoptr(DrOpts) opts = dr_opt_parse(opt, NULL);
-    const char *type = opts ? dr_opts_get(opts, "qom-type") : NULL, *id = opts ? dr_opts_get(opts, "id") : NULL;
+    const char *type = opts ? dr_opts_get(opts, "qom-type") : NULL,
+               *id = opts ? dr_opts_get(opts, "id") : NULL;
     g_autofree char *text = type && g_strv_contains(types, type) ? sorted_text("object", opts) : NULL;
 
     dr_facts_put(facts, "object", id, text);
@@ -344,7 +347,9 @@ dr_facts_board(DrFacts *facts, const DrArgv *argv)
   static const char *const last[] = {
     "uuid", "vga", "nodefaults", "no-fd-bootchk", "win2k-hack", "xen-attach", "xen-domid", "watchdog",
   };
-  static const char *const lists[] = { "acpitable", "option-rom", "soundhw", "usbdevice", "set", "readconfig" };
+  static const char *const lists[] = {
+    "acpitable", "option-rom", "soundhw", "usbdevice", "set", "readconfig"
+  };
   g_autoptr(DrOpts) overcommit = dr_argv_effective(argv, "overcommit", NULL);
 
   put_machine(facts, argv);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Compares -device: which there are, their properties, and their order where the order gives them their place. */
+/* Compares -device: which there are, their properties, and their order where the order gives them their
+ * place. */
 #include "argv/compare-private.h"
 
 #include <string.h>
@@ -28,9 +29,9 @@ static char *
 canonical_driver(const char *driver)
 {
   static const char *const virtio[] = {
-    "virtio-9p",      "virtio-balloon", "virtio-blk",  "virtio-crypto", "virtio-gpu",    "virtio-input-host",
-    "virtio-iommu",   "virtio-keyboard", "virtio-mem", "virtio-mouse",  "virtio-net",    "virtio-pmem",
-    "virtio-rng",     "virtio-scsi",    "virtio-serial", "virtio-sound", "virtio-tablet", NULL,
+    "virtio-9p",    "virtio-balloon",  "virtio-blk",    "virtio-crypto", "virtio-gpu",    "virtio-input-host",
+    "virtio-iommu", "virtio-keyboard", "virtio-mem",    "virtio-mouse",  "virtio-net",    "virtio-pmem",
+    "virtio-rng",   "virtio-scsi",     "virtio-serial", "virtio-sound",  "virtio-tablet", NULL,
   };
 
   if (g_strv_contains(virtio, driver))
@@ -82,7 +83,8 @@ match(GPtrArray *a, GPtrArray *b, gboolean by_id)
 
     for (guint j = 0; j < b->len && !one->twin; j++) {
       Device *other = b->pdata[j];
-      gboolean same = by_id ? one->id && g_strcmp0(one->id, other->id) == 0 : g_str_equal(one->driver, other->driver);
+      gboolean same =
+          by_id ? one->id && g_strcmp0(one->id, other->id) == 0 : g_str_equal(one->driver, other->driver);
 
       if (same && !other->twin)
         pair(one, other);
@@ -95,11 +97,41 @@ static gboolean
 is_host_property(const char *key)
 {
   static const char *const keys[] = {
-    "driver",      "id",        "chardev",  "netdev",    "drive",   "audiodev", "fsdev",       "tpmdev",
-    "memdev",      "iothread",  "rng",      "cryptodev", "vhostfd", "vhostfds", "vhost",       "werror",
-    "rerror",      "share-rw",  "host",     "sysfsdev",  "hostbus", "hostaddr", "hostdevice",  "fd",
-    "ioeventfd",   "tx",        "x-txtimer", "x-txburst", "evdev",  "dbus",     "pcap",        "stats-intervals",
-    "account-invalid", "account-failed", NULL,
+    "driver",
+    "id",
+    "chardev",
+    "netdev",
+    "drive",
+    "audiodev",
+    "fsdev",
+    "tpmdev",
+    "memdev",
+    "iothread",
+    "rng",
+    "cryptodev",
+    "vhostfd",
+    "vhostfds",
+    "vhost",
+    "werror",
+    "rerror",
+    "share-rw",
+    "host",
+    "sysfsdev",
+    "hostbus",
+    "hostaddr",
+    "hostdevice",
+    "fd",
+    "ioeventfd",
+    "tx",
+    "x-txtimer",
+    "x-txburst",
+    "evdev",
+    "dbus",
+    "pcap",
+    "stats-intervals",
+    "account-invalid",
+    "account-failed",
+    NULL,
   };
 
   return g_strv_contains(keys, key) || g_str_has_prefix(key, "iothread-vq-mapping");
@@ -112,7 +144,8 @@ key_of(const Device *device, const char *property)
 }
 
 static void
-compare_property(Device *one, Device *other, const char *property, const char *a, const char *b, GPtrArray *diffs)
+compare_property(Device *one, Device *other, const char *property, const char *a, const char *b,
+                 GPtrArray *diffs)
 {
   g_autofree char *key = key_of(one, property);
   g_autofree char *canonical_a = a ? dr_compare_canonical("device", property, a) : NULL;
@@ -142,10 +175,11 @@ compare_properties(Device *one, Device *other, GPtrArray *diffs)
   }
 }
 
-/* Backends may be called otherwise on the other side; but if the other side has one of the first name as well and
- * gives the device another, two of them have been swapped. */
+/* Backends may be called otherwise on the other side; but if the other side has one of the first name as well
+ * and gives the device another, two of them have been swapped. */
 static void
-compare_reference(Device *one, Device *other, const char *property, const char *const *options, GPtrArray *diffs)
+compare_reference(Device *one, Device *other, const char *property, const char *const *options,
+                  GPtrArray *diffs)
 {
   const char *a = dr_opts_get(one->opts, property), *b = dr_opts_get(other->opts, property);
   g_autofree char *key = NULL;
@@ -167,12 +201,15 @@ memory_size(const Device *device)
   return dr_compare_backend_value(device->argv, "object", dr_opts_get(device->opts, "memdev"), "size");
 }
 
-/* Whether the disk behind it is write-protected: -drive's two spellings, or the -blockdev of that node name. */
+/* Whether the disk behind it is write-protected: -drive's two spellings, or the -blockdev of that node
+ * name. */
 static const char *
 write_protection(const Device *device)
 {
   static const char *const spellings[][2] = {
-    { "drive", "read-only" }, { "drive", "readonly" }, { "blockdev", "read-only" },
+    { "drive", "read-only" },
+    { "drive", "readonly" },
+    { "blockdev", "read-only" },
   };
   const char *id = dr_opts_get(device->opts, "drive");
 
@@ -201,12 +238,14 @@ compare_backends(Device *one, Device *other, GPtrArray *diffs)
   compare_property(one, other, "read-only", write_protection(one), write_protection(other), diffs);
 }
 
-/* The bus on which the device looks for a place by itself; NULL if it says its place. The kind of bus is guessed from
- * the driver's name: a wrong guess can only put two devices into different groups, or report an order too much. */
+/* The bus on which the device looks for a place by itself; NULL if it says its place. The kind of bus is
+ * guessed from the driver's name: a wrong guess can only put two devices into different groups, or report an
+ * order too much. */
 static const char *
 group_of(const Device *device)
 {
-  static const char *const places[] = { "addr", "port", "nr", "unit", "scsi-id", "lun", "slot", "iobase", "index" };
+  static const char *const places[] = { "addr", "port", "nr",     "unit", "scsi-id",
+                                        "lun",  "slot", "iobase", "index" };
   static const char *const kinds[] = { "usb-", "isa-", "ide-", "scsi-", "virtserial", "virtconsole" };
   const char *bus = dr_opts_get(device->opts, "bus");
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Facts of what the board itself plugs in: disks without -device, -nic and -net, user networks, ports, shared folders. */
+/* Facts of what the board itself plugs in: disks without -device, -nic and -net, user networks, ports, shared
+ * folders. */
 #include "argv/compare-private.h"
 
 #include <string.h>
@@ -20,7 +21,8 @@ take_index(GHashTable *taken, const char *interface, int wanted)
 }
 
 static void
-put_drive(DrFacts *facts, GHashTable *taken, const char *interface, int wanted, const DrOpts *opts, const char *media)
+put_drive(DrFacts *facts, GHashTable *taken, const char *interface, int wanted, const DrOpts *opts,
+          const char *media)
 {
   static const char *const keys[] = { "serial", "cyls", "heads", "secs", "addr" };
   g_autofree char *place = g_strdup_printf("%s%u", interface, take_index(taken, interface, wanted));
@@ -32,7 +34,8 @@ put_drive(DrFacts *facts, GHashTable *taken, const char *interface, int wanted, 
   if (!opts)
     return;
   /* "readonly" is the old name. */
-  if (dr_opts_get_bool(opts, dr_opts_has(opts, "readonly") ? "readonly" : "read-only", FALSE, &is_read_only, NULL))
+  if (dr_opts_get_bool(opts, dr_opts_has(opts, "readonly") ? "readonly" : "read-only", FALSE, &is_read_only,
+                       NULL))
     dr_facts_put(facts, "drive", read_only, is_read_only ? "on" : NULL);
   for (gsize i = 0; i < G_N_ELEMENTS(keys); i++) {
     g_autofree char *key = g_strdup_printf("%s %s", place, keys[i]);
@@ -84,8 +87,8 @@ put_drives(DrFacts *facts, const DrArgv *argv)
     const char *option, *interface, *media;
     int index;
   } shorthands[] = {
-    { "hda", "ide", "disk", 0 },       { "hdb", "ide", "disk", 1 },    { "hdc", "ide", "disk", 2 },
-    { "hdd", "ide", "disk", 3 },       { "cdrom", "ide", "cdrom", 2 }, { "fda", "floppy", "disk", 0 },
+    { "hda", "ide", "disk", 0 },       { "hdb", "ide", "disk", 1 },        { "hdc", "ide", "disk", 2 },
+    { "hdd", "ide", "disk", 3 },       { "cdrom", "ide", "cdrom", 2 },     { "fda", "floppy", "disk", 0 },
     { "fdb", "floppy", "disk", 1 },    { "pflash", "pflash", "disk", -1 }, { "sd", "sd", "disk", -1 },
     { "mtdblock", "mtd", "disk", -1 },
   };
@@ -106,8 +109,12 @@ static void
 put_user_network(DrFacts *facts, const char *option, const char *id, const DrOpts *opts)
 {
   static const char *const keys[] = {
-    "net",      "host",      "ipv4",     "ipv6",       "ipv6-net", "ipv6-host", "ipv6-prefix",      "ipv6-prefixlen",
-    "restrict", "dhcpstart", "hostname", "domainname", "dns",      "ipv6-dns",  "tftp-server-name", "bootfile",
+    "net",         "host",           "ipv4",
+    "ipv6",        "ipv6-net",       "ipv6-host",
+    "ipv6-prefix", "ipv6-prefixlen", "restrict",
+    "dhcpstart",   "hostname",       "domainname",
+    "dns",         "ipv6-dns",       "tftp-server-name",
+    "bootfile",
   };
 
   if (g_strcmp0(dr_opts_get(opts, "type"), "user") != 0)
@@ -158,8 +165,8 @@ put_cards(DrFacts *facts, const DrArgv *argv, const char *option)
   }
 }
 
-/* Which of the serial or parallel ports there are. Without the option the board has one, unless -nodefaults or an
- * ISA serial device says otherwise (vl.c, default_serial). */
+/* Which of the serial or parallel ports there are. Without the option the board has one, unless -nodefaults
+ * or an ISA serial device says otherwise (vl.c, default_serial). */
 static void
 put_ports(DrFacts *facts, const DrArgv *argv, const char *option, const char *device)
 {

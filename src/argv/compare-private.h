@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the parts of the comparison share. For compare*.c only.
  *
- * Each side is turned into facts, one value under (option, key), so that what means the same lands under the same key
- * in the same words (`-no-hpet` is the fact machine/hpet = off). Then the two sets are compared. Devices, which have an
- * order and need matching, are compared by themselves.
+ * Each side is turned into facts, one value under (option, key), so that what means the same lands under the
+ * same key in the same words (`-no-hpet` is the fact machine/hpet = off). Then the two sets are compared.
+ * Devices, which have an order and need matching, are compared by themselves.
  */
 #pragma once
 #include "argv/compare.h"
@@ -28,9 +28,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrFacts, dr_facts_free)
 void dr_facts_put(DrFacts *facts, const char *option, const char *key, const char *value);
 const char *dr_facts_get(const DrFacts *facts, const char *option, const char *key);
 
-/* One spelling for a value: on/off, decimal numbers, bytes, lower case for MACs and UUIDs, PCI slots. The last word of
- * `key` says what it is: texts that the guest reads as they are (a serial, the kernel's command line) stay so.
- * (transfer full) */
+/* One spelling for a value: on/off, decimal numbers, bytes, lower case for MACs and UUIDs, PCI slots. The
+ * last word of `key` says what it is: texts that the guest reads as they are (a serial, the kernel's command
+ * line) stay so. (transfer full) */
 char *dr_compare_canonical(const char *option, const char *key, const char *value);
 
 void dr_compare_add(GPtrArray *diffs, const char *option, const char *key, const char *a, const char *b);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Compares two command lines by what the guest can see: facts, their canonical values, the list of differences. */
+/* Compares two command lines by what the guest can see: facts, their canonical values, the list of
+ * differences. */
 #include "argv/compare-private.h"
 
 #include <string.h>
@@ -93,7 +94,8 @@ canonical_number(const char *value)
   return g_strdup_printf("%" G_GUINT64_FORMAT, number);
 }
 
-/* A PCI place is hexadecimal whether it says 0x or not, and function 0 may be left out (QEMU's set_pci_devfn). */
+/* A PCI place is hexadecimal whether it says 0x or not, and function 0 may be left out (QEMU's
+ * set_pci_devfn). */
 static char *
 canonical_pci_address(const char *value)
 {
@@ -104,17 +106,21 @@ canonical_pci_address(const char *value)
     return g_strdup(value);
   if (*end == '.')
     function = g_ascii_strtoull(end + 1, &end, 16);
-  return *end ? g_strdup(value) : g_strdup_printf("%" G_GINT64_MODIFIER "x.%" G_GINT64_MODIFIER "x", slot, function);
+  return *end ? g_strdup(value)
+              : g_strdup_printf("%" G_GINT64_MODIFIER "x.%" G_GINT64_MODIFIER "x", slot, function);
 }
 
 /* Where "010" and "10" are two texts, not one number. */
 static gboolean
 is_text(const char *option, const char *key)
 {
-  static const char *const options[] = { "smbios", "fw_cfg", "set", "readconfig", "usbdevice", "soundhw", NULL };
+  static const char *const options[] = {
+    "smbios", "fw_cfg", "set", "readconfig", "usbdevice", "soundhw", NULL
+  };
   static const char *const keys[] = {
-    "serial", "append",  "kernel",  "initrd",     "dtb",       "shim",     "firmware",  "ver",          "vendor",
-    "name",   "product", "version", "product_id", "device_id", "model-id", "mount_tag", "hv-vendor-id", NULL,
+    "serial",     "append",    "kernel",   "initrd",    "dtb",          "shim",
+    "firmware",   "ver",       "vendor",   "name",      "product",      "version",
+    "product_id", "device_id", "model-id", "mount_tag", "hv-vendor-id", NULL,
   };
 
   return g_strv_contains(options, option) || g_strv_contains(keys, key);
@@ -156,8 +162,8 @@ dr_argv_diff_free(DrArgvDiff *diff)
 static char *
 describe(const DrArgvDiff *diff)
 {
-  g_autofree char *what = diff->key ? g_strdup_printf("-%s %s", diff->option, diff->key)
-                                    : g_strdup_printf("-%s", diff->option);
+  g_autofree char *what =
+      diff->key ? g_strdup_printf("-%s %s", diff->option, diff->key) : g_strdup_printf("-%s", diff->option);
 
   if (!diff->b)
     return g_strdup_printf("%s is '%s' on the first and not given on the second", what, diff->a);

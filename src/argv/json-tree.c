@@ -84,7 +84,8 @@ read_unicode(Cursor *in, GString *out)
     return FALSE;
   in->at += 4;
   if (high >= 0xd800 && high < 0xdc00) {
-    if (in->at[0] != '\\' || in->at[1] != 'u' || !read_hex4(in->at + 2, &low) || low < 0xdc00 || low >= 0xe000)
+    if (in->at[0] != '\\' || in->at[1] != 'u' || !read_hex4(in->at + 2, &low) || low < 0xdc00 ||
+        low >= 0xe000)
       return FALSE;
     in->at += 6;
     high = 0x10000 + ((high - 0xd800) << 10) + (low - 0xdc00);

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* JSON as QEMU's command line has it, as a tree that keeps how each value was written. For src/argv only.
  *
- * Why not json-glib: it turns numbers above INT64_MAX negative (a disk's wwn may be one), refuses nothing that QEMU
- * refuses (duplicate keys) and not what QEMU takes ('single quotes'), and prints numbers and escapes its own way. An
- * option that is only passed on must come out as it went in.
+ * Why not json-glib: it turns numbers above INT64_MAX negative (a disk's wwn may be one), refuses nothing
+ * that QEMU refuses (duplicate keys) and not what QEMU takes ('single quotes'), and prints numbers and
+ * escapes its own way. An option that is only passed on must come out as it went in.
  */
 #pragma once
 #include <glib.h>
@@ -41,7 +41,8 @@ void dr_json_tree_print(const DrJsonTree *tree, GString *out);
 
 /* The node at a dotted path below `tree`; *ret_parent and *ret_index (both may be NULL) say where it hangs.
  * Returns: (transfer none) (nullable). */
-DrJsonTree *dr_json_tree_find(const DrJsonTree *tree, const char *path, DrJsonTree **ret_parent, guint *ret_index);
+DrJsonTree *dr_json_tree_find(const DrJsonTree *tree, const char *path, DrJsonTree **ret_parent,
+                              guint *ret_index);
 
 /* Whether `text` is a JSON number. */
 gboolean dr_json_tree_is_number(const char *text);

@@ -36,10 +36,10 @@ static gboolean
 is_other_launcher(const char *word)
 {
   static const char *const names[] = {
-    "cgexec", "chpst",   "chroot", "chrt",    "daemonize", "doas",   "gdb",         "ionice", "ip",
-    "nice",   "nohup",   "nsenter", "numactl", "prlimit",   "runuser", "setarch",     "setpriv", "setsid",
-    "stdbuf", "strace",  "sudo",   "systemd-run", "taskset", "time",  "timeout",     "unshare", "valgrind",
-    NULL,
+    "cgexec",      "chpst",   "chroot",  "chrt",    "daemonize", "doas",     "gdb",
+    "ionice",      "ip",      "nice",    "nohup",   "nsenter",   "numactl",  "prlimit",
+    "runuser",     "setarch", "setpriv", "setsid",  "stdbuf",    "strace",   "sudo",
+    "systemd-run", "taskset", "time",    "timeout", "unshare",   "valgrind", NULL,
   };
 
   return g_strv_contains(names, base_name(word));
@@ -50,8 +50,8 @@ static guint
 skip_ld_so(const char *const *words)
 {
   static const char *const with_value[] = {
-    "--library-path", "--inhibit-rpath",      "--audit",            "--preload",
-    "--argv0",        "--glibc-hwcaps-mask", "--glibc-hwcaps-prepend", NULL,
+    "--library-path",      "--inhibit-rpath",        "--audit", "--preload", "--argv0",
+    "--glibc-hwcaps-mask", "--glibc-hwcaps-prepend", NULL,
   };
   guint i = 1;
 

@@ -33,9 +33,10 @@
 
 /* Ordered as strcmp() orders: dr_option_lookup() searches by halves.
  *
- * Implied keys are what QEMU really fills in, which its lists of options do not always tell: -drive and -rtc take
- * none (`-drive x` is the flag x=on), -acpitable takes data=. Options of other targets (-prom-env, -semihosting, -g,
- * -old-param) are left out: the x86 binaries refuse them. */
+ * Implied keys are what QEMU really fills in, which its lists of options do not always tell: -drive and -rtc
+ * take none (`-drive x` is the flag x=on), -acpitable takes data=. Options of other targets (-prom-env,
+ * -semihosting, -g, -old-param) are left out: the x86 binaries refuse them. */
+/* clang-format off */
 static const DrOptInfo table[] = {
   /* name, alias, value, implied key, versions, repeated, guest, why, successor */
   { "D", NULL, PATH, NULL, ALL, LAST, HIDDEN,
@@ -45,11 +46,12 @@ static const DrOptInfo table[] = {
   { "S", NULL, NONE, NULL, ALL, LAST, HIDDEN,
     "when the virtual CPUs start is the manager's business", NULL },
   { "accel", NULL, KEYVAL, "accel", ALL, EACH, PARTLY,
-    "the accelerator and kernel-irqchip decide which devices and CPU features there are; the rest is tuning", NULL },
+    "accelerator and kernel-irqchip decide on devices and CPU features; the rest is tuning", NULL },
   { "acpitable", NULL, KEYVAL, "data", ALL, EACH, SEEN,
     "the guest's firmware hands the table on", NULL },
   { "action", NULL, KEYVAL, NULL, SINCE_7, MERGE, HIDDEN,
-    "what QEMU does after an event, not what the guest is shown", "-no-reboot, -no-shutdown or -watchdog-action" },
+    "what QEMU does after an event, not what the guest is shown",
+    "-no-reboot, -no-shutdown or -watchdog-action" },
   { "add-fd", NULL, KEYVAL, NULL, ALL, EACH, HIDDEN,
     "file descriptors of the process", NULL },
   { "alt-grab", NULL, NONE, NULL, ONLY_5, LAST, HIDDEN,
@@ -103,7 +105,7 @@ static const DrOptInfo table[] = {
   { "display", NULL, KEYVAL_JSON, "type", ALL, LAST, HIDDEN,
     "the host's display", NULL },
   { "drive", NULL, KEYVAL, NULL, ALL, EACH, PARTLY,
-    "interface, place, medium and write protection; file, format, cache, aio and error policy are the host's", NULL },
+    "interface, place, medium and write protection; file, cache, aio and error policy are the host's", NULL },
   { "dtb", NULL, PATH, NULL, ALL, LAST, SEEN,
     "the device tree that the guest reads", NULL },
   { "dump-vmstate", NULL, PATH, NULL, ALL, LAST, HIDDEN,
@@ -327,6 +329,7 @@ static const DrOptInfo table[] = {
   { "xen-domid-restrict", NULL, NONE, NULL, ALL, LAST, HIDDEN,
     "confinement of the process", NULL },
 };
+/* clang-format on */
 
 const DrOptInfo *
 dr_options_table(gsize *ret_n)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The options of qemu-system-x86_64 5.2, 7.2, 10.0 and 11.1 as a table: spelling, argument, meaning for a move.
+/* The options of qemu-system-x86_64 5.2, 7.2, 10.0 and 11.1 as a table: spelling, argument, meaning for a
+ * move.
  *
  * Source: the `qemu_options` table inside the four binaries of Debian (names, has-arg, target mask), their
  * -help, query-command-line-options, and trying each out; tests/unit/check-options.py compares again.
@@ -9,7 +10,8 @@
 
 /* The QEMU versions that the table knows, as a bit set. A version between two of them is not judged. */
 typedef enum {
-  DR_QEMU_NONE = 0, /* removed before 5.2, or a distributor's: known so that its argument is not taken for an image */
+  DR_QEMU_NONE =
+      0, /* removed before 5.2, or a distributor's: known so that its argument is not taken for an image */
   DR_QEMU_5_2 = 1 << 0,
   DR_QEMU_7_2 = 1 << 1,
   DR_QEMU_10_0 = 1 << 2,
@@ -23,10 +25,10 @@ typedef enum {
   DR_VALUE_OPAQUE,      /* one word of its own kind: a number, a name, free text */
   DR_VALUE_PATH,        /* a file name of the host, taken literally: a comma is a comma */
   DR_VALUE_KEYVAL,      /* key=value,key=value with doubled commas */
-  DR_VALUE_KEYVAL_JSON, /* the same, or a JSON object where the value begins with '{' (since 5.2, 6.0, 6.2, 7.2) */
-  DR_VALUE_CHARDEV,     /* the short form of a character device, dr_chardev_parse() */
-  DR_VALUE_CPU,         /* -cpu: model,+feature,-feature,feature=value; commas cannot be doubled */
-  DR_VALUE_GLOBAL,      /* -global: driver.property=value, or key=value */
+  DR_VALUE_KEYVAL_JSON, /* the same, or a JSON object where the value begins with '{' (since 5.2 to 7.2) */
+  DR_VALUE_CHARDEV, /* the short form of a character device, dr_chardev_parse() */
+  DR_VALUE_CPU,     /* -cpu: model,+feature,-feature,feature=value; commas cannot be doubled */
+  DR_VALUE_GLOBAL,  /* -global: driver.property=value, or key=value */
 } DrValueKind;
 
 /* What a second occurrence of the option does. */
@@ -44,15 +46,16 @@ typedef enum {
 } DrGuestView;
 
 typedef struct {
-  const char *name;         /* canonical, without dashes: "machine" */
-  const char *alias;        /* another spelling of the same: "M"; NULL if none */
+  const char *name;  /* canonical, without dashes: "machine" */
+  const char *alias; /* another spelling of the same: "M"; NULL if none */
   DrValueKind kind;
-  const char *implied;      /* the key that the first value has without saying so; NULL if none */
-  DrQemuVersions versions;  /* which of the four know it */
+  const char *implied;     /* the key that the first value has without saying so; NULL if none */
+  DrQemuVersions versions; /* which of the four know it */
   DrRepeat repeat;
   DrGuestView guest;
-  const char *why;          /* why `guest` is what it is, one phrase */
-  const char *successor;    /* for an option that some of the four lack: what says the same there; NULL if nothing */
+  const char *why; /* why `guest` is what it is, one phrase */
+  const char
+      *successor; /* for an option that some of the four lack: what says the same there; NULL if nothing */
 } DrOptInfo;
 
 /* The whole table, ordered by name. *ret_n is its length. Never freed. */
@@ -66,6 +69,6 @@ const DrOptInfo *dr_option_lookup(const char *name);
 /* Whether the option consumes the next word. */
 gboolean dr_option_has_arg(const DrOptInfo *info);
 
-/* The bit of the newest version in the table that is not newer than major.minor ("which column holds for 8.2?");
- * DR_QEMU_5_2 for anything older. */
+/* The bit of the newest version in the table that is not newer than major.minor ("which column holds for
+ * 8.2?"); DR_QEMU_5_2 for anything older. */
 DrQemuVersions dr_option_version_bit(int major, int minor);

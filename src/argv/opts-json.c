@@ -82,8 +82,8 @@ child_named(const DrJsonTree *object, const char *key)
   return NULL;
 }
 
-/* Walks the objects and arrays of a dotted path, making the objects that are missing; what stands in the way (a
- * scalar where an object must be) is replaced. *ret_last is the path's last step, (transfer full). */
+/* Walks the objects and arrays of a dotted path, making the objects that are missing; what stands in the way
+ * (a scalar where an object must be) is replaced. *ret_last is the path's last step, (transfer full). */
 static DrJsonTree *
 make_parent(DrJsonTree *root, const char *path, char **ret_last)
 {
@@ -99,7 +99,8 @@ make_parent(DrJsonTree *root, const char *path, char **ret_last)
       child = NULL;
     }
     if (!child) {
-      child = dr_json_tree_new(DR_JSON_TREE_OBJECT, node->kind == DR_JSON_TREE_OBJECT ? steps[i] : NULL, NULL);
+      child =
+          dr_json_tree_new(DR_JSON_TREE_OBJECT, node->kind == DR_JSON_TREE_OBJECT ? steps[i] : NULL, NULL);
       g_ptr_array_add(node->children, child);
     }
     node = child;
@@ -134,7 +135,8 @@ dr_opts_json_set(DrOpts *opts, DrJsonTreeKind kind, const char *key, const char 
   changed(opts);
 }
 
-/* -netdev user has its lists of strings (hostfwd, guestfwd, dnssearch) as [{"str": …}], QAPI's type String. */
+/* -netdev user has its lists of strings (hostfwd, guestfwd, dnssearch) as [{"str": …}], QAPI's type
+ * String. */
 static gboolean
 wants_str_objects(const DrOpts *opts, const DrJsonTree *array)
 {

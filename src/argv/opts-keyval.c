@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Reads and writes key=value lists, -cpu's features and -global's short form.
  *
- * The rules are those of get_opt_name_value() in util/qemu-option.c and of keyval_parse_one() in util/keyval.c (5.2 to
- * 11.1), which agree on all that both accept: a key ends at the first '=' or ','; a value ends at a single ',', two of
- * them being one comma of the value. Because a decoded value has only one encoding, key, value and style say all, and
- * printing them gives the text back. */
+ * The rules are those of get_opt_name_value() in util/qemu-option.c and of keyval_parse_one() in
+ * util/keyval.c (5.2 to 11.1), which agree on all that both accept: a key ends at the first '=' or ','; a
+ * value ends at a single ',', two of them being one comma of the value. Because a decoded value has only one
+ * encoding, key, value and style say all, and printing them gives the text back. */
 #include "argv/opts-private.h"
 
 #include <string.h>
@@ -90,7 +90,8 @@ add_cpu_feature(DrOpts *opts, const char *word)
   }
 }
 
-/* x86_cpu_parse_featurestr(): split at every comma, the first word is the model. Two commas are an empty feature. */
+/* x86_cpu_parse_featurestr(): split at every comma, the first word is the model. Two commas are an empty
+ * feature. */
 static void
 parse_cpu(DrOpts *opts, const char *text)
 {
@@ -101,7 +102,8 @@ parse_cpu(DrOpts *opts, const char *text)
     add_cpu_feature(opts, words[i]);
 }
 
-/* qemu_global_option(): "%63[^.=].%63[^=]" and then '='; the value is everything behind it. Else it is a list. */
+/* qemu_global_option(): "%63[^.=].%63[^=]" and then '='; the value is everything behind it. Else it is a
+ * list. */
 static gboolean
 parse_global(DrOpts *opts, const char *text)
 {

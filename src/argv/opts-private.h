@@ -25,10 +25,10 @@ typedef struct {
 struct _DrOpts {
   const DrOptInfo *info;
   DrOptsForm form;
-  GPtrArray *entries;  /* (element-type DrOptsEntry) */
-  gboolean trailing;   /* the text ended with a comma that means nothing */
-  DrJsonTree *tree;    /* DR_OPTS_JSON: the truth; `entries` are its leaves */
-  char *original;      /* DR_OPTS_JSON: the text, until something is changed */
+  GPtrArray *entries; /* (element-type DrOptsEntry) */
+  gboolean trailing;  /* the text ended with a comma that means nothing */
+  DrJsonTree *tree;   /* DR_OPTS_JSON: the truth; `entries` are its leaves */
+  char *original;     /* DR_OPTS_JSON: the text, until something is changed */
 };
 
 static inline DrOptsEntry *

@@ -282,8 +282,8 @@ drop(DrOpts *opts, const char *key, const DrOptsEntry *keep)
   return any;
 }
 
-/* Two commas where a key should be: QEMU refuses them or, in -cpu, passes over them. Behind a changed value they would
- * be read as a comma of that value. */
+/* Two commas where a key should be: QEMU refuses them or, in -cpu, passes over them. Behind a changed value
+ * they would be read as a comma of that value. */
 static void
 drop_empty_flags(DrOpts *opts)
 {

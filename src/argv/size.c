@@ -17,8 +17,8 @@ dr_opts_get_bool(const DrOpts *opts, const char *key, gboolean otherwise, gboole
   if (!value)
     return TRUE;
   if (!g_strv_contains(yes, value) && !g_strv_contains(no, value))
-    return dr_error_set(error, DR_ERROR_INVALID, "'%s' of '-%s' must be on or off, not '%s'", key, opts->info->name,
-                        value);
+    return dr_error_set(error, DR_ERROR_INVALID, "'%s' of '-%s' must be on or off, not '%s'", key,
+                        opts->info->name, value);
   *ret_value = g_strv_contains(yes, value);
   return TRUE;
 }
@@ -52,7 +52,8 @@ suffix_power(char suffix)
   return found ? (int)(found - suffixes) : -1;
 }
 
-/* Reads the digits, or the hexadecimal ones, and the fraction. Returns: what follows them, NULL if there are none. */
+/* Reads the digits, or the hexadecimal ones, and the fraction. Returns: what follows them, NULL if there are
+ * none. */
 static const char *
 read_number(const char *text, guint64 *ret_whole, double *ret_fraction)
 {

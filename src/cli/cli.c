@@ -11,18 +11,15 @@
 static void
 split_rest(DrCli *cli, char **argv)
 {
-  for (int i = 1; argv[i]; i++) {
-    if (!g_str_equal(argv[i], "--"))
-      continue;
-    cli->rest = g_strdupv(&argv[i + 1]);
-    g_free(argv[i]);
-    for (int j = i; argv[j]; j++) {
-      if (j > i)
-        g_free(argv[j]);
-    }
-    argv[i] = NULL;
+  int i = 1;
+
+  while (argv[i] && !g_str_equal(argv[i], "--"))
+    i++;
+  if (!argv[i])
     return;
-  }
+  cli->rest = g_strdupv(&argv[i + 1]);
+  for (; argv[i]; i++)
+    g_clear_pointer(&argv[i], g_free);
 }
 
 static gboolean
@@ -46,9 +43,8 @@ new_context(DrCli *cli, const GOptionEntry *entries)
     { "verbose", 'v', 0, G_OPTION_ARG_NONE, &cli->verbose, "Say more", NULL },
     { NULL },
   };
-  g_autofree char *summary = g_strconcat("drover ", title, "\n\n", cli->verb->summary, ".", NULL);
   GOptionContext *context = g_option_context_new(title);
-  
+
   g_option_context_set_summary(context, cli->verb->summary);
   if (cli->verb->more)
     g_option_context_set_description(context, cli->verb->more);
@@ -56,6 +52,13 @@ new_context(DrCli *cli, const GOptionEntry *entries)
     g_option_context_add_main_entries(context, entries, NULL);
   g_option_context_add_main_entries(context, common, NULL);
   return context;
+}
+
+static void
+drop_first(char **words)
+{
+  g_free(words[0]);
+  memmove(words, words + 1, g_strv_length(words + 1) * sizeof *words + sizeof *words);
 }
 
 gboolean
@@ -70,7 +73,8 @@ dr_cli_parse(DrCli *cli, int argc, char **argv, const GOptionEntry *entries, int
     dr_error_set(error, DR_ERROR_INVALID, "%s: %s", cli->verb->name, parse_error->message);
     return dr_error_remedy(error, "drover help %s", cli->verb->name);
   }
-  return check_words(cli, (int)g_strv_length(cli->words) - 1, min, max, error);
+  drop_first(cli->words);
+  return check_words(cli, (int)g_strv_length(cli->words), min, max, error);
 }
 
 DrClient *
@@ -105,4 +109,89 @@ dr_cli_print_json(JsonNode *node)
   puts(text);
 }
 
+/* A remedy may have several lines; each stands under the first. */
+static void
+print_remedy(const char *remedy)
+{
+  g_auto(GStrv) lines = remedy ? g_strsplit(remedy, "\n", -1) : NULL;
+
+  for (int i = 0; lines && lines[i]; i++)
+    fprintf(stderr, "  remedy: %s\n", lines[i]);
+}
+
+static void
+print_error_json(const GError *error)
+{
+  g_autoptr(JsonObject) object = json_object_new();
+  g_autoptr(JsonNode) node = NULL;
+  JsonObject *inner = json_object_new();
+
+  json_object_set_string_member(inner, "code", dr_error_code_name(error));
+  json_object_set_string_member(inner, "message", error->message);
+  json_object_set_string_member(inner, "remedy", dr_error_get_remedy(error));
+  json_object_set_object_member(object, "error", inner);
+  node = dr_json_node(json_object_ref(object));
+  dr_cli_print_json(node);
+}
+
+int
+dr_cli_fail(const DrCli *cli, const GError *error)
+{
+  fprintf(stderr, "drover: %s\n", error->message);
+  if (cli->json)
+    print_error_json(error);
+  else
+    print_remedy(dr_error_get_remedy(error));
+  return dr_exit_of(error);
+}
+
 /* --- Calls --- */
+
+JsonNode *
+dr_cli_call(DrCli *cli, const char *method, const char *path, const char *name, JsonObject *body, GError **error)
+{
+  DrClient *client = dr_cli_client(cli, error);
+  g_autofree char *escaped = name ? g_uri_escape_string(name, NULL, FALSE) : NULL;
+  g_auto(GStrv) parts = g_strsplit(path, "{}", 2);
+  g_autofree char *full = g_strjoinv(escaped ? escaped : "", parts);
+
+  return client ? dr_client_call(client, method, full, body, error) : NULL;
+}
+
+static JsonNode *
+one_or_many(JsonArray *answers, guint asked)
+{
+  JsonNode *node;
+
+  if (asked == 1)
+    return json_array_dup_element(answers, 0);
+  node = json_node_new(JSON_NODE_ARRAY);
+  json_node_set_array(node, answers);
+  return node;
+}
+
+int
+dr_cli_each(DrCli *cli, const char *method, const char *path, JsonObject *body,
+            void (*tell)(const char *name, JsonObject *answer))
+{
+  g_autoptr(JsonArray) answers = json_array_new();
+  int code = DR_EXIT_DONE;
+
+  for (char **name = cli->words; *name; name++) {
+    g_autoptr(GError) error = NULL;
+    JsonNode *answer = dr_cli_call(cli, method, path, *name, body, &error);
+
+    if (!answer)
+      code = dr_exit_worse(code, dr_cli_fail(cli, error));
+    else if (!cli->json)
+      tell(*name, JSON_NODE_HOLDS_OBJECT(answer) ? json_node_get_object(answer) : NULL);
+    if (answer)
+      json_array_add_element(answers, answer);
+  }
+  if (cli->json && json_array_get_length(answers) > 0) {
+    g_autoptr(JsonNode) all = one_or_many(answers, g_strv_length(cli->words));
+
+    dr_cli_print_json(all);
+  }
+  return code;
+}

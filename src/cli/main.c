@@ -70,12 +70,16 @@ print_overview(FILE *out)
         out);
 }
 
+/* `name` NULL: there was none. */
 static int
-usage(const DrCli *cli, const char *message, const char *word)
+no_verb(const DrCli *cli, const char *name)
 {
   g_autoptr(GError) error = NULL;
 
-  dr_error_set(&error, DR_ERROR_INVALID, message, word);
+  if (name)
+    dr_error_set(&error, DR_ERROR_INVALID, "there is no verb '%s'", name);
+  else
+    dr_error_set(&error, DR_ERROR_INVALID, "a verb is missing");
   dr_error_remedy(&error, "drover --help");
   return dr_cli_fail(cli, error);
 }
@@ -118,7 +122,7 @@ run_verb(DrCli *cli, const char *name, int argc, char **argv)
 
   cli->verb = find_verb(name);
   if (!cli->verb)
-    return usage(cli, "there is no verb '%s'", name);
+    return no_verb(cli, name);
   code = cli->verb->run(cli, argc, argv);
   g_strfreev(cli->words);
   g_strfreev(cli->rest);
@@ -152,7 +156,7 @@ main(int argc, char **argv)
     return DR_EXIT_DONE;
   }
   if (at >= argc && !has(argv, argc, "--help", "-h"))
-    return usage(&cli, "%s", "a verb is missing");
+    return no_verb(&cli, NULL);
   if (at >= argc || has(argv, at, "--help", "-h"))
     return help(&cli, 0, NULL);
   if (g_str_equal(argv[at], "help"))

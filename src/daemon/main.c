@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* droverd: starts in this order, runs the main loop, stops in the reverse order. VMs run on without it. */
-#include "api/api.h"
+#include "api/http.h"
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/log.h"

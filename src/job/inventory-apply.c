@@ -49,17 +49,29 @@ pin_machine(DrApply *a, GError **error)
   return TRUE;
 }
 
+static gboolean
+apply_all(DrApply *a, GError **error)
+{
+  return pin_machine(a, error) && dr_apply_devices(a, error) && dr_apply_backends(a, error) && dr_apply_disks(a, error);
+}
+
 gboolean
 dr_inventory_apply(const DrInventory *inventory, DrArgv *argv, const char *cwd, DrFindings *findings, GError **error)
 {
   DrApply a = { .inventory = inventory, .argv = argv, .cwd = cwd, .findings = findings };
   gboolean ok;
 
-  a.seen = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
-  a.kept = g_hash_table_new(NULL, NULL);
-  ok = pin_machine(&a, error);
+  a.devices = g_hash_table_new(NULL, NULL);
+  a.wanted = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
+  a.seen = g_hash_table_new(NULL, NULL);
+  a.placed = g_hash_table_new_full(NULL, NULL, NULL, g_free);
+  a.node_order = g_ptr_array_new();
+  ok = apply_all(&a, error);
+  g_hash_table_unref(a.devices);
+  g_hash_table_unref(a.wanted);
   g_hash_table_unref(a.seen);
-  g_hash_table_unref(a.kept);
+  g_hash_table_unref(a.placed);
+  g_ptr_array_unref(a.node_order);
   return ok;
 }
 

@@ -383,6 +383,8 @@ store(DrApply *a, DrDrive *drive, const DrOpts *opts)
   if (same_options(drive->opts, opts))
     return;
   value = dr_opts_print(opts);
+  dr_findings_add(a->findings, DR_FINDING_NOTE, "disk-changed", NULL, "%s is not what the command line says any more: -drive %s",
+                  a->disk, value);
   if (g_str_equal(opt->info->name, "drive")) {
     dr_opt_set_value(opt, value);
   } else {

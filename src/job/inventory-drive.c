@@ -6,6 +6,7 @@
  * takes the first free unit in the order of the options. */
 #include "job/inventory-internal.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static void

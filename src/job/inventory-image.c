@@ -146,6 +146,15 @@ is_overridden(const DrNode *node)
   return !object || json_object_has_member(object, "backing");
 }
 
+/* A name that somebody gave a lower node, and may use for a commit, is not in any header. */
+static gboolean
+has_name(const DrNode *node)
+{
+  const DrNode *file = dr_node_child(node, "file");
+
+  return !dr_node_is_unnamed(node) || (file && !dr_node_is_unnamed(file));
+}
+
 gboolean
 dr_chain_is_implicit(const DrNode *node, const char *cwd)
 {
@@ -153,7 +162,7 @@ dr_chain_is_implicit(const DrNode *node, const char *cwd)
     const DrNode *below = dr_node_child(node, "backing");
     const char *format = dr_json_str(node->info, "image.backing-filename-format", NULL);
 
-    if (is_overridden(node))
+    if (is_overridden(node) || (below && has_name(below)))
       return FALSE;
     if (below && (!format || !g_str_equal(format, below->driver)))
       return FALSE;

@@ -62,6 +62,7 @@ struct DrInventory {
   char *machine, *uuid, *name, *cpu;
   guint64 memory, plugged_memory;
   gboolean kvm, running;
+  char *ram_backend;       /* id of the object that is the machine's RAM, which QEMU makes by itself without one; nullable */
   JsonArray *cpus;         /* query-cpus-fast */
   JsonArray *features;     /* x86: feature-words of CPU 0; NULL elsewhere */
   GHashTable *cpu_props;   /* of CPU 0: family, model-id … */
@@ -78,6 +79,11 @@ struct DrInventory {
   GPtrArray *forwards, *taps;
   GHashTable *block_nodes; /* name -> DrNode */
 };
+
+/* --- inventory.c --- */
+/* A property's value as -device, -object and qtree write it; NULL for what is not a plain value. (transfer full) */
+char *dr_value_text(JsonNode *node);
+#define DR_VALUE_LIST "(a list)" /* what a property that holds a non-empty list reads as */
 
 /* --- inventory-qtree.c --- */
 GPtrArray *dr_qtree_parse(const char *text); /* of DrQdev */
@@ -106,7 +112,7 @@ DrNode *dr_block_root(const DrInventory *inventory, JsonObject *entry);
 /* --- inventory-image.c --- */
 /* Whether two image names mean the same file; relative ones are below `cwd` (nullable). */
 gboolean dr_same_file(const char *a, const char *b, const char *cwd);
-/* Whether QEMU, given only the top of this chain, would open all of it by itself and find the same. */
+/* Whether QEMU, given only the top of this chain, would open all of it by itself and find the same, names included. */
 gboolean dr_chain_is_implicit(const DrNode *node, const char *cwd);
 
 /* --- dr_inventory_apply() and its parts, which run in this order --- */
@@ -116,6 +122,7 @@ typedef struct {
   const char *cwd;
   DrFindings *findings;
   GHashTable *devices;    /* DrOpt* of a -device -> DrPlugged*: which is which */
+  GHashTable *wanted;     /* of char*: "netdev:u1", "chardev:c0", "object:r0", what plugged-in devices refer to */
   GHashTable *seen;       /* JsonObject* of query-block: accounted for */
   GHashTable *placed;     /* DrNode* -> char* name: has its -blockdev */
   GPtrArray *node_order;  /* of DrOpt*: -blockdev, in an order in which each can be opened */
@@ -126,8 +133,10 @@ typedef struct {
 
 void dr_apply_block(DrApply *a, const char *code, const char *remedy, const char *format, ...) G_GNUC_PRINTF(4, 5);
 
-/* inventory-devices.c: plugged, unplugged; fills a->devices */
+/* inventory-devices.c: which -device is which; unplugged ones go, plugged ones come; fills a->devices and a->wanted */
 gboolean dr_apply_devices(DrApply *a, GError **error);
+/* inventory-plug.c: one device that the command line does not have. */
+void dr_plug_device(DrApply *a, const DrPlugged *plugged);
 /* inventory-backends.c: netdevs, chardevs, objects */
 gboolean dr_apply_backends(DrApply *a, GError **error);
 /* inventory-disks.c */

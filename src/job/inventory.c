@@ -37,6 +37,7 @@ dr_inventory_free(DrInventory *inv)
   g_free(inv->uuid);
   g_free(inv->name);
   g_free(inv->cpu);
+  g_free(inv->ram_backend);
   g_free(inv);
 }
 
@@ -81,12 +82,13 @@ ask_property(DrQmp *qmp, const char *path, const char *property, JsonNode **ret,
   return forgive_refusal(local, error);
 }
 
-/* A property's value as -device, -object and qtree write it; NULL for what is not a plain value. */
-static char *
-value_text(JsonNode *node)
+char *
+dr_value_text(JsonNode *node)
 {
   if (JSON_NODE_HOLDS_NULL(node))
     return g_strdup("");
+  if (JSON_NODE_HOLDS_ARRAY(node))
+    return g_strdup(json_array_get_length(json_node_get_array(node)) ? DR_VALUE_LIST : "");
   if (!JSON_NODE_HOLDS_VALUE(node))
     return NULL;
   switch (json_node_get_value_type(node)) {
@@ -109,7 +111,7 @@ read_into(DrQmp *qmp, const char *path, const char *property, GHashTable *props,
 
   if (!ask_property(qmp, path, property, &node, error))
     return FALSE;
-  text = node ? value_text(node) : NULL;
+  text = node ? dr_value_text(node) : NULL;
   if (text)
     g_hash_table_replace(props, g_strdup(property), text);
   return TRUE;
@@ -179,6 +181,7 @@ static gboolean
 read_memory(DrInventory *inv, DrQmp *qmp, GError **error)
 {
   g_autoptr(JsonObject) summary = NULL;
+  g_autoptr(JsonNode) backend = NULL;
   g_autofree char *blocks = NULL;
 
   if (!ask_object(qmp, "query-memory-size-summary", &summary, error) ||
@@ -188,6 +191,13 @@ read_memory(DrInventory *inv, DrQmp *qmp, GError **error)
   if (summary) {
     inv->memory = (guint64)dr_json_int(summary, "base-memory", 0);
     inv->plugged_memory = (guint64)dr_json_int(summary, "plugged-memory", 0);
+  }
+  if (!ask_property(qmp, "/machine", "memory-backend", &backend, error))
+    return FALSE;
+  if (backend) { /* an id up to 6.2, "/objects/ID" since */
+    g_autofree char *text = dr_value_text(backend);
+
+    inv->ram_backend = text && *text ? g_path_get_basename(text) : NULL;
   }
   blocks = dr_qmp_hmp(qmp, error, "info ramblock");
   if (!blocks)
@@ -328,7 +338,7 @@ read_all_properties(DrInventory *inv, DrQmp *qmp, DrPlugged *plugged, GError **e
     if (!ask_property(qmp, plugged->path, "legacy-addr", &addr, error))
       return FALSE;
     if (addr)
-      g_hash_table_replace(plugged->props, g_strdup("addr"), value_text(addr));
+      g_hash_table_replace(plugged->props, g_strdup("addr"), dr_value_text(addr));
   }
   return TRUE;
 }
@@ -342,7 +352,7 @@ is_cpu(const char *type)
 static gboolean
 read_plugged(DrInventory *inv, DrQmp *qmp, DrPlugged *plugged, GError **error)
 {
-  static const char *const extra[] = { "parent_bus", "bootindex" }; /* no properties of info qtree */
+  static const char *const extra[] = { "parent_bus", "bootindex", "iothread-vq-mapping" }; /* not in info qtree */
   g_autoptr(JsonNode) hot = NULL;
 
   plugged->props = new_props();

@@ -353,3 +353,13 @@ dr_memory_blocks(DrQmp *qmp, const DrProcId *id, GError **error)
     return NULL;
   return g_steal_pointer(&blocks);
 }
+
+guint64
+dr_memory_hugepage(void)
+{
+  g_autofree char *text = dr_file_read("/proc/meminfo", 65536, NULL, NULL);
+  const char *line = text ? strstr(text, "\nHugepagesize:") : NULL;
+  guint64 kib = line ? g_ascii_strtoull(line + strlen("\nHugepagesize:"), NULL, 10) : 0;
+
+  return kib ? kib * 1024 : 2 << 20;
+}

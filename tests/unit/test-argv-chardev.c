@@ -40,7 +40,8 @@ test_to_chardev(void)
     { "serial", "msmouse", DR_CHARDEV_OTHER, FALSE, "msmouse,id=I" },
     { "serial", "braille", DR_CHARDEV_OTHER, FALSE, "braille,id=I" },
     { "serial", "unix:/p,server,nowait", DR_CHARDEV_UNIX, TRUE, "socket,id=I,path=/p,server=on,wait=off" },
-    { "qmp", "unix:/a,,b,server=on,wait=off", DR_CHARDEV_UNIX, TRUE, "socket,id=I,path=/a,,b,server=on,wait=off" },
+    { "qmp", "unix:/a,,b,server=on,wait=off", DR_CHARDEV_UNIX, TRUE,
+      "socket,id=I,path=/a,,b,server=on,wait=off" },
     { "qmp", "unix:path=/p,server=on", DR_CHARDEV_UNIX, TRUE, "socket,id=I,path=/p,server=on" },
     { "qmp", "unix:/p,reconnect=5", DR_CHARDEV_UNIX, FALSE, "socket,id=I,path=/p,reconnect=5" },
     { "qmp", "tcp:127.0.0.1:4444,server=on,wait=off,nodelay", DR_CHARDEV_TCP, TRUE,
@@ -49,20 +50,25 @@ test_to_chardev(void)
     { "monitor", "tcp:host:1", DR_CHARDEV_TCP, FALSE, "socket,id=I,host=host,port=1" },
     { "monitor", "telnet::4445,server,nowait", DR_CHARDEV_TCP, TRUE,
       "socket,id=I,host=,port=4445,telnet=on,server=on,wait=off" },
-    { "serial", "websocket:h:80,server", DR_CHARDEV_TCP, TRUE, "socket,id=I,host=h,port=80,websocket=on,server=on" },
-    { "serial", "tn3270::3270,server", DR_CHARDEV_TCP, TRUE, "socket,id=I,host=,port=3270,tn3270=on,server=on" },
+    { "serial", "websocket:h:80,server", DR_CHARDEV_TCP, TRUE,
+      "socket,id=I,host=h,port=80,websocket=on,server=on" },
+    { "serial", "tn3270::3270,server", DR_CHARDEV_TCP, TRUE,
+      "socket,id=I,host=,port=3270,tn3270=on,server=on" },
     { "serial", "udp:192.0.2.1:5555@:5556", DR_CHARDEV_UDP, TRUE,
       "udp,id=I,host=192.0.2.1,port=5555,localaddr=,localport=5556" },
     { "serial", "udp::5555", DR_CHARDEV_UDP, FALSE, "udp,id=I,host=,port=5555" },
-    { "gdb", "tcp::1234", DR_CHARDEV_TCP, TRUE, "socket,id=I,host=,port=1234,server=on,wait=off,nodelay=on" },
-    { "gdb", "tcp::1234,server=off,wait=on", DR_CHARDEV_TCP, TRUE, "socket,id=I,host=,port=1234,server=on,wait=off,nodelay=on" },
+    { "gdb", "tcp::1234", DR_CHARDEV_TCP, TRUE, "socket,id=I,host=,port=1234,server=on,wait=off,delay=off" },
+    { "gdb", "tcp::1234,server=off,wait=on", DR_CHARDEV_TCP, TRUE,
+      "socket,id=I,host=,port=1234,server=on,wait=off,delay=off" },
     { "gdb", "unix:/g,server=on", DR_CHARDEV_UNIX, TRUE, "socket,id=I,path=/g,server=on" },
     { "gdb", "none", DR_CHARDEV_NONE, FALSE, NULL },
-    { "chardev", "socket,id=x,fd=34,server=on,wait=off", DR_CHARDEV_UNIX, TRUE, "socket,id=I,fd=34,server=on,wait=off" },
+    { "chardev", "socket,id=x,fd=34,server=on,wait=off", DR_CHARDEV_UNIX, TRUE,
+      "socket,id=I,fd=34,server=on,wait=off" },
     { "chardev", "socket,path=/p,server,nowait,id=qmp,logfile=/l,logappend=on", DR_CHARDEV_UNIX, TRUE,
       "socket,id=I,path=/p,server=on,wait=off,logfile=/l,logappend=on" },
     { "chardev", "tty,id=t,path=/dev/ttyS1", DR_CHARDEV_SERIAL, FALSE, "serial,id=I,path=/dev/ttyS1" },
-    { "chardev", "parport,id=t,path=/dev/parport1", DR_CHARDEV_PARALLEL, FALSE, "parallel,id=I,path=/dev/parport1" },
+    { "chardev", "parport,id=t,path=/dev/parport1", DR_CHARDEV_PARALLEL, FALSE,
+      "parallel,id=I,path=/dev/parport1" },
     { "chardev", "file,id=f,path=/x,append=on", DR_CHARDEV_FILE, FALSE, "file,id=I,path=/x,append=on" },
     { "chardev", "ringbuf,id=r,size=64K", DR_CHARDEV_RINGBUF, FALSE, "ringbuf,id=I,size=64K" },
     { "chardev", "spicevmc,id=s,name=vdagent", DR_CHARDEV_OTHER, FALSE, "spicevmc,id=I,name=vdagent" },
@@ -120,9 +126,11 @@ test_errors(void)
     { "serial", "mon:chardev:x", "cannot read the value of '-serial': 'chardev:x' is no character device" },
     { "serial", "mon:mon:stdio", "cannot read the value of '-serial': 'mon:stdio' is no character device" },
     { "serial", "vc:80", "cannot read the value of '-serial': 'vc:80' is no size of a virtual console" },
-    { "serial", "tcp:4444", "cannot read the value of '-serial': '4444' is no HOST:PORT of a character device" },
+    { "serial", "tcp:4444",
+      "cannot read the value of '-serial': '4444' is no HOST:PORT of a character device" },
     { "serial", "tcp:h:", "cannot read the value of '-serial': 'h:' is no HOST:PORT of a character device" },
-    { "serial", "udp:h:1@2", "cannot read the value of '-serial': 'h:1@2' is no HOST:PORT@HOST:PORT of a character device" },
+    { "serial", "udp:h:1@2",
+      "cannot read the value of '-serial': 'h:1@2' is no HOST:PORT@HOST:PORT of a character device" },
     { "serial", "unix:", "cannot read the value of '-serial': 'unix:' has no path" },
     { "serial", "unix:/a=b", "cannot read the value of '-serial': 'unix:/a=b' has no path" },
     { "serial", "unix:/a,server=maybe",
@@ -130,13 +138,15 @@ test_errors(void)
     { "serial", "tcp:h:1,,x", "cannot read the value of '-serial': an option is empty in ',,x'" },
     { "chardev", "id=x", "cannot read the value of '-chardev': the character device 'id=x' has no backend" },
     { "chardev", "", "cannot read the value of '-chardev': the character device '' has no backend" },
-    { "chardev", "socket,id=a,x,,y", "cannot read the value of '-chardev': a key of the character device is empty" },
+    { "chardev", "socket,id=a,x,,y",
+      "cannot read the value of '-chardev': a key of the character device is empty" },
     { "kernel", "x", "option 'kernel' takes no character device" },
     { "nothing", "x", "option 'nothing' takes no character device" },
   };
   g_autoptr(GError) error = NULL;
 
   for (gsize i = 0; i < G_N_ELEMENTS(cases); i++) {
+    g_test_message("-%s %s", cases[i].option, cases[i].value);
     g_assert_null(dr_chardev_parse(cases[i].option, cases[i].value, &error));
     assert_invalid(&error, cases[i].message);
   }
@@ -148,8 +158,9 @@ static void
 test_random(void)
 {
   static const char *const pieces[] = {
-    "mon:", "tcp:", "unix:", "udp:", "telnet:", "h", ":", "1234", ",", "server", "=", "on", "nowait", "@", "vc", "80x24",
-    "80Cx24C", "file:", "/dev/", "x", "path", "null", "stdio", "pty", "id=a", "socket", "reconnect=1", "",
+    "mon:", "tcp:", "unix:",  "udp:", "telnet:", "h",      ":",           "1234",  ",",     "server",
+    "=",    "on",   "nowait", "@",    "vc",      "80x24",  "80Cx24C",     "file:", "/dev/", "x",
+    "path", "null", "stdio",  "pty",  "id=a",    "socket", "reconnect=1", "",
   };
   g_autoptr(GRand) rand = g_rand_new_with_seed(7);
 

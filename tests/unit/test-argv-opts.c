@@ -40,7 +40,8 @@ test_read(void)
     { "machine", "q35", "type=q35" },
     { "-M", "type=q35,usb=on", "type=q35|usb=on" },
     { "machine", "usb=on,q35", "usb=on|q35=on" },
-    { "device", "virtio-net-pci,netdev=n0,mac=52:54:00:00:00:01", "driver=virtio-net-pci|netdev=n0|mac=52:54:00:00:00:01" },
+    { "device", "virtio-net-pci,netdev=n0,mac=52:54:00:00:00:01",
+      "driver=virtio-net-pci|netdev=n0|mac=52:54:00:00:00:01" },
     { "device", "driver=e1000,x=", "driver=e1000|x=" },
     { "netdev", "user,id=n,restrict", "type=user|id=n|restrict=on" },
     { "chardev", "socket,id=c,path=/a,,b,server,nowait", "backend=socket|id=c|path=/a,b|server=on|wait=off" },
@@ -57,7 +58,8 @@ test_read(void)
     { "fw_cfg", "opt/a,string=x", "name=opt/a|string=x" },
     { "boot", "dc,menu=on", "order=dc|menu=on" },
     { "sandbox", "on,spawn=deny", "enable=on|spawn=deny" },
-    { "blockdev", "qcow2,file.driver=nbd,file.server.host=h", "driver=qcow2|file.driver=nbd|file.server.host=h" },
+    { "blockdev", "qcow2,file.driver=nbd,file.server.host=h",
+      "driver=qcow2|file.driver=nbd|file.server.host=h" },
     { "smbios", "type=11,value=a,value=b", "type=11|value=a|value=b" },
     { "m", "", "" },
     { "device", ",,", "driver=," },
@@ -65,13 +67,17 @@ test_read(void)
     { "drive", ",,x,", "=on|=on|x=on" },
     { "device", "a,b,,c=d,", "driver=a|b=on|=on|c=d" },
     { "cpu", "host", "model=host" },
-    { "cpu", "max,+avx,-sse,hv_spinlocks=0x1fff,enforce,nonstop,", "model=max|avx=on|sse=off|hv_spinlocks=0x1fff|enforce=on|nonstop=on|=on" },
-    { "global", "kvm-pit.lost_tick_policy=discard", "driver=kvm-pit|property=lost_tick_policy|value=discard" },
+    { "cpu", "max,+avx,-sse,hv_spinlocks=0x1fff,enforce,nonstop,",
+      "model=max|avx=on|sse=off|hv_spinlocks=0x1fff|enforce=on|nonstop=on|=on" },
+    { "global", "kvm-pit.lost_tick_policy=discard",
+      "driver=kvm-pit|property=lost_tick_policy|value=discard" },
     { "global", "a.b=c,d=e,,f", "driver=a|property=b|value=c,d=e,,f" },
     { "global", "a.b.c=d", "driver=a|property=b.c|value=d" },
     { "global", "driver=a,property=b,value=c", "driver=a|property=b|value=c" },
     { "global", "nothing", "thing=off" },
-    { "device", "{\"driver\":\"a\",\"n\":3,\"t\":true,\"f\":false,\"z\":null,\"o\":{\"p\":[1,\"x\",{\"q\":\"r\"}],\"e\":[],\"g\":{}}}",
+    { "device",
+      "{\"driver\":\"a\",\"n\":3,\"t\":true,\"f\":false,\"z\":null,\"o\":{\"p\":[1,\"x\",{\"q\":\"r\"}],"
+      "\"e\":[],\"g\":{}}}",
       "driver=a|n=3|t=on|f=off|z=|o.p.0=1|o.p.1=x|o.p.2.q=r|o.e=[]|o.g={}" },
     { "device", "{'driver':\"a'b\",'x':'\\u00e4\\ud83d\\ude00\\n\\''}", "driver=a'b|x=ä😀\n'" },
     { "device", " {\"driver\":\"a\"}", "driver= {\"driver\":\"a\"}" },
@@ -98,16 +104,25 @@ test_errors(void)
     { "kernel", "x", "option '-kernel' has no sub-options" },
     { "serial", "x", "option '-serial' has no sub-options" },
     { "-S", "", "option '-S' has no sub-options" },
-    { "device", "{", "cannot read the value of '-device': not valid JSON: a key in quotes is missing at byte 1" },
-    { "device", "{\"a\":1,\"a\":2}", "cannot read the value of '-device': not valid JSON: duplicate key at byte 10" },
-    { "device", "{\"a\":1} x", "cannot read the value of '-device': not valid JSON: something follows the value at byte 8" },
-    { "object", "{\"a\":01}", "cannot read the value of '-object': not valid JSON: ',' or '}' is missing at byte 6" },
+    { "device", "{",
+      "cannot read the value of '-device': not valid JSON: a key in quotes is missing at byte 1" },
+    { "device", "{\"a\":1,\"a\":2}",
+      "cannot read the value of '-device': not valid JSON: duplicate key at byte 10" },
+    { "device", "{\"a\":1} x",
+      "cannot read the value of '-device': not valid JSON: something follows the value at byte 8" },
+    { "object", "{\"a\":01}",
+      "cannot read the value of '-object': not valid JSON: ',' or '}' is missing at byte 6" },
     { "netdev", "{\"a\" 1}", "cannot read the value of '-netdev': not valid JSON: ':' is missing at byte 5" },
-    { "netdev", "{\"a\":tru}", "cannot read the value of '-netdev': not valid JSON: unexpected character at byte 5" },
-    { "netdev", "{\"a\":\"\\ud800\"}", "cannot read the value of '-netdev': not valid JSON: bad escape at byte 12" },
-    { "netdev", "{\"a\":\"x", "cannot read the value of '-netdev': not valid JSON: unfinished string at byte 7" },
-    { "netdev", "{\"a\":[1,]}", "cannot read the value of '-netdev': not valid JSON: unexpected character at byte 8" },
-    { "netdev", "{\"a\":1,}", "cannot read the value of '-netdev': not valid JSON: a key in quotes is missing at byte 7" },
+    { "netdev", "{\"a\":tru}",
+      "cannot read the value of '-netdev': not valid JSON: unexpected character at byte 5" },
+    { "netdev", "{\"a\":\"\\ud800\"}",
+      "cannot read the value of '-netdev': not valid JSON: bad escape at byte 12" },
+    { "netdev", "{\"a\":\"x",
+      "cannot read the value of '-netdev': not valid JSON: unfinished string at byte 7" },
+    { "netdev", "{\"a\":[1,]}",
+      "cannot read the value of '-netdev': not valid JSON: unexpected character at byte 8" },
+    { "netdev", "{\"a\":1,}",
+      "cannot read the value of '-netdev': not valid JSON: a key in quotes is missing at byte 7" },
   };
   g_autoptr(GError) error = NULL;
   g_autoptr(GString) deep = g_string_new("{\"a\":");
@@ -143,7 +158,8 @@ test_change_keyval(void)
     { "netdev", "user,hostfwd=a,id=n,hostfwd=b", "hostfwd", NULL, "user,id=n" },
     { "netdev", "user,hostfwd=a,id=n,hostfwd=b", "hostfwd", "c", "user,hostfwd=c,id=n" },
     { "blockdev", "driver=qcow2,file.driver=file,file.filename=/x", "file", NULL, "driver=qcow2" },
-    { "blockdev", "driver=qcow2,file.driver=file,file.filename=/x", "file", "node", "driver=qcow2,file=node" },
+    { "blockdev", "driver=qcow2,file.driver=file,file.filename=/x", "file", "node",
+      "driver=qcow2,file=node" },
     { "device", "a,id=b,", "id", NULL, "a," },
     { "cpu", "host,+avx,-sse,x=on,enforce", "model", "max", "max,+avx,-sse,x=on,enforce" },
     { "cpu", "host,+avx", "avx", "off", "host,-avx" },
@@ -182,15 +198,18 @@ test_change_json(void)
     { "{\"b\":true}", "b", "off", "{\"b\":false}" },
     { "{\"b\":true}", "b", "maybe", "{\"b\":\"maybe\"}" },
     { "{\"s\":\"\\u00e4\"}", "t", "\"\\\n", "{\"s\":\"\\u00e4\",\"t\":\"\\\"\\\\\\u000a\"}" },
-    { "{\"file\":{\"driver\":\"file\",\"filename\":\"/a\"}}", "file.filename", "/b", "{\"file\":{\"driver\":\"file\",\"filename\":\"/b\"}}" },
-    { "{\"driver\":\"qcow2\"}", "file.server.host", "h", "{\"driver\":\"qcow2\",\"file\":{\"server\":{\"host\":\"h\"}}}" },
+    { "{\"file\":{\"driver\":\"file\",\"filename\":\"/a\"}}", "file.filename", "/b",
+      "{\"file\":{\"driver\":\"file\",\"filename\":\"/b\"}}" },
+    { "{\"driver\":\"qcow2\"}", "file.server.host", "h",
+      "{\"driver\":\"qcow2\",\"file\":{\"server\":{\"host\":\"h\"}}}" },
     { "{\"file\":\"node\"}", "file.driver", "file", "{\"file\":{\"driver\":\"file\"}}" },
     { "{\"file\":{\"driver\":\"file\"}}", "file", "node", "{\"file\":\"node\"}" },
     { "{\"l\":[1,2,3]}", "l.1", "9", "{\"l\":[1,9,3]}" },
     { "{\"l\":[1,2,3]}", "l.1", NULL, "{\"l\":[1,3]}" },
     { "{\"a.b\":\"c\"}", "a.b", "d", "{\"a.b\":\"d\"}" },
     { "{\"file\":{\"driver\":\"file\",\"x\":1},\"y\":2}", "file", NULL, "{\"y\":2}" },
-    { "{\"file\":{\"driver\":\"file\",\"x\":1},\"y\":2}", "file.x", NULL, "{\"file\":{\"driver\":\"file\"},\"y\":2}" },
+    { "{\"file\":{\"driver\":\"file\",\"x\":1},\"y\":2}", "file.x", NULL,
+      "{\"file\":{\"driver\":\"file\"},\"y\":2}" },
   };
 
   for (gsize i = 0; i < G_N_ELEMENTS(cases); i++) {
@@ -209,7 +228,8 @@ test_change_json(void)
 static void
 test_typed_set(void)
 {
-  g_autoptr(DrOpts) json = dr_opts_new("device", DR_OPTS_JSON), keyval = dr_opts_new("device", DR_OPTS_KEYVAL);
+  g_autoptr(DrOpts) json = dr_opts_new("device", DR_OPTS_JSON),
+                    keyval = dr_opts_new("device", DR_OPTS_KEYVAL);
   DrOpts *both[] = { json, keyval };
 
   for (guint i = 0; i < 2; i++) {
@@ -218,7 +238,8 @@ test_typed_set(void)
     dr_opts_set_bool(both[i], "share-rw", TRUE);
     dr_opts_set_uint(both[i], "size", G_MAXUINT64);
   }
-  assert_printed(json, "{\"driver\":\"nvme\",\"serial\":\"12\",\"share-rw\":true,\"size\":18446744073709551615}");
+  assert_printed(json,
+                 "{\"driver\":\"nvme\",\"serial\":\"12\",\"share-rw\":true,\"size\":18446744073709551615}");
   assert_printed(keyval, "nvme,serial=12,share-rw=on,size=18446744073709551615");
 }
 
@@ -226,7 +247,8 @@ static void
 test_repeated(void)
 {
   g_autoptr(DrOpts) keyval = parse("netdev", "user,hostfwd=a,id=n,hostfwd=b");
-  g_autoptr(DrOpts) json = parse("netdev", "{\"type\":\"user\",\"hostfwd\":[{\"str\":\"a\"},{\"str\":\"b\"}]}");
+  g_autoptr(DrOpts) json =
+      parse("netdev", "{\"type\":\"user\",\"hostfwd\":[{\"str\":\"a\"},{\"str\":\"b\"}]}");
   static const char *const expected[] = { "a", "b", "c", NULL };
   g_auto(GStrv) all = NULL, all_json = NULL, none = NULL;
 
@@ -238,7 +260,8 @@ test_repeated(void)
   assert_words(all, expected);
   all_json = dr_opts_get_all(json, "hostfwd");
   assert_words(all_json, expected);
-  assert_printed(json, "{\"type\":\"user\",\"hostfwd\":[{\"str\":\"a\"},{\"str\":\"b\"},{\"str\":\"c\"}],\"dnssearch\":[{\"str\":\"x\"}]}");
+  assert_printed(json, "{\"type\":\"user\",\"hostfwd\":[{\"str\":\"a\"},{\"str\":\"b\"},{\"str\":\"c\"}],"
+                       "\"dnssearch\":[{\"str\":\"x\"}]}");
   none = dr_opts_get_all(json, "guestfwd");
   g_assert_cmpuint(g_strv_length(none), ==, 0);
   g_assert_true(dr_opts_has(json, "hostfwd"));
@@ -258,7 +281,8 @@ test_cpu_precedence(void)
 static void
 test_bool(void)
 {
-  g_autoptr(DrOpts) opts = parse("chardev", "socket,a=on,b=yes,c=true,d=y,e=off,f=no,g=false,h=n,i,noj,k=1,l=ON");
+  g_autoptr(DrOpts) opts =
+      parse("chardev", "socket,a=on,b=yes,c=true,d=y,e=off,f=no,g=false,h=n,i,noj,k=1,l=ON");
   g_autoptr(GError) error = NULL;
   gboolean value;
 
@@ -283,12 +307,30 @@ test_size(void)
     char unit;
     guint64 bytes; /* 0 with `text` not "0": no size */
   } cases[] = {
-    { "0", 'B', 0 }, { "1", 'B', 1 }, { "512", 'M', 512 << 20 }, { "4G", 'M', G_GUINT64_CONSTANT(4) << 30 },
-    { "262152k", 'M', G_GUINT64_CONSTANT(262152) << 10 }, { "1.5G", 'B', G_GUINT64_CONSTANT(3) << 29 },
-    { "0x10", 'B', 16 }, { "0X1fK", 'B', 31 << 10 }, { "10b", 'M', 10 }, { "2T", 'B', G_GUINT64_CONSTANT(2) << 40 },
-    { "15E", 'B', G_GUINT64_CONSTANT(15) << 60 }, { "18446744073709551615", 'B', G_MAXUINT64 }, { "010", 'B', 10 },
-    { "1.5", 'M', 0 }, { "1.5B", 'B', 0 }, { "512mb", 'B', 0 }, { "-1", 'B', 0 }, { "", 'B', 0 }, { "x", 'B', 0 },
-    { "16E", 'B', 0 }, { "18446744073709551616", 'B', 0 }, { "1 G", 'B', 0 }, { " 1", 'B', 0 }, { "1..5G", 'B', 0 },
+    { "0", 'B', 0 },
+    { "1", 'B', 1 },
+    { "512", 'M', 512 << 20 },
+    { "4G", 'M', G_GUINT64_CONSTANT(4) << 30 },
+    { "262152k", 'M', G_GUINT64_CONSTANT(262152) << 10 },
+    { "1.5G", 'B', G_GUINT64_CONSTANT(3) << 29 },
+    { "0x10", 'B', 16 },
+    { "0X1fK", 'B', 31 << 10 },
+    { "10b", 'M', 10 },
+    { "2T", 'B', G_GUINT64_CONSTANT(2) << 40 },
+    { "15E", 'B', G_GUINT64_CONSTANT(15) << 60 },
+    { "18446744073709551615", 'B', G_MAXUINT64 },
+    { "010", 'B', 10 },
+    { "1.5", 'M', 0 },
+    { "1.5B", 'B', 0 },
+    { "512mb", 'B', 0 },
+    { "-1", 'B', 0 },
+    { "", 'B', 0 },
+    { "x", 'B', 0 },
+    { "16E", 'B', 0 },
+    { "18446744073709551616", 'B', 0 },
+    { "1 G", 'B', 0 },
+    { " 1", 'B', 0 },
+    { "1..5G", 'B', 0 },
   };
 
   for (gsize i = 0; i < G_N_ELEMENTS(cases); i++) {
@@ -333,9 +375,11 @@ test_random(void)
 {
   static const char *const options[] = { "machine", "device", "drive", "chardev", "netdev", "cpu", "global" };
   static const char *const starts[] = {
-    "", "a", "a,b=c", "b=c", "x,nowait,server", "{\"a\":{\"b\":[1,2]},\"c\":true}", "a.b=c", "max,+x,-y", "a,,b,c=d,,e,",
+    "",      "a",         "a,b=c",        "b=c", "x,nowait,server", "{\"a\":{\"b\":[1,2]},\"c\":true}",
+    "a.b=c", "max,+x,-y", "a,,b,c=d,,e,",
   };
-  static const char *const keys[] = { "a", "type", "driver", "backend", "model", "server", "wait", "b", "c", "a.b", "a.b.0", "value", "x" };
+  static const char *const keys[] = { "a", "type", "driver", "backend", "model", "server", "wait",
+                                      "b", "c",    "a.b",    "a.b.0",   "value", "x" };
   static const char *const values[] = { "", "on", "off", "1", "v", "a=b", "{", "no", "\"", "é" };
   g_autoptr(GRand) rand = g_rand_new_with_seed(42);
 

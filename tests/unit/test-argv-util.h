@@ -7,14 +7,14 @@
 
 #include <string.h>
 
-/* The directory of the *.args files. G_TEST_SRCDIR (meson sets it) is that of this file. */
-static inline char *
-argv_data_dir(void)
-{
-  return g_test_build_filename(G_TEST_DIST, "..", "data", "argv", NULL);
-}
+#ifndef DROVER_SOURCE_ROOT /* meson gives it; without, tests run from the top of the tree */
+#define DROVER_SOURCE_ROOT "."
+#endif
 
-/* One word a line, C escapes for newline, tab and backslash, "" for an empty word, '#' for a comment before the first. */
+#define ARGV_DATA DROVER_SOURCE_ROOT "/tests/data/argv"
+
+/* One word a line, C escapes for newline, tab and backslash, "" for an empty word, '#' for a comment before
+ * the first. */
 static inline char **
 argv_data_read(const char *path)
 {
@@ -41,15 +41,14 @@ argv_data_read(const char *path)
 static inline guint
 argv_data_for_each(void (*check)(const char *name, const char *const *words))
 {
-  g_autofree char *dir_name = argv_data_dir();
   g_autoptr(GError) error = NULL;
-  g_autoptr(GDir) dir = g_dir_open(dir_name, 0, &error);
+  g_autoptr(GDir) dir = g_dir_open(ARGV_DATA, 0, &error);
   const char *name;
   guint n = 0;
 
   g_assert_no_error(error);
   while ((name = g_dir_read_name(dir))) {
-    g_autofree char *path = g_build_filename(dir_name, name, NULL);
+    g_autofree char *path = g_build_filename(ARGV_DATA, name, NULL);
     g_auto(GStrv) words = NULL;
 
     if (!g_str_has_suffix(name, ".args"))

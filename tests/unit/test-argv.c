@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The command line as data: round trips of real ones, the table of options, launchers, errors, changes.
  *
- * `test-argv --dump-options` prints the table for check-options.py: name, 0 or 1 for an argument, version bits. */
+ * `test-argv --dump-options` prints the table for check-options.py: name, 0 or 1 for an argument, version
+ * bits. */
 #include "test-argv-util.h"
 
 #include <stdio.h>
@@ -109,7 +110,8 @@ static void
 test_unknown_to(void)
 {
   g_autoptr(DrArgv) argv = argv_from_line("qemu -no-hpet -m 1G -run-with user=x -chroot /");
-  g_autoptr(GPtrArray) old = dr_argv_unknown_to(argv, DR_QEMU_5_2), new = dr_argv_unknown_to(argv, DR_QEMU_11_1);
+  g_autoptr(GPtrArray) old = dr_argv_unknown_to(argv, DR_QEMU_5_2),
+                       new = dr_argv_unknown_to(argv, DR_QEMU_11_1);
 
   g_assert_cmpuint(old->len, ==, 1);
   g_assert_cmpstr(((DrOpt *)old->pdata[0])->info->name, ==, "run-with");
@@ -194,7 +196,8 @@ test_parse_errors(void)
 static void
 test_find(void)
 {
-  g_autoptr(DrArgv) argv = argv_from_line("qemu a.img -M q35 -device x,id=d0 --machine usb=on -device y,id=d1 -hda b.img");
+  g_autoptr(DrArgv) argv =
+      argv_from_line("qemu a.img -M q35 -device x,id=d0 --machine usb=on -device y,id=d1 -hda b.img");
   g_autoptr(DrOpts) machine = NULL;
 
   g_assert_cmpuint(dr_argv_n(argv), ==, 6);
@@ -215,9 +218,10 @@ test_find(void)
 static void
 test_effective(void)
 {
-  g_autoptr(DrArgv) argv =
-    argv_from_line("qemu -M q35,usb=on -machine pc,hpet=off -M usb=off -cpu max -cpu host,+avx -spice tls-channel=a,tls-channel=b");
-  g_autoptr(DrOpts) machine = dr_argv_effective(argv, "machine", NULL), cpu = dr_argv_effective(argv, "cpu", NULL);
+  g_autoptr(DrArgv) argv = argv_from_line("qemu -M q35,usb=on -machine pc,hpet=off -M usb=off -cpu max -cpu "
+                                          "host,+avx -spice tls-channel=a,tls-channel=b");
+  g_autoptr(DrOpts) machine = dr_argv_effective(argv, "machine", NULL),
+                    cpu = dr_argv_effective(argv, "cpu", NULL);
   g_autoptr(DrOpts) none = dr_argv_effective(argv, "m", NULL);
   g_autofree char *machine_text = dr_opts_print(machine), *cpu_text = dr_opts_print(cpu);
 
@@ -241,7 +245,8 @@ test_change(void)
   dr_argv_remove(argv, dr_argv_find(argv, "device", 0));
   g_assert_cmpuint(dr_argv_remove_all(argv, "S"), ==, 1);
   text = dr_argv_quote_shell(argv, FALSE);
-  g_assert_cmpstr(text, ==, "qemu -enable-kvm -M pc -chardev null,id=c -device b --name 'x y' -incoming defer");
+  g_assert_cmpstr(text, ==,
+                  "qemu -enable-kvm -M pc -chardev null,id=c -device b --name 'x y' -incoming defer");
 }
 
 /* Any bytes: what parses must come back the same, what does not must say why, and nothing may crash. */
@@ -249,8 +254,10 @@ static void
 test_random(void)
 {
   static const char *const pieces[] = {
-    "-m", "-device", "--name", "a,,b", "k=v", ",", "=", "{\"driver\":\"x\"}", "{", "[1,2]}", "no", "off", "+avx", "mon:",
-    "tcp:", ":", "unix:/x", "-cpu", "-global", "a.b=c", "\xff\xfe", "", "\\", "\"", "-S", "-serial", "chardev:", "vc:80Cx24C",
+    "-m",      "-device", "--name",   "a,,b",       "k=v",      ",",    "=",    "{\"driver\":\"x\"}",
+    "{",       "[1,2]}",  "no",       "off",        "+avx",     "mon:", "tcp:", ":",
+    "unix:/x", "-cpu",    "-global",  "a.b=c",      "\xff\xfe", "",     "\\",   "\"",
+    "-S",      "-serial", "chardev:", "vc:80Cx24C",
   };
   g_autoptr(GRand) rand = g_rand_new_with_seed(4711);
 

@@ -1,0 +1,138 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* drover jobs, job, cancel. */
+#include "base/error.h"
+#include "cli/cli.h"
+#include "cli/job-view.h"
+#include "cli/render.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+static char *
+when(JsonObject *job, const char *member)
+{
+  gint64 ms = dr_json_int(job, member, 0);
+  g_autoptr(GDateTime) time = ms ? g_date_time_new_from_unix_local(ms / 1000) : NULL;
+
+  return time ? g_date_time_format(time, "%Y-%m-%d %H:%M:%S") : g_strdup("-");
+}
+
+static char *
+took(JsonObject *job)
+{
+  gint64 start = dr_json_int(job, "started_ms", 0);
+  gint64 end = dr_json_int(job, "ended_ms", g_get_real_time() / 1000);
+
+  return start ? dr_render_ms((double)MAX(end - start, 0)) : g_strdup("-");
+}
+
+static void
+print_table(JsonArray *jobs, gboolean color)
+{
+  static const char *const titles[] = { "ID", "KIND", "VM", "STATE", "STAGE", "STARTED", "TOOK", NULL };
+  DrTable *table = dr_table_new(titles);
+
+  for (guint i = 0; i < json_array_get_length(jobs); i++) {
+    JsonObject *job = json_array_get_object_element(jobs, i);
+
+    dr_table_add(table, dr_render_member(job, "id"), FALSE);
+    dr_table_add(table, dr_render_member(job, "kind"), FALSE);
+    dr_table_add(table, dr_render_member(job, "vm"), FALSE);
+    dr_table_add(table, dr_render_member(job, "state"), TRUE);
+    dr_table_add(table, dr_render_member(job, "stage"), FALSE);
+    dr_table_add(table, when(job, "started_ms"), FALSE);
+    dr_table_add(table, took(job), FALSE);
+  }
+  dr_table_print(table, color);
+}
+
+int
+dr_cmd_jobs(DrCli *cli, int argc, char **argv)
+{
+  g_autoptr(GError) error = NULL;
+  g_autoptr(JsonNode) answer = NULL;
+
+  if (!dr_cli_parse(cli, argc, argv, NULL, 0, 0, &error))
+    return dr_cli_fail(cli, error);
+  answer = dr_cli_call(cli, "GET", "/v1/jobs", NULL, NULL, &error);
+  if (!answer)
+    return dr_cli_fail(cli, error);
+  if (cli->json || !JSON_NODE_HOLDS_ARRAY(answer))
+    dr_cli_print_json(answer);
+  else if (json_array_get_length(json_node_get_array(answer)) == 0)
+    fputs("no jobs\n", stderr);
+  else
+    print_table(json_node_get_array(answer), dr_render_color(STDOUT_FILENO, cli->no_color));
+  return DR_EXIT_DONE;
+}
+
+static void
+print_result(JsonObject *result)
+{
+  g_autoptr(GList) names = result ? json_object_get_members(result) : NULL;
+
+  for (GList *name = names; name; name = name->next) {
+    g_autofree char *text = dr_render_member(result, name->data);
+
+    printf("  %-20s %s\n", (const char *)name->data, text);
+  }
+}
+
+static void
+print_job(JsonObject *job, gboolean color)
+{
+  g_autofree char *sentence = dr_job_view_sentence(job);
+  g_autofree char *state = dr_render_state(dr_json_str(job, "state", "?"), color);
+  g_autofree char *progress = dr_job_view_progress(job);
+  g_autofree char *started = when(job, "started_ms");
+  g_autofree char *ended = when(job, "ended_ms");
+  g_autofree char *time = took(job);
+  const char *remedy = dr_json_str(job, "error.remedy", NULL);
+
+  printf("job %s: %s of %s, %s\n", dr_json_str(job, "id", "?"), dr_json_str(job, "kind", "?"),
+         dr_json_str(job, "vm", "?"), state);
+  printf("  %-20s %s\n  %-20s %s\n  %-20s %s\n  %-20s %s\n", "stage", progress, "started", started, "ended", ended, "took",
+         time);
+  if (dr_job_view_ended(job))
+    printf("%s\n", sentence);
+  if (remedy)
+    printf("  remedy: %s\n", remedy);
+  print_result(dr_json_obj(job, "result"));
+  fflush(stdout);
+  dr_job_view_print_findings(dr_json_str(job, "vm", "?"), dr_json_arr(job, "findings"), TRUE, color);
+}
+
+/* The exit code is that of asking, not that of the job: `drover watch ID` ends with the job's. */
+int
+dr_cmd_job(DrCli *cli, int argc, char **argv)
+{
+  g_autoptr(GError) error = NULL;
+  g_autoptr(JsonNode) answer = NULL;
+
+  if (!dr_cli_parse(cli, argc, argv, NULL, 1, 1, &error))
+    return dr_cli_fail(cli, error);
+  answer = dr_cli_call(cli, "GET", "/v1/jobs/{}", cli->words[0], NULL, &error);
+  if (!answer)
+    return dr_cli_fail(cli, error);
+  if (cli->json || !JSON_NODE_HOLDS_OBJECT(answer))
+    dr_cli_print_json(answer);
+  else
+    print_job(json_node_get_object(answer), dr_render_color(STDOUT_FILENO, cli->no_color));
+  return DR_EXIT_DONE;
+}
+
+static void
+tell_cancelled(const char *id, JsonObject *job)
+{
+  printf("job %s (%s): asked to stop, see drover watch %s\n", id, dr_json_str(job, "vm", "?"), id);
+}
+
+int
+dr_cmd_cancel(DrCli *cli, int argc, char **argv)
+{
+  g_autoptr(GError) error = NULL;
+
+  if (!dr_cli_parse(cli, argc, argv, NULL, 1, 1, &error))
+    return dr_cli_fail(cli, error);
+  return dr_cli_each(cli, "POST", "/v1/jobs/{}/cancel", NULL, tell_cancelled);
+}

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* drover list, drover show. */
+#include "base/error.h"
+#include "cli/cli.h"
+#include "cli/render.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+static JsonArray *
+array_of(JsonNode *node)
+{
+  return JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
+}
+
+static void
+print_names(JsonArray *vms)
+{
+  for (guint i = 0; i < json_array_get_length(vms); i++)
+    puts(dr_json_str(json_array_get_object_element(vms, i), "name", "?"));
+}
+
+static void
+print_table(JsonArray *vms, gboolean color)
+{
+  static const char *const titles[] = { "NAME", "STATE", "PID", "QEMU", "MACHINE", "RAM", "JOB", NULL };
+  static const char *const members[] = { "name", "state", "pid", "qemu_version", "machine", "memory_mode", "job", NULL };
+  DrTable *table = dr_table_new(titles);
+
+  for (guint i = 0; i < json_array_get_length(vms); i++)
+    for (guint j = 0; members[j]; j++)
+      dr_table_add(table, dr_render_member(json_array_get_object_element(vms, i), members[j]), j == 1);
+  dr_table_print(table, color);
+}
+
+static int
+print_list(DrCli *cli, JsonNode *answer, const char *columns)
+{
+  JsonArray *vms = array_of(answer);
+
+  if (cli->json)
+    dr_cli_print_json(answer);
+  else if (columns)
+    print_names(vms);
+  else if (json_array_get_length(vms) == 0)
+    fputs("no VMs: start one with drover run, or take over one that runs with drover adopt\n", stderr);
+  else
+    print_table(vms, dr_render_color(STDOUT_FILENO, cli->no_color));
+  return DR_EXIT_DONE;
+}
+
+int
+dr_cmd_list(DrCli *cli, int argc, char **argv)
+{
+  g_autofree char *columns = NULL;
+  const GOptionEntry entries[] = {
+    { "output", 'o', 0, G_OPTION_ARG_STRING, &columns, "Print only the names, one a line", "name" },
+    { NULL },
+  };
+  g_autoptr(GError) error = NULL;
+  g_autoptr(JsonNode) answer = NULL;
+
+  if (!dr_cli_parse(cli, argc, argv, entries, 0, 0, &error))
+    return dr_cli_fail(cli, error);
+  if (columns && !g_str_equal(columns, "name")) {
+    dr_error_set(&error, DR_ERROR_INVALID, "list: -o takes 'name', not '%s'", columns);
+    return dr_cli_fail(cli, error);
+  }
+  answer = dr_cli_call(cli, "GET", "/v1/vms", NULL, NULL, &error);
+  if (answer && !array_of(answer))
+    dr_error_set(&error, DR_ERROR_INTERNAL, "droverd's list of VMs is no list");
+  return error ? dr_cli_fail(cli, error) : print_list(cli, answer, columns);
+}
+
+/* --- show --- */
+
+static void
+print_words(const char *title, JsonArray *words)
+{
+  g_autoptr(GString) line = g_string_new(NULL);
+
+  if (!words)
+    return;
+  for (guint i = 0; i < json_array_get_length(words); i++) {
+    JsonNode *node = json_array_get_element(words, i);
+    const char *word = JSON_NODE_HOLDS_VALUE(node) ? json_node_get_string(node) : NULL;
+    g_autofree char *quoted = word ? g_shell_quote(word) : dr_json_print(node, FALSE);
+    gboolean plain = word && *word && !word[strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+                                                         "-_=+,.:/@%")];
+
+    g_string_append_printf(line, "%s%s", i ? " " : "", plain ? word : quoted);
+  }
+  printf("%-14s %s\n", title, line->str);
+}
+
+static void
+print_member(JsonObject *vm, const char *name, const char *title, gboolean color)
+{
+  g_autofree char *text = dr_render_member(vm, name);
+  g_autofree char *shown = dr_render_state(text, color && g_str_equal(name, "state"));
+
+  if (json_object_has_member(vm, name) && !g_str_equal(text, "-"))
+    printf("%-14s %s\n", title, shown);
+}
+
+/* Disks and network cards: one a line, its members in the order that droverd gives them. */
+static void
+print_devices(const char *title, JsonArray *devices)
+{
+  for (guint i = 0; devices && i < json_array_get_length(devices); i++) {
+    JsonNode *node = json_array_get_element(devices, i);
+    g_autoptr(GString) line = g_string_new(NULL);
+    g_autoptr(GList) names = JSON_NODE_HOLDS_OBJECT(node) ? json_object_get_members(json_node_get_object(node)) : NULL;
+
+    for (GList *name = names; name; name = name->next) {
+      g_autofree char *text = dr_render_member(json_node_get_object(node), name->data);
+
+      if (!g_str_equal(text, "-"))
+        g_string_append_printf(line, "%s%s %s", line->len ? ", " : "", (const char *)name->data, text);
+    }
+    printf("%-14s %s\n", title, line->str);
+  }
+}
+
+static void
+print_memory(JsonObject *vm)
+{
+  g_autofree char *text = dr_render_member(vm, "memory");
+  double bytes = dr_render_number(vm, "memory", dr_render_number(dr_json_obj(vm, "memory"), "bytes", -1));
+
+  if (bytes >= 0)
+    printf("%-14s %.0f MiB\n", "memory", bytes / (1024 * 1024));
+  else if (!g_str_equal(text, "-"))
+    printf("%-14s %s\n", "memory", text);
+}
+
+static void
+print_vm(JsonObject *vm, gboolean color)
+{
+  static const char *const members[][2] = {
+    { "name", "name" },           { "state", "state" },     { "note", "note" },       { "exit", "ended" },
+    { "job", "job" },             { "pid", "pid" },         { "qemu_version", "QEMU" }, { "machine", "machine" },
+    { "uuid", "UUID" },           { "memory_mode", "RAM" }, { "adopted", "adopted" }, { "upgrades", "upgrades" },
+    { "cwd", "directory" },       { "qmp", "QMP socket" },  { "console", "console" }, { "log", "log" },
+  };
+
+  for (guint i = 0; i < G_N_ELEMENTS(members); i++)
+    print_member(vm, members[i][0], members[i][1], color);
+  print_memory(vm);
+  print_devices("disk", dr_json_arr(vm, "disks"));
+  print_devices("network", dr_json_arr(vm, "nics"));
+  print_words("command given", dr_json_arr(vm, "argv_given"));
+  print_words("command now", dr_json_arr(vm, "argv_running"));
+}
+
+int
+dr_cmd_show(DrCli *cli, int argc, char **argv)
+{
+  g_autoptr(GError) error = NULL;
+  g_autoptr(JsonNode) answer = NULL;
+
+  if (!dr_cli_parse(cli, argc, argv, NULL, 1, 1, &error))
+    return dr_cli_fail(cli, error);
+  answer = dr_cli_call(cli, "GET", "/v1/vms/{}", cli->words[0], NULL, &error);
+  if (!answer)
+    return dr_cli_fail(cli, error);
+  if (cli->json || !JSON_NODE_HOLDS_OBJECT(answer))
+    dr_cli_print_json(answer);
+  else
+    print_vm(json_node_get_object(answer), dr_render_color(STDOUT_FILENO, cli->no_color));
+  return DR_EXIT_DONE;
+}

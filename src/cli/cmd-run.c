@@ -1,0 +1,130 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* drover run, drover adopt. */
+#include "base/error.h"
+#include "cli/cli.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+/* The environment of this process with --env's on top, less what is meant for drover itself. JSON cannot carry bytes that
+ * are no UTF-8: such a variable is left out, and said so. */
+static JsonArray *
+environment(char **extra)
+{
+  g_auto(GStrv) all = g_get_environ();
+  JsonArray *array = json_array_new();
+
+  for (char **one = extra; one && *one; one++) {
+    g_autofree char *name = g_strndup(*one, strcspn(*one, "="));
+
+    all = g_environ_setenv(all, name, strchr(*one, '=') + 1, TRUE);
+  }
+  for (char **one = all; *one; one++) {
+    if (g_str_has_prefix(*one, "DROVER_"))
+      continue;
+    if (g_utf8_validate(*one, -1, NULL))
+      json_array_add_string_element(array, *one);
+    else
+      fprintf(stderr, "drover: environment variable %.*s is not UTF-8 and is left out\n", (int)strcspn(*one, "="), *one);
+  }
+  return array;
+}
+
+static gboolean
+check_run(DrCli *cli, const char *memory, char **env, GError **error)
+{
+  if (memory && !g_str_equal(memory, "shared") && !g_str_equal(memory, "private"))
+    return dr_error_set(error, DR_ERROR_INVALID, "run: --memory is 'shared' or 'private', not '%s'", memory);
+  for (char **one = env; one && *one; one++)
+    if (!strchr(*one, '=') || **one == '=')
+      return dr_error_set(error, DR_ERROR_INVALID, "run: --env takes NAME=VALUE, not '%s'", *one);
+  if (!cli->rest || !cli->rest[0]) {
+    dr_error_set(error, DR_ERROR_INVALID, "run: the QEMU command is missing");
+    return dr_error_remedy(error, "put it behind --, as in: drover run %s -- qemu-system-x86_64 -m 1G disk.img",
+                           cli->words[0]);
+  }
+  for (char **word = cli->rest; *word; word++)
+    if (!g_utf8_validate(*word, -1, NULL))
+      return dr_error_set(error, DR_ERROR_INVALID, "run: word %d of the QEMU command is not UTF-8",
+                          (int)(word - cli->rest) + 1);
+  return TRUE;
+}
+
+/* "web1: running under QEMU 7.2.22, pid 4711, shared RAM" */
+static int
+print_started(DrCli *cli, const char *did, JsonNode *answer, const GError *error)
+{
+  JsonObject *vm = answer && JSON_NODE_HOLDS_OBJECT(answer) ? json_node_get_object(answer) : NULL;
+
+  if (!answer)
+    return dr_cli_fail(cli, error);
+  if (cli->json)
+    dr_cli_print_json(answer);
+  else
+    printf("%s: %s, %s, QEMU %s, pid %" G_GINT64_FORMAT ", %s RAM\n", dr_json_str(vm, "name", cli->words[0]), did,
+           dr_json_str(vm, "state", "?"), dr_json_str(vm, "qemu_version", "?"), dr_json_int(vm, "pid", 0),
+           dr_json_str(vm, "memory_mode", "?"));
+  return DR_EXIT_DONE;
+}
+
+int
+dr_cmd_run(DrCli *cli, int argc, char **argv)
+{
+  g_autofree char *memory = NULL;
+  g_auto(GStrv) env = NULL;
+  gboolean hugetlb = FALSE;
+  const GOptionEntry entries[] = {
+    { "memory", 0, 0, G_OPTION_ARG_STRING, &memory, "How the guest's RAM is made (default: shared)", "shared|private" },
+    { "hugetlb", 0, 0, G_OPTION_ARG_NONE, &hugetlb, "Take the RAM from the huge page pool", NULL },
+    { "env", 'e', 0, G_OPTION_ARG_FILENAME_ARRAY, &env, "Set a variable for QEMU; may be repeated", "NAME=VALUE" },
+    { NULL },
+  };
+  g_autoptr(GError) error = NULL;
+  g_autoptr(JsonObject) body = json_object_new();
+  g_autoptr(JsonNode) answer = NULL;
+  g_autofree char *cwd = g_get_current_dir();
+
+  if (!dr_cli_parse(cli, argc, argv, entries, 1, 1, &error) || !check_run(cli, memory, env, &error))
+    return dr_cli_fail(cli, error);
+  json_object_set_string_member(body, "name", cli->words[0]);
+  json_object_set_array_member(body, "argv", dr_json_array_from_strv((const char *const *)cli->rest));
+  json_object_set_string_member(body, "cwd", cwd);
+  json_object_set_array_member(body, "env", environment(env));
+  json_object_set_string_member(body, "memory", memory ? memory : "shared");
+  json_object_set_boolean_member(body, "hugetlb", hugetlb);
+  answer = dr_cli_call(cli, "POST", "/v1/vms", NULL, body, &error);
+  return print_started(cli, "started", answer, error);
+}
+
+int
+dr_cmd_adopt(DrCli *cli, int argc, char **argv)
+{
+  g_autofree char *qmp = NULL;
+  int pid = 0;
+  const GOptionEntry entries[] = {
+    { "pid", 'p', 0, G_OPTION_ARG_INT, &pid, "The process", "N" },
+    { "qmp", 0, 0, G_OPTION_ARG_FILENAME, &qmp, "Its QMP socket", "SOCKET" },
+    { NULL },
+  };
+  g_autoptr(GError) error = NULL;
+  g_autoptr(JsonObject) body = json_object_new();
+  g_autoptr(JsonNode) answer = NULL;
+
+  if (!dr_cli_parse(cli, argc, argv, entries, 1, 1, &error))
+    return dr_cli_fail(cli, error);
+  if ((pid > 0) == (qmp != NULL)) {
+    dr_error_set(&error, DR_ERROR_INVALID, "adopt: name the VM's process with --pid N, or its monitor with --qmp SOCKET");
+    return dr_cli_fail(cli, error);
+  }
+  json_object_set_string_member(body, "name", cli->words[0]);
+  if (qmp) {
+    g_autofree char *path = g_canonicalize_filename(qmp, NULL);
+
+    json_object_set_string_member(body, "qmp", path);
+  } else {
+    json_object_set_int_member(body, "pid", pid);
+  }
+  answer = dr_cli_call(cli, "POST", "/v1/vms/adopt", NULL, body, &error);
+  return print_started(cli, "adopted", answer, error);
+}

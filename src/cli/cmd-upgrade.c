@@ -1,0 +1,202 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* drover upgrade. */
+#include "base/error.h"
+#include "cli/cli.h"
+#include "cli/follow.h"
+#include "cli/job-view.h"
+#include "cli/render.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef struct {
+  gboolean all, check, async;
+  char *qemu, *memory;
+  int parallel;
+} Options;
+
+static void
+options_clear(Options *options)
+{
+  g_free(options->qemu);
+  g_free(options->memory);
+}
+
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Options, options_clear)
+
+/* As the shell finds a program: a path is taken from here, a bare word from PATH. droverd has another directory and
+ * another PATH. */
+static char *
+find_qemu(const char *qemu, GError **error)
+{
+  g_autofree char *found = strchr(qemu, '/') ? g_canonicalize_filename(qemu, NULL) : g_find_program_in_path(qemu);
+
+  if (!found) {
+    dr_error_set(error, DR_ERROR_INVALID, "upgrade: there is no program '%s' in PATH", qemu);
+    dr_error_remedy(error, "give its path: --qemu /usr/bin/qemu-system-x86_64");
+    return NULL;
+  }
+  return g_steal_pointer(&found);
+}
+
+static gboolean
+check_options(DrCli *cli, const Options *options, GError **error)
+{
+  static const char *const modes[] = { "auto", "shared", "copy", "postcopy", NULL };
+
+  if (options->all == (cli->words[0] != NULL))
+    return dr_error_set(error, DR_ERROR_INVALID, "upgrade: name the VMs, or say --all");
+  if (options->memory && !g_strv_contains(modes, options->memory))
+    return dr_error_set(error, DR_ERROR_INVALID, "upgrade: --memory is auto, shared, copy or postcopy, not '%s'",
+                        options->memory);
+  if (options->parallel < 1 || options->parallel > 64)
+    return dr_error_set(error, DR_ERROR_INVALID, "upgrade: --parallel is 1 to 64");
+  return TRUE;
+}
+
+static JsonObject *
+request(DrCli *cli, const Options *options, GError **error)
+{
+  g_autoptr(JsonObject) body = json_object_new();
+
+  if (options->all)
+    json_object_set_boolean_member(body, "all", TRUE);
+  else
+    json_object_set_array_member(body, "vms", dr_json_array_from_strv((const char *const *)cli->words));
+  if (options->qemu) {
+    g_autofree char *path = find_qemu(options->qemu, error);
+
+    if (!path)
+      return NULL;
+    json_object_set_string_member(body, "qemu", path);
+  }
+  json_object_set_string_member(body, "memory", options->memory ? options->memory : "auto");
+  json_object_set_int_member(body, "parallel", options->parallel);
+  return g_steal_pointer(&body);
+}
+
+/* One VM named: its object; several, or --all: an array. */
+static void
+print_json(DrCli *cli, const Options *options, JsonArray *array)
+{
+  g_autoptr(JsonNode) node = NULL;
+
+  if (!options->all && g_strv_length(cli->words) == 1 && json_array_get_length(array) == 1) {
+    node = json_array_dup_element(array, 0);
+  } else {
+    node = json_node_new(JSON_NODE_ARRAY);
+    json_node_set_array(node, array);
+  }
+  dr_cli_print_json(node);
+}
+
+static JsonArray *
+post(DrCli *cli, const char *path, JsonObject *body, GError **error)
+{
+  g_autoptr(JsonNode) answer = dr_cli_call(cli, "POST", path, NULL, body, error);
+
+  if (answer && !JSON_NODE_HOLDS_ARRAY(answer))
+    dr_error_set(error, DR_ERROR_INTERNAL, "droverd's answer to %s is no list", path);
+  return answer && JSON_NODE_HOLDS_ARRAY(answer) ? json_node_dup_array(answer) : NULL;
+}
+
+/* --- --check --- */
+
+static void
+print_report(JsonObject *report, gboolean color)
+{
+  const char *vm = dr_json_str(report, "vm", "?");
+  gboolean ok = dr_json_bool(report, "ok", FALSE);
+  g_autofree char *word = dr_render_state(ok ? "ok" : "blocker", color);
+
+  fflush(stdout);
+  dr_job_view_print_findings(vm, dr_json_arr(report, "findings"), TRUE, color);
+  if (ok)
+    printf("%s: %s, %s -> %s by %s\n", vm, word, dr_json_str(report, "qemu_before", "?"),
+           dr_json_str(report, "qemu_after", "?"), dr_json_str(report, "memory_mode", "?"));
+  else
+    printf("%s: cannot be upgraded\n", vm);
+}
+
+static int
+check(DrCli *cli, const Options *options, JsonObject *body, GError **error)
+{
+  g_autoptr(JsonArray) reports = post(cli, "/v1/upgrade/check", body, error);
+  gboolean color = dr_render_color(STDOUT_FILENO, cli->no_color);
+  int code = DR_EXIT_DONE;
+
+  if (!reports)
+    return -1;
+  for (guint i = 0; i < json_array_get_length(reports); i++) {
+    JsonObject *report = json_array_get_object_element(reports, i);
+
+    if (!cli->json)
+      print_report(report, color);
+    if (!dr_json_bool(report, "ok", FALSE))
+      code = DR_EXIT_FAILED;
+  }
+  if (cli->json)
+    print_json(cli, options, reports);
+  return code;
+}
+
+/* --- The move --- */
+
+static void
+print_started(JsonArray *jobs)
+{
+  for (guint i = 0; i < json_array_get_length(jobs); i++) {
+    JsonObject *job = json_array_get_object_element(jobs, i);
+
+    printf("%s: job %s\n", dr_json_str(job, "vm", "?"), dr_json_str(job, "id", "?"));
+  }
+}
+
+/* The event stream is opened first, so that the jobs' first stages are in it. Without one (droverd has no place for more)
+ * droverd is asked. */
+static int
+upgrade(DrCli *cli, const Options *options, JsonObject *body, GError **error)
+{
+  DrClient *client = dr_cli_client(cli, error);
+  g_autoptr(GDataInputStream) events = client && !options->async ? dr_client_events(client, "", NULL) : NULL;
+  g_autoptr(JsonArray) jobs = client ? post(cli, "/v1/upgrade", body, error) : NULL;
+  int code = DR_EXIT_DONE;
+
+  if (!jobs)
+    return -1;
+  if (!options->async)
+    code = dr_follow(cli, jobs, events, error);
+  else if (!cli->json)
+    print_started(jobs);
+  if (code >= 0 && cli->json)
+    print_json(cli, options, jobs);
+  else if (code >= 0 && json_array_get_length(jobs) == 0)
+    fputs("no VMs to upgrade\n", stderr);
+  return code;
+}
+
+int
+dr_cmd_upgrade(DrCli *cli, int argc, char **argv)
+{
+  g_auto(Options) options = { .parallel = 4 };
+  const GOptionEntry entries[] = {
+    { "all", 'a', 0, G_OPTION_ARG_NONE, &options.all, "All VMs that run", NULL },
+    { "qemu", 'q', 0, G_OPTION_ARG_FILENAME, &options.qemu, "The QEMU to move to (default: the VM's own path)", "BINARY" },
+    { "memory", 'm', 0, G_OPTION_ARG_STRING, &options.memory,
+      "How the RAM gets there: handed over, copied, or by post-copy (default: auto)", "auto|shared|copy|postcopy" },
+    { "parallel", 'p', 0, G_OPTION_ARG_INT, &options.parallel, "How many VMs at a time (default: 4)", "N" },
+    { "check", 'c', 0, G_OPTION_ARG_NONE, &options.check, "Only say whether it would work; exit code 1 if not", NULL },
+    { "async", 0, 0, G_OPTION_ARG_NONE, &options.async, "Start, and do not wait for the end", NULL },
+    { NULL },
+  };
+  g_autoptr(GError) error = NULL;
+  g_autoptr(JsonObject) body = NULL;
+  int code = -1;
+
+  if (dr_cli_parse(cli, argc, argv, entries, 0, -1, &error) && check_options(cli, &options, &error))
+    body = request(cli, &options, &error);
+  if (body)
+    code = options.check ? check(cli, &options, body, &error) : upgrade(cli, &options, body, &error);
+  return code >= 0 ? code : dr_cli_fail(cli, error);
+}

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Jobs in words. */
+#include "cli/job-view.h"
+#include "cli/render.h"
+
+#include <stdio.h>
+#include <unistd.h>
+
+gboolean
+dr_job_view_ended(JsonObject *job)
+{
+  const char *state = dr_json_str(job, "state", "");
+
+  return !g_str_equal(state, "queued") && !g_str_equal(state, "running");
+}
+
+int
+dr_job_view_exit(JsonObject *job)
+{
+  const char *state = dr_json_str(job, "state", "");
+
+  if (g_str_equal(state, "succeeded"))
+    return DR_EXIT_DONE;
+  return g_str_equal(state, "attention") || g_str_equal(dr_json_str(job, "error.code", ""), "attention")
+             ? DR_EXIT_ATTENTION
+             : DR_EXIT_FAILED;
+}
+
+static const char *
+memory_words(const char *mode)
+{
+  if (g_str_equal(mode, "shared"))
+    return "shared RAM";
+  if (g_str_equal(mode, "copy"))
+    return "RAM copied";
+  return g_str_equal(mode, "postcopy") ? "RAM by post-copy" : mode;
+}
+
+static char *
+success_sentence(JsonObject *job)
+{
+  JsonObject *result = dr_json_obj(job, "result");
+  g_autofree char *pause = dr_render_ms(dr_render_number(result, "pause_ms", 0));
+  g_autofree char *total = dr_render_ms(dr_render_number(result, "total_ms", 0));
+  g_autofree char *bytes = dr_render_bytes(dr_render_number(result, "bytes_moved", 0));
+
+  if (!result)
+    return g_strdup_printf("%s: %s succeeded", dr_json_str(job, "vm", "?"), dr_json_str(job, "kind", "job"));
+  return g_strdup_printf("%s: upgraded %s -> %s, paused %s, %s moved (%s), took %s", dr_json_str(job, "vm", "?"),
+                         dr_json_str(result, "qemu_before", "?"), dr_json_str(result, "qemu_after", "?"), pause, bytes,
+                         memory_words(dr_json_str(result, "memory_mode", "?")), total);
+}
+
+char *
+dr_job_view_sentence(JsonObject *job)
+{
+  const char *vm = dr_json_str(job, "vm", "?");
+  const char *state = dr_json_str(job, "state", "?");
+
+  if (g_str_equal(state, "succeeded"))
+    return success_sentence(job);
+  if (dr_job_view_ended(job))
+    return g_strdup_printf("%s: %s: %s", vm, state, dr_json_str(job, "error.message", "no reason was given"));
+  return g_strdup_printf("%s: %s", vm, state);
+}
+
+char *
+dr_job_view_progress(JsonObject *job)
+{
+  JsonObject *progress = dr_json_obj(job, "progress");
+  const char *stage = dr_json_str(job, "stage", dr_json_str(job, "state", "?"));
+  double done_bytes = dr_render_number(progress, "bytes_done", 0);
+  double total_bytes = dr_render_number(progress, "bytes_total", 0);
+  g_autofree char *done = dr_render_bytes(done_bytes);
+  g_autofree char *total = dr_render_bytes(total_bytes);
+
+  if (!progress || total_bytes <= 0)
+    return g_strdup(stage);
+  return g_strdup_printf("%s %.0f%% (%s of %s, %.0f MiB/s, pass %d)", stage, CLAMP(100 * done_bytes / total_bytes, 0, 100),
+                         done, total, dr_render_number(progress, "rate_mib", 0),
+                         (int)dr_render_number(progress, "pass", 1));
+}
+
+void
+dr_job_view_print_findings(const char *vm, JsonArray *findings, gboolean blockers, gboolean color)
+{
+  for (guint i = 0; findings && i < json_array_get_length(findings); i++) {
+    JsonObject *finding = json_array_get_object_element(findings, i);
+    const char *severity = dr_json_str(finding, "severity", "note");
+    const char *remedy = dr_json_str(finding, "remedy", NULL);
+    g_autofree char *word = dr_render_state(severity, color);
+
+    if (g_str_equal(severity, "blocker") && !blockers)
+      continue;
+    fprintf(stderr, "%s: %s: %s\n", vm, word, dr_json_str(finding, "text", "?"));
+    if (remedy)
+      fprintf(stderr, "  remedy: %s\n", remedy);
+  }
+}
+
+static guint
+count_blockers(JsonArray *findings)
+{
+  guint n = 0;
+
+  for (guint i = 0; findings && i < json_array_get_length(findings); i++)
+    n += g_str_equal(dr_json_str(json_array_get_object_element(findings, i), "severity", ""), "blocker");
+  return n;
+}
+
+/* The error's message has all blockers in one line: here each gets its own. */
+static void
+print_refusal(const char *vm, JsonArray *findings, guint n)
+{
+  fprintf(stderr, "drover: VM '%s' was not moved and runs where it was: %u blocker%s\n", vm, n, n == 1 ? "" : "s");
+  for (guint i = 0; i < json_array_get_length(findings); i++) {
+    JsonObject *finding = json_array_get_object_element(findings, i);
+    const char *remedy = dr_json_str(finding, "remedy", NULL);
+
+    if (!g_str_equal(dr_json_str(finding, "severity", ""), "blocker"))
+      continue;
+    fprintf(stderr, "  blocker: %s\n", dr_json_str(finding, "text", "?"));
+    if (remedy)
+      fprintf(stderr, "    remedy: %s\n", remedy);
+  }
+}
+
+void
+dr_job_view_print_end(JsonObject *job)
+{
+  g_autofree char *sentence = dr_job_view_sentence(job);
+  JsonArray *findings = dr_json_arr(job, "findings");
+  const char *remedy = dr_json_str(job, "error.remedy", NULL);
+  guint blockers = count_blockers(findings);
+
+  if (g_str_equal(dr_json_str(job, "state", ""), "succeeded")) {
+    puts(sentence);
+  } else if (blockers > 0 && g_str_equal(dr_json_str(job, "error.code", ""), "refused")) {
+    print_refusal(dr_json_str(job, "vm", "?"), findings, blockers);
+  } else {
+    fprintf(stderr, "drover: %s\n", sentence);
+    if (remedy)
+      fprintf(stderr, "  remedy: %s\n", remedy);
+  }
+}

@@ -1,0 +1,227 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A -device for a device that was plugged in: the same type in the same place with the same properties.
+ *
+ * Written is each settable property (device-list-properties) whose value is not the type's default. Left out is what a
+ * machine type sets by itself (x-…, migrate-…, and the few below): the other QEMU has the same machine type, may not know
+ * such a property, and dr_inventory_compare() looks at all of them before the guest moves. */
+#include "job/inventory-internal.h"
+
+#include <string.h>
+
+static gboolean
+refuse(DrApply *a, const DrPlugged *plugged, const char *why)
+{
+  dr_apply_block(a, "hotplug-device", "unplug the device for the move (device_del), or restart the guest with it on its "
+                                      "command line",
+                 "device '%s' (%s) was plugged in and cannot be put on the command line: %s", plugged->name, plugged->type,
+                 why);
+  return FALSE;
+}
+
+/* Not the user's: QEMU computes them, or the machine type sets them (and 5.2 knows none of them). */
+static gboolean
+is_not_written(const char *name)
+{
+  static const char *const names[] = { "romsize",      "busnr",      "attached",    "hotplugged",     "realized",
+                                       "queue_reset",  "init-vet",   "in_order",    "guest_uso4",     "guest_uso6",
+                                       "host_uso",     "sriov-pf",   "parent_bus",  "host_tunnel",    "guest_tunnel",
+                                       "addr",         "port",       "bus",         "host_tunnel_csum", "guest_tunnel_csum",
+                                       "share-rw-x",   NULL };
+
+  return g_strv_contains(names, name) || g_str_has_prefix(name, "x-") || g_str_has_prefix(name, "migrate-");
+}
+
+static const char *
+last_part(const char *path)
+{
+  const char *slash = strrchr(path, '/');
+
+  return slash ? slash + 1 : path;
+}
+
+/* "/objects/r0" and "/machine/peripheral/d0" are written as the id; what the board made has none. */
+static const char *
+reference_of(const char *value)
+{
+  if (g_str_has_prefix(value, "/objects/") || g_str_has_prefix(value, "/machine/peripheral/"))
+    return last_part(value);
+  return value;
+}
+
+static void
+want(DrApply *a, const char *kind, const char *id)
+{
+  g_hash_table_add(a->wanted, g_strdup_printf("%s:%s", kind, id));
+}
+
+static void
+note_references(DrApply *a, const char *name, const char *value)
+{
+  if (g_str_has_prefix(value, "/objects/"))
+    want(a, "object", last_part(value));
+  else if (g_str_equal(name, "netdev") || g_str_equal(name, "chardev"))
+    want(a, name, value);
+}
+
+static const char *
+running_value(DrApply *a, const DrPlugged *plugged, const DrQdev *dev, const char *name)
+{
+  const char *value = g_hash_table_lookup(plugged->props, name);
+
+  return value || !dev ? value : dr_qdev_prop(a->inventory, dev, name);
+}
+
+/* A ROM that is the type's own is found again; one that was chosen, or taken away from a NIC, is the user's. */
+static gboolean
+is_own_rom(const DrPlugged *plugged, const char *value)
+{
+  gboolean empty = *value == '\0';
+  gboolean nic = strstr(plugged->type, "net") || g_str_has_prefix(plugged->type, "e1000") ||
+                 g_str_has_prefix(plugged->type, "rtl") || g_str_has_prefix(plugged->type, "igb");
+
+  return empty ? !nic : strchr(value, '/') == NULL;
+}
+
+static gboolean
+is_default(JsonObject *property, const char *value)
+{
+  JsonNode *node = json_object_get_member(property, "default-value");
+  g_autofree char *text = node ? dr_value_text(node) : NULL;
+
+  if (g_str_equal(dr_json_str(property, "name", ""), "bootindex"))
+    return g_str_equal(value, "-1");
+  return text ? g_str_equal(text, value) : *value == '\0';
+}
+
+static gboolean
+write_property(DrApply *a, DrOpts *opts, const DrPlugged *plugged, const DrQdev *dev, JsonObject *property)
+{
+  const char *name = dr_json_str(property, "name", "");
+  const char *value = running_value(a, plugged, dev, name);
+
+  if (!value || is_not_written(name) || g_str_has_prefix(dr_json_str(property, "type", ""), "child<"))
+    return TRUE;
+  if (g_str_equal(name, "romfile")) {
+    if (!is_own_rom(plugged, value))
+      dr_opts_set(opts, name, value);
+    return TRUE;
+  }
+  if (is_default(property, value) || g_str_has_prefix(value, "/machine/unattached/"))
+    return TRUE;
+  if (g_str_equal(value, DR_VALUE_LIST))
+    return refuse(a, plugged, name);
+  note_references(a, name, value);
+  value = reference_of(value);
+  dr_opts_set(opts, name, g_str_equal(value, "true") ? "on" : g_str_equal(value, "false") ? "off" : value);
+  return TRUE;
+}
+
+/* Where it sits: the bus by name, the place on it as that kind of bus counts. */
+static gboolean
+write_place(DrApply *a, DrOpts *opts, const DrPlugged *plugged, const DrQdev *dev)
+{
+  const char *path = g_hash_table_lookup(plugged->props, "parent_bus");
+  const char *bus = dev ? dev->bus : path && *path ? last_part(path) : NULL;
+  const char *addr = running_value(a, plugged, dev, "addr");
+  guint same = 0;
+
+  if (!bus)
+    return TRUE; /* memory and CPUs have none */
+  for (guint i = 0; i < a->inventory->qdevs->len; i++) {
+    const DrQdev *other = a->inventory->qdevs->pdata[i];
+
+    if (g_str_equal(other->bus, bus) && dev && other->parent != dev->parent)
+      same++;
+  }
+  if (same)
+    return refuse(a, plugged, "two buses have the name of the one it sits on");
+  dr_opts_set(opts, "bus", bus);
+  if (addr && *addr)
+    dr_opts_set(opts, "addr", addr);
+  if (dev && dev->usb_port)
+    dr_opts_set(opts, "port", dev->usb_port);
+  return TRUE;
+}
+
+/* CPUs: only the place; the features are those of -cpu, as for the others. */
+static gboolean
+write_cpu(DrApply *a, DrOpts *opts, const DrPlugged *plugged)
+{
+  for (guint i = 0; i < json_array_get_length(a->inventory->cpus); i++) {
+    JsonObject *cpu = json_array_get_object_element(a->inventory->cpus, i);
+    JsonObject *place = dr_json_obj(cpu, "props");
+    g_autoptr(GList) names = place ? json_object_get_members(place) : NULL;
+
+    if (!g_str_equal(dr_json_str(cpu, "qom-path", ""), plugged->path))
+      continue;
+    for (GList *at = names; at; at = at->next)
+      dr_opts_set_uint(opts, at->data, (guint64)dr_json_int(place, at->data, 0));
+    return names != NULL;
+  }
+  return refuse(a, plugged, "query-cpus-fast does not list it");
+}
+
+static gboolean
+write_properties(DrApply *a, DrOpts *opts, const DrPlugged *plugged, const DrQdev *dev)
+{
+  JsonArray *list = g_hash_table_lookup(a->inventory->types, plugged->type);
+
+  if (!list)
+    return refuse(a, plugged, "its properties cannot be read");
+  for (guint i = 0; i < json_array_get_length(list); i++)
+    if (!write_property(a, opts, plugged, dev, json_array_get_object_element(list, i)))
+      return FALSE;
+  if (strstr(plugged->type, "dimm")) {
+    const char *addr = g_hash_table_lookup(plugged->props, "addr");
+
+    dr_opts_unset(opts, "size"); /* the backend's; read-only */
+    if (addr)
+      dr_opts_set(opts, "addr", addr);
+  }
+  return TRUE;
+}
+
+static gboolean
+write_device(DrApply *a, DrOpts *opts, const DrPlugged *plugged)
+{
+  const DrQdev *dev = plugged->anon ? NULL : dr_qtree_find(a->inventory, plugged->name);
+
+  if (g_str_has_suffix(plugged->type, "-cpu"))
+    return write_cpu(a, opts, plugged);
+  if (g_str_has_prefix(plugged->type, "virtio-mem") || g_str_has_prefix(plugged->type, "virtio-pmem"))
+    return refuse(a, plugged, "its memory layout cannot be read");
+  if (plugged->anon && !plugged->hot)
+    return refuse(a, plugged, "it has no id");
+  return write_place(a, opts, plugged, dev) && write_properties(a, opts, plugged, dev);
+}
+
+/* A device without an id gets one, or it could not be told from its like at the next move. */
+static char *
+id_of(DrApply *a, const DrPlugged *plugged)
+{
+  if (!plugged->anon)
+    return g_strdup(plugged->name);
+  for (;;) {
+    g_autofree char *id = g_strdup_printf("drover-dev%u", a->made_up++);
+
+    if (!dr_argv_find_id(a->argv, "device", id) && !dr_qtree_find(a->inventory, id))
+      return g_steal_pointer(&id);
+  }
+}
+
+void
+dr_plug_device(DrApply *a, const DrPlugged *plugged)
+{
+  g_autoptr(DrOpts) opts = dr_opts_new("device", DR_OPTS_KEYVAL);
+  g_autofree char *id = id_of(a, plugged);
+  g_autofree char *value = NULL;
+
+  dr_opts_set(opts, "driver", plugged->type);
+  dr_opts_set(opts, "id", id);
+  if (!write_device(a, opts, plugged))
+    return;
+  value = dr_opts_print(opts);
+  g_hash_table_insert(a->devices, dr_argv_append(a->argv, "device", value), (DrPlugged *)plugged);
+  dr_findings_add(a->findings, DR_FINDING_NOTE, "hotplug", NULL, "device '%s' (%s) was plugged in and moves along",
+                  plugged->name, plugged->type);
+}
