@@ -5,10 +5,31 @@
 #include "base/error.h"
 #include "base/fd.h"
 
+void
+dr_source_clear(GSource **source)
+{
+  if (!*source)
+    return;
+  g_source_destroy(*source);
+  g_clear_pointer(source, g_source_unref);
+}
+
 static void
 on_gone(DrCall *call)
 {
   g_atomic_int_set(&call->gone, TRUE);
+  dr_source_clear(&call->hang_up);
+}
+
+/* The worker may see it and end early; then the answer fails, and libsoup lets go of the message. */
+static gboolean
+on_hang_up(int fd, GIOCondition condition, gpointer data)
+{
+  DrCall *call = data;
+
+  g_atomic_int_set(&call->hung_up, TRUE);
+  dr_source_clear(&call->hang_up);
+  return G_SOURCE_REMOVE;
 }
 
 DrCall *
@@ -37,10 +58,8 @@ dr_call_free(DrCall *call)
   g_signal_handler_disconnect(call->message, call->on_finished);
   g_signal_handler_disconnect(call->message, call->on_disconnected);
   g_object_unref(call->message);
-  if (call->done) {
-    g_source_destroy(call->done);
-    g_source_unref(call->done);
-  }
+  dr_source_clear(&call->done);
+  dr_source_clear(&call->hang_up);
   g_clear_pointer(&call->query, g_hash_table_unref);
   g_clear_pointer(&call->body, json_object_unref);
   g_clear_pointer(&call->object, json_object_unref);
@@ -55,7 +74,7 @@ dr_call_free(DrCall *call)
 gboolean
 dr_call_abandoned(DrCall *call)
 {
-  return g_atomic_int_get(&call->gone) || g_atomic_int_get(&call->api->stopping);
+  return g_atomic_int_get(&call->gone) || g_atomic_int_get(&call->hung_up) || g_atomic_int_get(&call->api->stopping);
 }
 
 gboolean
@@ -111,6 +130,7 @@ on_done(gpointer data)
 {
   DrCall *call = data;
 
+  dr_source_clear(&call->hang_up);
   if (!g_atomic_int_get(&call->gone)) {
     if (call->error)
       dr_problem_answer(call->message, call->error);
@@ -145,5 +165,6 @@ void
 dr_call_start(DrCall *call)
 {
   soup_server_message_pause(call->message);
+  call->hang_up = dr_connection_watch(dr_connection_of(call->message), on_hang_up, call);
   g_thread_pool_push(call->api->workers, call, NULL);
 }

@@ -7,6 +7,7 @@
 #pragma once
 #include "api/http.h"
 
+#include <glib-unix.h>
 #include <libsoup/soup.h>
 
 typedef struct DrCall DrCall;
@@ -44,6 +45,10 @@ typedef struct {
 
 DrConnection *dr_connection_of(SoupServerMessage *message);
 
+/* Calls back when the other end has closed; the caller destroys the source before the socket is closed. (Not GSocket's own
+ * source, which also fires at the socket's timeout.) */
+GSource *dr_connection_watch(DrConnection *connection, GUnixFDSourceFunc hung_up, gpointer data);
+
 typedef enum {
   DR_BODY_NONE,
   DR_BODY_OPTIONAL, /* an empty one is {} */
@@ -63,7 +68,9 @@ struct DrCall {
   SoupServerMessage *message;
   const DrRoute *route;
   gulong on_finished, on_disconnected;
-  gint gone; /* atomic: nobody waits for the answer */
+  GSource *hang_up;
+  gint gone;     /* atomic: libsoup has let go of the message */
+  gint hung_up;  /* atomic: the client has gone, which libsoup does not see of a paused message */
 
   /* The worker's while it runs. */
   char *name;        /* the path's "{}" */
@@ -78,6 +85,9 @@ struct DrCall {
   GError *error;
   GSource *done;
 };
+
+/* Destroys and unreferences, if there is one. */
+void dr_source_clear(GSource **source);
 
 /* Pauses the message and hands the call to a worker; consumes it. */
 void dr_call_start(DrCall *call);

@@ -37,13 +37,14 @@ dr_connection_of(SoupServerMessage *message)
   return g_object_get_data(G_OBJECT(soup_server_message_get_remote_address(message)), "drover");
 }
 
-static void
-clear_source(GSource **source)
+GSource *
+dr_connection_watch(DrConnection *connection, GUnixFDSourceFunc hung_up, gpointer data)
 {
-  if (!*source)
-    return;
-  g_source_destroy(*source);
-  g_clear_pointer(source, g_source_unref);
+  GSource *source = g_unix_fd_source_new(g_socket_get_fd(connection->socket), G_IO_HUP);
+
+  g_source_set_callback(source, G_SOURCE_FUNC(hung_up), data, NULL);
+  g_source_attach(source, connection->api->context);
+  return source;
 }
 
 static gboolean
@@ -51,10 +52,17 @@ on_deadline(gpointer data)
 {
   DrConnection *connection = data;
 
-  clear_source(&connection->deadline);
+  dr_source_clear(&connection->deadline);
   /* libsoup sees the end of the stream and cleans up. */
   g_socket_shutdown(connection->socket, TRUE, TRUE, NULL);
   return G_SOURCE_REMOVE;
+}
+
+/* One request a connection: libsoup keeps one open only for listeners of its own. */
+static void
+say_close(SoupServerMessage *message)
+{
+  soup_message_headers_replace(soup_server_message_get_response_headers(message), "Connection", "close");
 }
 
 static void
@@ -63,6 +71,7 @@ refuse_body(SoupServerMessage *message, DrConnection *connection)
   g_clear_pointer(&connection->body, g_byte_array_unref);
   dr_problem_answer_status(message, SOUP_STATUS_REQUEST_ENTITY_TOO_LARGE, "invalid", NULL,
                            "the body is larger than the limit of %zu bytes", connection->api->limits.body);
+  say_close(message);
 }
 
 /* libsoup reads a request to its end before it answers, so what comes after the limit is read and dropped: the client
@@ -96,24 +105,17 @@ on_request_started(SoupServer *server, SoupServerMessage *message, gpointer unus
   g_clear_pointer(&connection->body, g_byte_array_unref);
   connection->body = g_byte_array_new();
   connection->discarded = 0;
-  clear_source(&connection->deadline);
+  dr_source_clear(&connection->deadline);
   connection->deadline = g_timeout_source_new(connection->api->limits.request_ms);
   g_source_set_callback(connection->deadline, on_deadline, connection, NULL);
   g_source_attach(connection->deadline, connection->api->context);
-}
-
-/* One request a connection: libsoup keeps one open only for listeners of its own. */
-static void
-say_close(SoupServerMessage *message)
-{
-  soup_message_headers_replace(soup_server_message_get_response_headers(message), "Connection", "close");
 }
 
 static void
 on_request_read(SoupServer *server, SoupServerMessage *message, gpointer unused)
 {
   say_close(message);
-  clear_source(&dr_connection_of(message)->deadline);
+  dr_source_clear(&dr_connection_of(message)->deadline);
 }
 
 /* With the headers: what needs no body to be refused. */
@@ -147,7 +149,7 @@ on_request(SoupServer *server, SoupServerMessage *message, const char *path, GHa
 static void
 connection_clear(DrConnection *connection)
 {
-  clear_source(&connection->deadline);
+  dr_source_clear(&connection->deadline);
   g_clear_pointer(&connection->body, g_byte_array_unref);
   g_clear_object(&connection->socket);
 }
@@ -165,7 +167,7 @@ on_stream_gone(gpointer data, GObject *stream)
   DrConnection *connection = data;
   DrApi *api = connection->api;
 
-  clear_source(&connection->deadline);
+  dr_source_clear(&connection->deadline);
   if (api) {
     api->connections--;
     g_hash_table_remove(api->clients, connection);
@@ -197,7 +199,7 @@ on_retry(gpointer data)
 {
   DrApi *api = data;
 
-  clear_source(&api->retry);
+  dr_source_clear(&api->retry);
   accept_start(api);
   return G_SOURCE_REMOVE;
 }
@@ -207,7 +209,7 @@ static void
 retry_later(DrApi *api, const GError *error)
 {
   g_warning("cannot accept a connection on '%s': %s", api->path, error->message);
-  clear_source(&api->accept);
+  dr_source_clear(&api->accept);
   api->retry = g_timeout_source_new(RETRY_MS);
   g_source_set_callback(api->retry, on_retry, api, NULL);
   g_source_attach(api->retry, api->context);
@@ -230,7 +232,7 @@ on_accept(GSocket *listener, GIOCondition condition, gpointer data)
       retry_later(api, error);
     return G_SOURCE_CONTINUE;
   }
-  clear_source(&api->accept);
+  dr_source_clear(&api->accept);
   return G_SOURCE_REMOVE;
 }
 
@@ -317,8 +319,8 @@ dr_api_free(DrApi *api)
 {
   if (!api)
     return;
-  clear_source(&api->accept);
-  clear_source(&api->retry);
+  dr_source_clear(&api->accept);
+  dr_source_clear(&api->retry);
   unlink(api->path);
   g_clear_object(&api->listener);
   g_atomic_int_set(&api->stopping, TRUE);

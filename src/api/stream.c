@@ -23,15 +23,6 @@ struct DrStream {
   gboolean ended;
 };
 
-static void
-clear_source(GSource **source)
-{
-  if (!*source)
-    return;
-  g_source_destroy(*source);
-  g_clear_pointer(source, g_source_unref);
-}
-
 void
 dr_stream_free(DrStream *stream)
 {
@@ -39,8 +30,8 @@ dr_stream_free(DrStream *stream)
     return;
   g_hash_table_remove(stream->api->streams, stream);
   dr_subscription_free(stream->subscription);
-  clear_source(&stream->comment);
-  clear_source(&stream->hang_up);
+  dr_source_clear(&stream->comment);
+  dr_source_clear(&stream->hang_up);
   if (stream->message) {
     g_signal_handler_disconnect(stream->message, stream->on_wrote);
     g_signal_handler_disconnect(stream->message, stream->on_finished);
@@ -161,23 +152,15 @@ on_comment(gpointer data)
 
 /* Writing something fails now, and so libsoup lets go. */
 static gboolean
-on_hang_up(GSocket *socket, GIOCondition condition, gpointer data)
+on_hang_up(int fd, GIOCondition condition, gpointer data)
 {
   DrStream *stream = data;
 
-  clear_source(&stream->hang_up);
+  dr_source_clear(&stream->hang_up);
   if (!stream->ended)
     send_text(stream, g_strdup(":\n\n"));
   soup_server_message_unpause(stream->message);
   return G_SOURCE_REMOVE;
-}
-
-static GSource *
-attach(DrStream *stream, GSource *source, GSourceFunc callback)
-{
-  g_source_set_callback(source, callback, stream, NULL);
-  g_source_attach(source, stream->api->context);
-  return source;
 }
 
 /* On the worker: subscribed before the job is looked at, so that nothing is missed between. */
@@ -212,8 +195,10 @@ start(DrStream *stream, SoupServerMessage *message)
   stream->on_wrote = g_signal_connect_swapped(message, "wrote-chunk", G_CALLBACK(on_wrote_chunk), stream);
   stream->on_finished = g_signal_connect_swapped(message, "finished", G_CALLBACK(dr_stream_free), stream);
   stream->on_disconnected = g_signal_connect_swapped(message, "disconnected", G_CALLBACK(dr_stream_free), stream);
-  stream->comment = attach(stream, g_timeout_source_new(stream->api->limits.comment_ms), on_comment);
-  stream->hang_up = attach(stream, g_socket_create_source(stream->socket, G_IO_HUP, NULL), G_SOURCE_FUNC(on_hang_up));
+  stream->hang_up = dr_connection_watch(dr_connection_of(message), on_hang_up, stream);
+  stream->comment = g_timeout_source_new(stream->api->limits.comment_ms);
+  g_source_set_callback(stream->comment, on_comment, stream, NULL);
+  g_source_attach(stream->comment, stream->api->context);
   g_hash_table_add(stream->api->streams, stream);
 }
 

@@ -122,7 +122,7 @@ name_it(DrRewriter *r, DrOpt *opt, DrChardev *chardev, const char *wanted_id)
   g_autofree char *reference = g_strconcat("chardev:", id, NULL);
   g_autoptr(DrOpts) opts = NULL;
   g_autofree char *value = NULL;
-  gboolean mux = chardev->mux;
+  gboolean monitor = chardev->monitor;
   DrArgv *argv = r->out->argv;
 
   opts = dr_chardev_to_opts(chardev, id);
@@ -136,7 +136,7 @@ name_it(DrRewriter *r, DrOpt *opt, DrChardev *chardev, const char *wanted_id)
     dr_argv_remove(argv, opt);
     return;
   }
-  if (mux) { /* "mon:": a monitor on the same terminal */
+  if (monitor) { /* "mon:": a monitor on the same terminal */
     g_autofree char *mon = g_strdup_printf("chardev=%s,mode=readline", id);
 
     dr_argv_insert_after(argv, opt, "mon", mon);

@@ -40,7 +40,7 @@ new_context(DrCli *cli, const GOptionEntry *entries)
     { "connect", 0, 0, G_OPTION_ARG_FILENAME, &cli->connect, "droverd's socket", "unix:PATH" },
     { "json", 0, 0, G_OPTION_ARG_NONE, &cli->json, "Print JSON", NULL },
     { "no-color", 0, 0, G_OPTION_ARG_NONE, &cli->no_color, "Print no colours", NULL },
-    { "verbose", 'v', 0, G_OPTION_ARG_NONE, &cli->verbose, "Say more", NULL },
+    { "verbose", 'v', 0, G_OPTION_ARG_NONE, &cli->verbose, "Tell each call of droverd's API, too", NULL },
     { NULL },
   };
   GOptionContext *context = g_option_context_new(title);
@@ -150,12 +150,22 @@ dr_cli_fail(const DrCli *cli, const GError *error)
 JsonNode *
 dr_cli_call(DrCli *cli, const char *method, const char *path, const char *name, JsonObject *body, GError **error)
 {
-  DrClient *client = dr_cli_client(cli, error);
   g_autofree char *escaped = name ? g_uri_escape_string(name, NULL, FALSE) : NULL;
   g_auto(GStrv) parts = g_strsplit(path, "{}", 2);
   g_autofree char *full = g_strjoinv(escaped ? escaped : "", parts);
+  gint64 start = g_get_monotonic_time();
+  JsonNode *answer = NULL;
 
-  return client ? dr_client_call(client, method, full, body, error) : NULL;
+  if (name && !*name) {
+    dr_error_set(error, DR_ERROR_INVALID, "%s: a name is empty", cli->verb->name);
+    return NULL;
+  }
+  if (dr_cli_client(cli, error))
+    answer = dr_client_call(cli->client, method, full, body, error);
+  if (cli->verbose)
+    fprintf(stderr, "%s %s: %s after %.1f ms\n", method, full, answer ? "done" : "failed",
+            (double)(g_get_monotonic_time() - start) / 1000);
+  return answer;
 }
 
 static JsonNode *

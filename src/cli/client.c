@@ -8,7 +8,8 @@
 #include <string.h>
 #include <unistd.h>
 
-#define TIMEOUT_S 120
+#define TIMEOUT_S 600
+#define SILENCE_S 60 /* of an event stream, in which there's a comment every 15 s */
 #define ANSWER_MAX (64 * 1024 * 1024)
 #define SYSTEM_SOCKET "/run/drover/api.sock"
 
@@ -185,8 +186,11 @@ dr_client_events(DrClient *client, const char *query, GError **error)
   g_autofree char *path = g_strconcat("/v1/events", query, NULL);
   g_autoptr(SoupMessage) message = new_message("GET", path, NULL);
   g_autoptr(GError) cause = NULL;
-  g_autoptr(GInputStream) stream = soup_session_send(session(client), message, NULL, &cause);
+  g_autoptr(GInputStream) stream = NULL;
 
+  soup_session_set_timeout(session(client), SILENCE_S);
+  stream = soup_session_send(client->session, message, NULL, &cause);
+  soup_session_set_timeout(client->session, client->timeout);
   if (!stream) {
     dr_client_transport_error(client, cause, error);
     return NULL;

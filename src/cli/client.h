@@ -13,7 +13,8 @@ void dr_client_free(DrClient *client);
 
 const char *dr_client_path(const DrClient *client);
 
-/* For the calls that follow; a call that takes longer is a TIMEOUT. 120 s where nothing was said. */
+/* For the calls that follow; a call that takes longer is a TIMEOUT. 600 s where nothing was said, as a
+ * start of a VM with much RAM to be prepared may take minutes. */
 void dr_client_set_timeout(DrClient *client, guint seconds);
 
 /* One call; `body` may be NULL. (transfer full): the answer, a null node where there was none. A problem of droverd's is

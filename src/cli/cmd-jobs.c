@@ -6,6 +6,7 @@
 #include "cli/render.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 static char *
@@ -66,13 +67,24 @@ dr_cmd_jobs(DrCli *cli, int argc, char **argv)
   return DR_EXIT_DONE;
 }
 
+/* By the unit that stands in the member's name. */
+static char *
+in_its_unit(JsonObject *result, const char *name)
+{
+  if (g_str_has_suffix(name, "_ms"))
+    return dr_render_ms(dr_render_number(result, name, 0));
+  if (strstr(name, "bytes"))
+    return dr_render_bytes(dr_render_number(result, name, 0));
+  return dr_render_member(result, name);
+}
+
 static void
 print_result(JsonObject *result)
 {
   g_autoptr(GList) names = result ? json_object_get_members(result) : NULL;
 
   for (GList *name = names; name; name = name->next) {
-    g_autofree char *text = dr_render_member(result, name->data);
+    g_autofree char *text = in_its_unit(result, name->data);
 
     printf("  %-20s %s\n", (const char *)name->data, text);
   }

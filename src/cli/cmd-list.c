@@ -5,6 +5,7 @@
 #include "cli/render.h"
 
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
 static JsonArray *
@@ -74,23 +75,29 @@ dr_cmd_list(DrCli *cli, int argc, char **argv)
 
 /* --- show --- */
 
-static void
-print_words(const char *title, JsonArray *words)
+/* As the shell takes it; a plain word stays as it is. */
+static char *
+quote(const char *word)
 {
-  g_autoptr(GString) line = g_string_new(NULL);
+  static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_=+,.:/@%";
+
+  return *word && !word[strspn(word, plain)] ? g_strdup(word) : g_shell_quote(word);
+}
+
+static void
+print_words(const char *title, JsonArray *array)
+{
+  g_auto(GStrv) words = dr_json_strv(array);
 
   if (!words)
     return;
-  for (guint i = 0; i < json_array_get_length(words); i++) {
-    JsonNode *node = json_array_get_element(words, i);
-    const char *word = JSON_NODE_HOLDS_VALUE(node) ? json_node_get_string(node) : NULL;
-    g_autofree char *quoted = word ? g_shell_quote(word) : dr_json_print(node, FALSE);
-    gboolean plain = word && *word && !word[strspn(word, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
-                                                         "-_=+,.:/@%")];
+  printf("%-14s", title);
+  for (char **word = words; *word; word++) {
+    g_autofree char *quoted = quote(*word);
 
-    g_string_append_printf(line, "%s%s", i ? " " : "", plain ? word : quoted);
+    printf(" %s", quoted);
   }
-  printf("%-14s %s\n", title, line->str);
+  putchar('\n');
 }
 
 static void
@@ -103,35 +110,56 @@ print_member(JsonObject *vm, const char *name, const char *title, gboolean color
     printf("%-14s %s\n", title, shown);
 }
 
-/* Disks and network cards: one a line, its members in the order that droverd gives them. */
-static void
-print_devices(const char *title, JsonArray *devices)
+static JsonObject *
+nth_object(JsonArray *array, guint i)
 {
-  for (guint i = 0; devices && i < json_array_get_length(devices); i++) {
-    JsonNode *node = json_array_get_element(devices, i);
-    g_autoptr(GString) line = g_string_new(NULL);
-    g_autoptr(GList) names = JSON_NODE_HOLDS_OBJECT(node) ? json_object_get_members(json_node_get_object(node)) : NULL;
+  JsonNode *node = json_array_get_element(array, i);
 
-    for (GList *name = names; name; name = name->next) {
-      g_autofree char *text = dr_render_member(json_node_get_object(node), name->data);
+  return JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+}
 
-      if (!g_str_equal(text, "-"))
-        g_string_append_printf(line, "%s%s %s", line->len ? ", " : "", (const char *)name->data, text);
-    }
-    printf("%-14s %s\n", title, line->str);
+/* "disk0: /srv/web1.qcow2 (qcow2, 2.1 GB, on base.qcow2)" */
+static void
+print_disk(JsonObject *disk)
+{
+  const char *name = dr_json_str(disk, "device", dr_json_str(disk, "backend", "?"));
+  const char *file = dr_json_str(disk, "file", NULL);
+  JsonArray *backing = dr_json_arr(disk, "backing");
+  g_autofree char *size = dr_render_bytes(dr_render_number(disk, "bytes", 0));
+
+  if (!file) {
+    printf("%-14s %s: empty\n", "disk", name);
+    return;
   }
+  printf("%-14s %s: %s (%s, %s%s", "disk", name, file, dr_json_str(disk, "format", "?"), size,
+         dr_json_bool(disk, "read_only", FALSE) ? ", read-only" : "");
+  if (backing && json_array_get_length(backing) > 0)
+    printf(", on %s", json_array_get_string_element(backing, 0));
+  puts(")");
+}
+
+static void
+print_nic(JsonObject *nic)
+{
+  printf("%-14s %s: %s, %s, %s\n", "network", dr_json_str(nic, "id", "?"), dr_json_str(nic, "model", "?"),
+         dr_json_str(nic, "mac", "?"), dr_json_str(nic, "type", "not connected"));
+}
+
+static void
+print_devices(JsonArray *devices, void (*print_one)(JsonObject *device))
+{
+  for (guint i = 0; devices && i < json_array_get_length(devices); i++)
+    if (nth_object(devices, i))
+      print_one(nth_object(devices, i));
 }
 
 static void
 print_memory(JsonObject *vm)
 {
-  g_autofree char *text = dr_render_member(vm, "memory");
-  double bytes = dr_render_number(vm, "memory", dr_render_number(dr_json_obj(vm, "memory"), "bytes", -1));
+  double bytes = dr_render_number(dr_json_obj(vm, "memory"), "bytes", -1);
 
   if (bytes >= 0)
     printf("%-14s %.0f MiB\n", "memory", bytes / (1024 * 1024));
-  else if (!g_str_equal(text, "-"))
-    printf("%-14s %s\n", "memory", text);
 }
 
 static void
@@ -147,8 +175,8 @@ print_vm(JsonObject *vm, gboolean color)
   for (guint i = 0; i < G_N_ELEMENTS(members); i++)
     print_member(vm, members[i][0], members[i][1], color);
   print_memory(vm);
-  print_devices("disk", dr_json_arr(vm, "disks"));
-  print_devices("network", dr_json_arr(vm, "nics"));
+  print_devices(dr_json_arr(vm, "disks"), print_disk);
+  print_devices(dr_json_arr(vm, "nics"), print_nic);
   print_words("command given", dr_json_arr(vm, "argv_given"));
   print_words("command now", dr_json_arr(vm, "argv_running"));
 }

@@ -108,13 +108,12 @@ print_report(JsonObject *report, gboolean color)
 {
   const char *vm = dr_json_str(report, "vm", "?");
   gboolean ok = dr_json_bool(report, "ok", FALSE);
-  g_autofree char *word = dr_render_state(ok ? "ok" : "blocker", color);
 
   fflush(stdout);
   dr_job_view_print_findings(vm, dr_json_arr(report, "findings"), TRUE, color);
   if (ok)
-    printf("%s: %s, %s -> %s by %s\n", vm, word, dr_json_str(report, "qemu_before", "?"),
-           dr_json_str(report, "qemu_after", "?"), dr_json_str(report, "memory_mode", "?"));
+    printf("%s: can be upgraded %s -> %s (%s)\n", vm, dr_json_str(report, "qemu_before", "?"),
+           dr_json_str(report, "qemu_after", "?"), dr_job_view_memory(dr_json_str(report, "memory_mode", "?")));
   else
     printf("%s: cannot be upgraded\n", vm);
 }

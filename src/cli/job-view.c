@@ -26,8 +26,8 @@ dr_job_view_exit(JsonObject *job)
              : DR_EXIT_FAILED;
 }
 
-static const char *
-memory_words(const char *mode)
+const char *
+dr_job_view_memory(const char *mode)
 {
   if (g_str_equal(mode, "shared"))
     return "shared RAM";
@@ -36,19 +36,22 @@ memory_words(const char *mode)
   return g_str_equal(mode, "postcopy") ? "RAM by post-copy" : mode;
 }
 
+/* Without a pause where there was none to measure: the guest was paused, or droverd restarted meanwhile. */
 static char *
 success_sentence(JsonObject *job)
 {
   JsonObject *result = dr_json_obj(job, "result");
-  g_autofree char *pause = dr_render_ms(dr_render_number(result, "pause_ms", 0));
+  double pause_ms = dr_render_number(result, "pause_ms", -1);
+  g_autofree char *pause = dr_render_ms(pause_ms);
   g_autofree char *total = dr_render_ms(dr_render_number(result, "total_ms", 0));
   g_autofree char *bytes = dr_render_bytes(dr_render_number(result, "bytes_moved", 0));
 
   if (!result)
     return g_strdup_printf("%s: %s succeeded", dr_json_str(job, "vm", "?"), dr_json_str(job, "kind", "job"));
-  return g_strdup_printf("%s: upgraded %s -> %s, paused %s, %s moved (%s), took %s", dr_json_str(job, "vm", "?"),
-                         dr_json_str(result, "qemu_before", "?"), dr_json_str(result, "qemu_after", "?"), pause, bytes,
-                         memory_words(dr_json_str(result, "memory_mode", "?")), total);
+  return g_strdup_printf("%s: upgraded %s -> %s, %s%s%s%s moved (%s), took %s", dr_json_str(job, "vm", "?"),
+                         dr_json_str(result, "qemu_before", "?"), dr_json_str(result, "qemu_after", "?"),
+                         pause_ms >= 0 ? "paused " : "", pause_ms >= 0 ? pause : "", pause_ms >= 0 ? ", " : "", bytes,
+                         dr_job_view_memory(dr_json_str(result, "memory_mode", "?")), total);
 }
 
 char *

@@ -63,7 +63,7 @@ print_overview(FILE *out)
         "  --connect unix:PATH  droverd's socket (default: DROVER_CONNECT, or /run/drover/api.sock)\n"
         "  --json               print JSON\n"
         "  --no-color           print no colours\n"
-        "  -v, --verbose        say more\n"
+        "  -v, --verbose        tell each call of droverd's API, too\n"
         "  --version            print the version\n"
         "\nA verb's own options: drover help VERB. Exit codes: 0 done, 1 refused or failed and the VM runs where\n"
         "it was, 2 usage, 3 the VM needs attention.\n",

@@ -70,7 +70,9 @@ dr_render_ms(double ms)
     return g_strdup_printf("%.0f ms", ms);
   if (ms < 120000)
     return g_strdup_printf("%.1f s", ms / 1000);
-  return g_strdup_printf("%d min %d s", (int)(ms / 60000), (int)(ms / 1000) % 60);
+  if (ms < 7200000)
+    return g_strdup_printf("%d min %d s", (int)(ms / 60000), (int)(ms / 1000) % 60);
+  return g_strdup_printf("%.1f h", ms / 3600000);
 }
 
 double

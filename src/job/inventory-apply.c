@@ -74,13 +74,3 @@ dr_inventory_apply(const DrInventory *inventory, DrArgv *argv, const char *cwd, 
   g_ptr_array_unref(a.node_order);
   return ok;
 }
-
-void
-dr_inventory_compare(const DrInventory *before, const DrInventory *after, DrFindings *findings)
-{
-}
-
-void
-dr_inventory_blockers(const DrInventory *inventory, DrFindings *findings)
-{
-}

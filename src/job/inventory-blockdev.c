@@ -191,8 +191,8 @@ create_blockdev(DrApply *a, DrNode *node, const char *name)
   adjust_read_only(opts, "", node, NULL);
   a->reordered = TRUE;
   dr_findings_add(a->findings, DR_FINDING_NOTE, "blockdev", NULL,
-                  "%s: block node '%s' was made at run time and gets a -blockdev; its aio=, discard=, locking= and cache sizes "
-                  "cannot be read and are the defaults", a->disk, name);
+                  "%s: block node '%s' gets a -blockdev of its own; aio=, discard=, locking= and cache sizes cannot be read and "
+                  "are the defaults", a->disk, name);
   return add_blockdev(a, opts);
 }
 

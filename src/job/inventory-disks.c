@@ -86,7 +86,7 @@ find_drive(const DrArgv *argv, const char *id)
 
 /* --- Devices --- */
 
-/* query-block names a device by its path, or by that of the part which has the disk. */
+/* query-block names a device by its id, else by its path, or by that of the part which has the disk. */
 static JsonObject *
 entry_of_device(const DrInventory *inv, const DrPlugged *plugged)
 {
@@ -94,6 +94,8 @@ entry_of_device(const DrInventory *inv, const DrPlugged *plugged)
   g_autofree char *below = g_strconcat(plugged->path, "/", NULL);
   JsonObject *entry = dr_block_by_qdev(inv, plugged->path);
 
+  if (!entry && !plugged->anon)
+    entry = dr_block_by_qdev(inv, plugged->name);
   if (!entry)
     entry = dr_block_by_qdev(inv, inside);
   if (entry || !g_str_equal(plugged->type, "usb-storage"))
@@ -153,15 +155,19 @@ apply_device(DrApply *a, DrOpt *opt, const DrPlugged *plugged, GError **error)
 
   if (!opts)
     return FALSE;
-  if (!entry)
+  given = dr_opts_get(opts, "drive");
+  if (!entry) {
+    if (given)
+      dr_apply_block(a, "disk", "compare query-block with the VM's command line",
+                     "the disk of device '%s' is not among the running QEMU's", plugged->name);
     return TRUE;
+  }
   a->disk = disk;
   ok = drive_of_device(a, entry, &drive);
   a->disk = NULL;
   g_hash_table_add(a->seen, entry);
   if (!ok)
     return TRUE;
-  given = dr_opts_get(opts, "drive");
   if (g_strcmp0(given, drive) == 0)
     return TRUE;
   if (drive && (given || !dr_json_str(entry, "device", NULL) || !*dr_json_str(entry, "device", "")))

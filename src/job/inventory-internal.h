@@ -66,7 +66,7 @@ struct DrInventory {
   JsonArray *cpus;         /* query-cpus-fast */
   JsonArray *features;     /* x86: feature-words of CPU 0; NULL elsewhere */
   GHashTable *cpu_props;   /* of CPU 0: family, model-id … */
-  JsonArray *memdevs, *dimms, *block, *nodes, *pci, *chardevs, *jobs, *exports, *tpms;
+  JsonArray *memdevs, *dimms, *block, *nodes, *chardevs, *jobs, *exports, *tpms;
   JsonObject *graph;       /* x-debug-query-block-graph, nullable */
   JsonObject *migrate;
   gboolean spice;
@@ -91,6 +91,8 @@ GPtrArray *dr_ram_parse(const char *text);   /* `info ramblock`: of DrRam */
 DrQdev *dr_qtree_find(const DrInventory *inventory, const char *id);
 /* A property of the device or, for virtio-*-pci and the like, of the virtio device behind it. */
 const char *dr_qdev_prop(const DrInventory *inventory, const DrQdev *dev, const char *name);
+/* Its type under the name of today: "ICH9 SMB" is ICH9-SMB since 6.0, "acpi-ged-x86" is acpi-ged since 10.0. */
+const char *dr_qdev_type(const DrQdev *dev);
 /* "main-system-bus/q35-pcihost/pcie.0@02.0/rp0@00.0": where it sits, by address where its bus has addresses and else by
  * type; the same in every QEMU that has the same devices, but not always unique. */
 char *dr_qdev_key(const DrQdev *dev);
@@ -183,3 +185,7 @@ void dr_drive_add(DrApply *a, const char *head, const char *backend, JsonObject 
 /* Makes the limits of a -drive those in force; `inserted` is of query-block. */
 void dr_throttle_apply(DrOpts *opts, const char *backend, JsonObject *inserted);
 gboolean dr_throttle_is_set(JsonObject *inserted);
+
+/* --- inventory-compare.c, inventory-same.c --- */
+void dr_compare_block(DrFindings *findings, const char *code, const char *format, ...) G_GNUC_PRINTF(3, 4);
+void dr_same_devices(const DrInventory *before, const DrInventory *after, DrFindings *findings);

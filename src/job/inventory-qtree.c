@@ -192,11 +192,22 @@ dr_qdev_prop(const DrInventory *inventory, const DrQdev *dev, const char *name)
   return backend ? g_hash_table_lookup(backend->props, name) : NULL;
 }
 
+const char *
+dr_qdev_type(const DrQdev *dev)
+{
+  static const char *const renamed[][2] = { { "ICH9 SMB", "ICH9-SMB" }, { "acpi-ged-x86", "acpi-ged" } };
+
+  for (guint i = 0; i < G_N_ELEMENTS(renamed); i++)
+    if (g_str_equal(dev->type, renamed[i][0]))
+      return renamed[i][1];
+  return dev->type;
+}
+
 /* What tells a device from its neighbours on the same bus, by the kind of bus. NULL: nothing but its type. */
 static char *
 unit_of(const DrQdev *dev)
 {
-  static const char *const names[] = { "addr", "port", "slot", "nr", "unit", "address", "iobase", "cssid" };
+  static const char *const names[] = { "addr", "port", "slot", "nr", "unit", "address" };
   const char *scsi = g_hash_table_lookup(dev->props, "scsi-id");
 
   if (dev->usb_port)
@@ -220,7 +231,7 @@ dr_qdev_key(const DrQdev *dev)
   g_autofree char *above = dev->parent ? dr_qdev_key(dev->parent) : NULL;
 
   return g_strdup_printf("%s%s%s%s%s", above ? above : "", above ? "/" : "", dev->bus, unit ? "@" : "/",
-                         unit ? unit : dev->type);
+                         unit ? unit : dr_qdev_type(dev));
 }
 
 static void

@@ -19,7 +19,7 @@ void
 dr_inventory_free(DrInventory *inv)
 {
   JsonArray **arrays[] = { &inv->cpus, &inv->features, &inv->memdevs, &inv->dimms, &inv->block,   &inv->nodes,
-                           &inv->pci,  &inv->chardevs, &inv->jobs,    &inv->exports, &inv->tpms };
+                           &inv->chardevs, &inv->jobs,    &inv->exports, &inv->tpms };
   GPtrArray **lists[] = { &inv->ram, &inv->qdevs, &inv->plugged, &inv->objects, &inv->nets, &inv->forwards, &inv->taps };
 
   if (!inv)
@@ -379,8 +379,7 @@ read_devices(DrInventory *inv, DrQmp *qmp, GError **error)
   if (!qtree)
     return FALSE;
   inv->qdevs = dr_qtree_parse(qtree);
-  if (!ask_array(qmp, "query-pci", NULL, &inv->pci, error) ||
-      !list_children(qmp, "/machine/peripheral", inv->plugged, error) ||
+  if (!list_children(qmp, "/machine/peripheral", inv->plugged, error) ||
       !list_children(qmp, "/machine/peripheral-anon", inv->plugged, error))
     return FALSE;
   g_ptr_array_sort(inv->plugged, by_number);

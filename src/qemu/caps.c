@@ -254,7 +254,7 @@ find_out(const char *binary, const char *key, gboolean script, const char *cache
   caps = caps_new(binary);
   if (!dr_caps_probe(caps, error))
     return NULL;
-  if (cache_dir && !script)
+  if (cache_dir && !script && caps->devices) /* without: its modules may be mended, the binary unchanged */
     save(caps, key, cache_dir);
   return g_steal_pointer(&caps);
 }

@@ -22,7 +22,7 @@ class Failed(Exception):
     """A drover command that did not exit with 0."""
 
     def __init__(self, result):
-        super().__init__(f"{' '.join(result.args)} exited with {result.returncode}: {result.stderr.strip()}")
+        super().__init__(f"{' '.join(result.args)} exited with {result.returncode}: {result.stderr.strip()} {result.stdout.strip()[-1500:]}")
         self.code, self.stderr, self.stdout = result.returncode, result.stderr, result.stdout
 
     @property
