@@ -222,7 +222,7 @@ read_body(const DrRoute *route, GByteArray *bytes, gsize max, JsonObject **ret_b
   if (bytes->len == 0 && route->body != DR_BODY_REQUIRED)
     *ret_body = json_object_new();
   else
-    *ret_body = dr_json_parse_object((const char *)bytes->data, bytes->len, max, error);
+    *ret_body = dr_json_parse_object(bytes->len ? (const char *)bytes->data : "", bytes->len, max, error);
   if (*ret_body && route->body == DR_BODY_NONE && json_object_get_size(*ret_body) > 0)
     return dr_error_set(error, DR_ERROR_INVALID, "%s %s takes no body", route->method, route->path);
   return *ret_body != NULL;

@@ -90,6 +90,13 @@ dr_error_remedy(GError **error, const char *format, ...)
   return FALSE;
 }
 
+void
+dr_error_not_the_words(GError **error)
+{
+  if (error && g_error_matches(*error, DR_ERROR, DR_ERROR_INVALID))
+    (*error)->code = DR_ERROR_UNSUPPORTED;
+}
+
 const char *
 dr_error_get_remedy(const GError *error)
 {

@@ -43,5 +43,10 @@ gboolean dr_error_set_errno(GError **error, int err, const char *format, ...) G_
 /* Adds what to do about an error of this domain; does nothing for NULL or a foreign error. */
 gboolean dr_error_remedy(GError **error, const char *format, ...) G_GNUC_PRINTF(2, 3);
 
+/* Makes DR_ERROR_INVALID a DR_ERROR_UNSUPPORTED: for what came up when the request itself had been found right, so that
+ * the fault is not in the words but in what this host has behind them (a program that is no QEMU, a QEMU that refuses its
+ * command line). The command line tells the two apart by its exit code. */
+void dr_error_not_the_words(GError **error);
+
 /* Returns: (transfer none) (nullable): the remedy of an error. */
 const char *dr_error_get_remedy(const GError *error);

@@ -62,12 +62,14 @@ dr_inventory_apply(const DrInventory *inventory, DrArgv *argv, const char *cwd, 
   gboolean ok;
 
   a.devices = g_hash_table_new(NULL, NULL);
+  a.taken = g_hash_table_new(NULL, NULL);
   a.wanted = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
   a.seen = g_hash_table_new(NULL, NULL);
   a.placed = g_hash_table_new_full(NULL, NULL, NULL, g_free);
   a.node_order = g_ptr_array_new();
   ok = apply_all(&a, error);
   g_hash_table_unref(a.devices);
+  g_hash_table_unref(a.taken);
   g_hash_table_unref(a.wanted);
   g_hash_table_unref(a.seen);
   g_hash_table_unref(a.placed);

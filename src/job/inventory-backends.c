@@ -108,14 +108,20 @@ write_tap(DrApply *a, DrOpts *opts, const DrNet *net)
                   net->name);
 }
 
+/* The network is told without its mask. */
+static gboolean
+has_default_network(const DrNet *net)
+{
+  g_autofree char *address = info_key(net->info, "net");
+
+  return g_strcmp0(address, "10.0.2.0") == 0;
+}
+
 static void
 write_user(DrApply *a, DrOpts *opts, const DrNet *net)
 {
-  g_autofree char *address = info_key(net->info, "net");
   g_autofree char *restrict_ = info_key(net->info, "restrict");
 
-  if (address && !g_str_equal(address, "10.0.2.0"))
-    dr_opts_set(opts, "net", address);
   if (g_strcmp0(restrict_, "on") == 0)
     dr_opts_set(opts, "restrict", "on");
   for (guint i = 0; i < a->inventory->forwards->len; i++) {
@@ -139,7 +145,7 @@ add_netdev(DrApply *a, const DrNet *net)
   dr_opts_set(opts, "id", net->name);
   if (g_str_equal(net->type, "tap")) {
     write_tap(a, opts, net);
-  } else if (g_str_equal(net->type, "user")) {
+  } else if (g_str_equal(net->type, "user") && has_default_network(net)) {
     write_user(a, opts, net);
   } else {
     leave_out(a, "netdev", net->name, net->type);
@@ -149,11 +155,23 @@ add_netdev(DrApply *a, const DrNet *net)
   dr_argv_append(a->argv, "netdev", value);
 }
 
+static int
+net_by_name(gconstpointer a, gconstpointer b)
+{
+  return strcmp((*(DrNet *const *)a)->name, (*(DrNet *const *)b)->name);
+}
+
+/* QEMU lists them in no order that a new process would have too. */
 static void
 add_netdevs(DrApply *a)
 {
-  for (guint i = 0; i < a->inventory->nets->len; i++) {
-    const DrNet *net = a->inventory->nets->pdata[i];
+  g_autoptr(GPtrArray) nets = g_ptr_array_new();
+
+  for (guint i = 0; i < a->inventory->nets->len; i++)
+    g_ptr_array_add(nets, a->inventory->nets->pdata[i]);
+  g_ptr_array_sort(nets, net_by_name);
+  for (guint i = 0; i < nets->len; i++) {
+    const DrNet *net = nets->pdata[i];
 
     if (net->index == 0 && net->hub < 0 && !g_str_equal(net->type, "nic") && !is_unnamed_net(net->name) &&
         !argv_has_net(a->argv, net->name))
@@ -242,11 +260,22 @@ add_chardev(DrApply *a, const char *label, const char *filename)
   dr_argv_append(a->argv, "chardev", value);
 }
 
+static int
+chardev_by_label(gconstpointer a, gconstpointer b)
+{
+  return strcmp(dr_json_str(*(JsonObject *const *)a, "label", ""), dr_json_str(*(JsonObject *const *)b, "label", ""));
+}
+
 static void
 add_chardevs(DrApply *a)
 {
-  for (guint i = 0; a->inventory->chardevs && i < json_array_get_length(a->inventory->chardevs); i++) {
-    JsonObject *chardev = json_array_get_object_element(a->inventory->chardevs, i);
+  g_autoptr(GPtrArray) list = g_ptr_array_new();
+
+  for (guint i = 0; a->inventory->chardevs && i < json_array_get_length(a->inventory->chardevs); i++)
+    g_ptr_array_add(list, json_array_get_object_element(a->inventory->chardevs, i));
+  g_ptr_array_sort(list, chardev_by_label);
+  for (guint i = 0; i < list->len; i++) {
+    JsonObject *chardev = list->pdata[i];
     const char *label = dr_json_str(chardev, "label", "");
 
     if (!is_unnamed_chardev(label) && !dr_argv_find_id(a->argv, "chardev", label))
@@ -333,11 +362,22 @@ is_unnamed_object(const DrInventory *inv, const DrPlugged *object)
   return g_str_has_prefix(object->type, "monitor-") || g_strcmp0(object->name, inv->ram_backend) == 0;
 }
 
+static int
+object_by_name(gconstpointer a, gconstpointer b)
+{
+  return strcmp((*(DrPlugged *const *)a)->name, (*(DrPlugged *const *)b)->name);
+}
+
 static void
 add_objects(DrApply *a)
 {
-  for (guint i = 0; i < a->inventory->objects->len; i++) {
-    const DrPlugged *object = a->inventory->objects->pdata[i];
+  g_autoptr(GPtrArray) objects = g_ptr_array_new();
+
+  for (guint i = 0; i < a->inventory->objects->len; i++)
+    g_ptr_array_add(objects, a->inventory->objects->pdata[i]);
+  g_ptr_array_sort(objects, object_by_name);
+  for (guint i = 0; i < objects->len; i++) {
+    const DrPlugged *object = objects->pdata[i];
 
     if (!dr_argv_find_id(a->argv, "object", object->name) && !is_unnamed_object(a->inventory, object))
       add_object(a, object);

@@ -125,21 +125,59 @@ list_anonymous(const DrInventory *inv)
   return list;
 }
 
-/* The device for the n-th expected one, or NULL: it is gone. With none gone they pair up in order; in the process in which
- * one went, the numbers still tell. */
-static DrPlugged *
-pair_up(const GPtrArray *expected, const GPtrArray *found, guint n)
+/* The numbers have gaps: the process in which a device went still runs, and they count the command line's devices. */
+static gboolean
+pair_by_number(const GPtrArray *expected, const GPtrArray *found, GPtrArray *pairs)
 {
-  const Expected *want = expected->pdata[n];
-
   for (guint i = 0; i < found->len; i++) {
     DrPlugged *plugged = found->pdata[i];
-    gboolean meant = expected->len == found->len ? i == n : number_of(plugged) == n;
+    guint n = number_of(plugged);
 
-    if (meant && is_type_of(want->driver, plugged->type))
-      return plugged;
+    if (n >= expected->len || !is_type_of(((Expected *)expected->pdata[n])->driver, plugged->type))
+      return FALSE;
+    pairs->pdata[n] = plugged;
   }
-  return NULL;
+  return TRUE;
+}
+
+/* The numbers were given anew by a QEMU that was started without the gone ones: in order, if there is only one way to do
+ * it, that is if pairing from the front and from the back gives the same. */
+static gboolean
+pair_in_order(const GPtrArray *expected, const GPtrArray *found, GPtrArray *pairs)
+{
+  guint n = 0, back = expected->len;
+
+  for (guint i = 0; i < found->len; i++, n++) {
+    DrPlugged *plugged = found->pdata[i];
+
+    while (n < expected->len && !is_type_of(((Expected *)expected->pdata[n])->driver, plugged->type))
+      n++;
+    if (n >= expected->len)
+      return FALSE;
+    pairs->pdata[n] = plugged;
+  }
+  for (guint i = found->len; i > 0; i--) {
+    DrPlugged *plugged = found->pdata[i - 1];
+
+    while (back > 0 && !is_type_of(((Expected *)expected->pdata[back - 1])->driver, plugged->type))
+      back--;
+    if (back == 0 || pairs->pdata[--back] != plugged)
+      return FALSE;
+  }
+  return TRUE;
+}
+
+/* Entry n of the result is the device for the n-th expected one, or NULL: it is gone. NULL: it cannot be told. */
+static GPtrArray *
+pair_up(const GPtrArray *expected, const GPtrArray *found)
+{
+  g_autoptr(GPtrArray) pairs = g_ptr_array_new();
+  gboolean gaps = found->len > 0 && number_of(found->pdata[found->len - 1]) >= found->len;
+
+  g_ptr_array_set_size(pairs, (int)expected->len);
+  if (gaps ? !pair_by_number(expected, found, pairs) : !pair_in_order(expected, found, pairs))
+    return NULL;
+  return g_steal_pointer(&pairs);
 }
 
 static gboolean
@@ -147,26 +185,26 @@ match_anonymous(DrApply *a, GHashTable *known, GPtrArray *gone, GError **error)
 {
   g_autoptr(GPtrArray) expected = g_ptr_array_new_with_free_func((GDestroyNotify)expected_free);
   g_autoptr(GPtrArray) found = list_anonymous(a->inventory);
-  guint paired = 0;
+  g_autoptr(GPtrArray) pairs = NULL;
 
   if (!list_expected(a, expected, error))
     return FALSE;
+  pairs = pair_up(expected, found);
+  if (!pairs) {
+    dr_apply_block(a, "devices", "give each -device an id=, so that it can be told which is which",
+                   "the guest's devices without an id (%u) are others than the command line's (%u)", found->len, expected->len);
+    return TRUE;
+  }
   for (guint n = 0; n < expected->len; n++) {
     const Expected *want = expected->pdata[n];
-    DrPlugged *plugged = pair_up(expected, found, n);
 
-    if (plugged && want->is_device)
-      g_hash_table_insert(a->devices, want->opt, plugged);
-    else if (!plugged && want->is_device)
+    if (pairs->pdata[n])
+      g_hash_table_add(known, pairs->pdata[n]);
+    if (pairs->pdata[n] && want->is_device)
+      g_hash_table_insert(a->devices, want->opt, pairs->pdata[n]);
+    else if (!pairs->pdata[n] && want->is_device)
       g_ptr_array_add(gone, want->opt);
-    if (plugged)
-      g_hash_table_add(known, plugged);
-    paired += plugged != NULL;
   }
-  if (paired < found->len)
-    dr_apply_block(a, "devices", "give each -device an id=, so that it can be told which is which",
-                   "the guest's devices without an id are others than the command line's (%u of %u were found)", paired,
-                   found->len);
   return TRUE;
 }
 
@@ -207,48 +245,68 @@ match_by_id(DrApply *a, GHashTable *known, GPtrArray *gone, GError **error)
 
 /* --- Unplugged --- */
 
-/* Places that were given out in order: with one device less, the later ones would move up. */
-static void
-pin_place(DrApply *a, DrOpt *opt, const DrPlugged *plugged)
+static const char *
+driver_of(const DrOpt *opt, char **ret_text)
 {
-  static const char *const keys[] = { "addr", "scsi-id", "lun", "channel", "nr" };
-  const DrQdev *dev = plugged->anon ? NULL : dr_qtree_find(a->inventory, plugged->name);
-  g_autoptr(DrOpts) opts = dev ? dr_opt_parse(opt, NULL) : NULL;
+  g_autoptr(DrOpts) opts = dr_opt_parse(opt, NULL);
+
+  return *ret_text = g_strdup(opts && dr_opts_get(opts, "driver") ? dr_opts_get(opts, "driver") : "");
+}
+
+/* Places on a bus are given out in order: with one device less, the later ones of its kind would move up. */
+static void
+pin_place(DrApply *a, DrOpt *opt, const DrQdev *dev, gboolean usb, gboolean scsi)
+{
+  static const char *const scsi_keys[] = { "channel", "scsi-id", "lun", NULL }, *const pci_keys[] = { "addr", "nr", NULL };
+  g_autoptr(DrOpts) opts = dr_opt_parse(opt, NULL);
   g_autofree char *before = opts ? dr_opts_print(opts) : NULL;
   g_autofree char *after = NULL;
 
   if (!opts)
     return;
-  for (guint i = 0; i < G_N_ELEMENTS(keys); i++) {
-    const char *value = g_hash_table_lookup(dev->props, keys[i]);
+  for (const char *const *key = scsi ? scsi_keys : usb ? pci_keys + 2 : pci_keys; *key; key++) {
+    const char *value = g_hash_table_lookup(dev->props, *key);
 
-    if (value && *value && !dr_opts_has(opts, keys[i]))
-      dr_opts_set(opts, keys[i], value);
+    if (!value || !*value || dr_opts_has(opts, *key))
+      continue;
+    if (scsi || g_str_equal(*key, "nr"))
+      dr_opts_set_uint(opts, *key, g_ascii_strtoull(value, NULL, 10));
+    else
+      dr_opts_set(opts, *key, value);
   }
-  if (dev->usb_port && !dr_opts_has(opts, "port"))
+  if (usb && dev->usb_port && !dr_opts_has(opts, "port"))
     dr_opts_set(opts, "port", dev->usb_port);
   after = dr_opts_print(opts);
   if (!g_str_equal(before, after))
     dr_opt_set_opts(opt, opts);
 }
 
+/* In the order of the command line, which is that of creation. */
+static void
+pin_places(DrApply *a, const char *driver)
+{
+  for (DrOpt *opt = NULL; (opt = dr_argv_next(a->argv, "device", opt));) {
+    const DrPlugged *plugged = g_hash_table_lookup(a->devices, opt);
+    const DrQdev *dev = plugged ? dr_qtree_find_plugged(a->inventory, plugged, a->taken) : NULL;
+
+    if (dev)
+      pin_place(a, opt, dev, g_str_has_prefix(driver, "usb-"), g_str_has_prefix(driver, "scsi-"));
+  }
+  g_hash_table_remove_all(a->taken);
+}
+
 static void
 remove_gone(DrApply *a, GPtrArray *gone)
 {
-  GHashTableIter iter;
-  gpointer opt, plugged;
-
-  if (gone->len == 0)
-    return;
   for (guint i = 0; i < gone->len; i++) {
     DrOpt *old = gone->pdata[i];
+    g_autofree char *driver = NULL;
 
+    driver_of(old, &driver);
     dr_findings_add(a->findings, DR_FINDING_NOTE, "unplugged", NULL, "device '%s' was unplugged and is left out", old->value);
     dr_argv_remove(a->argv, old);
+    pin_places(a, driver);
   }
-  g_hash_table_iter_init(&iter, a->devices);
-  while (g_hash_table_iter_next(&iter, &opt, &plugged))
-    pin_place(a, opt, plugged);
 }
 
 /* --- Plugged in --- */
@@ -275,7 +333,11 @@ by_depth(gconstpointer x, gconstpointer y, gpointer inventory)
   const DrPlugged *a = *(DrPlugged *const *)x, *b = *(DrPlugged *const *)y;
   int depth = (int)depth_of(inventory, a) - (int)depth_of(inventory, b);
 
-  return depth ? depth : strcmp(a->path, b->path);
+  if (depth)
+    return depth;
+  if (a->anon && b->anon)
+    return (int)number_of(a) - (int)number_of(b);
+  return strcmp(a->anon ? "drover-dev" : a->name, b->anon ? "drover-dev" : b->name); /* by the ids they get */
 }
 
 static void

@@ -319,8 +319,10 @@ write_cache(DrOpts *opts, const DrNode *top)
   if (mode && (g_str_equal(mode, "directsync") || g_str_equal(mode, "writethrough")))
     dr_opts_set_bool(opts, "cache.writeback", FALSE);
   dr_opts_unset(opts, "cache");
+  dr_opts_unset(opts, "cache.no-flush");
   dr_opts_set_bool(opts, "cache.direct", runs_direct);
-  dr_opts_set_bool(opts, "cache.no-flush", runs_no_flush);
+  if (runs_no_flush)
+    dr_opts_set_bool(opts, "cache.no-flush", TRUE);
 }
 
 static void

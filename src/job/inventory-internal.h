@@ -89,6 +89,9 @@ char *dr_value_text(JsonNode *node);
 GPtrArray *dr_qtree_parse(const char *text); /* of DrQdev */
 GPtrArray *dr_ram_parse(const char *text);   /* `info ramblock`: of DrRam */
 DrQdev *dr_qtree_find(const DrInventory *inventory, const char *id);
+/* The device of qtree that a plugged one is; for one without an id, one that cannot be told from it and is not in `taken`
+ * (a set that grows; nullable). NULL: it sits on no bus. */
+DrQdev *dr_qtree_find_plugged(const DrInventory *inventory, const DrPlugged *plugged, GHashTable *taken);
 /* A property of the device or, for virtio-*-pci and the like, of the virtio device behind it. */
 const char *dr_qdev_prop(const DrInventory *inventory, const DrQdev *dev, const char *name);
 /* Its type under the name of today: "ICH9 SMB" is ICH9-SMB since 6.0, "acpi-ged-x86" is acpi-ged since 10.0. */
@@ -124,6 +127,7 @@ typedef struct {
   const char *cwd;
   DrFindings *findings;
   GHashTable *devices;    /* DrOpt* of a -device -> DrPlugged*: which is which */
+  GHashTable *taken;      /* of DrQdev*: those found to be a device without an id */
   GHashTable *wanted;     /* of char*: "netdev:u1", "chardev:c0", "object:r0", what plugged-in devices refer to */
   GHashTable *seen;       /* JsonObject* of query-block: accounted for */
   GHashTable *placed;     /* DrNode* -> char* name: has its -blockdev */

@@ -26,7 +26,7 @@ is_not_written(const char *name)
                                        "queue_reset",  "init-vet",   "in_order",    "guest_uso4",     "guest_uso6",
                                        "host_uso",     "sriov-pf",   "parent_bus",  "host_tunnel",    "guest_tunnel",
                                        "addr",         "port",       "bus",         "host_tunnel_csum", "guest_tunnel_csum",
-                                       "share-rw-x",   NULL };
+                                       NULL };
 
   return g_strv_contains(names, name) || g_str_has_prefix(name, "x-") || g_str_has_prefix(name, "migrate-");
 }
@@ -93,6 +93,28 @@ is_default(JsonObject *property, const char *value)
   return text ? g_str_equal(text, value) : *value == '\0';
 }
 
+/* -device in JSON wants numbers and booleans as such. */
+static gboolean
+write_value(DrApply *a, DrOpts *opts, const DrPlugged *plugged, const char *name, const char *type, const char *value)
+{
+  gboolean number = strstr(type, "int") || g_str_equal(type, "size");
+  char *end = NULL;
+  guint64 count;
+
+  if (g_str_equal(type, "bool")) {
+    dr_opts_set_bool(opts, name, g_str_equal(value, "true"));
+    return TRUE;
+  }
+  count = number ? g_ascii_strtoull(value, &end, 10) : 0;
+  if (!number || dr_opts_form(opts) != DR_OPTS_JSON)
+    dr_opts_set(opts, name, value);
+  else if (g_ascii_isdigit(*value) && *end == '\0')
+    dr_opts_set_uint(opts, name, count);
+  else
+    return refuse(a, plugged, name);
+  return TRUE;
+}
+
 static gboolean
 write_property(DrApply *a, DrOpts *opts, const DrPlugged *plugged, const DrQdev *dev, JsonObject *property)
 {
@@ -111,9 +133,7 @@ write_property(DrApply *a, DrOpts *opts, const DrPlugged *plugged, const DrQdev 
   if (g_str_equal(value, DR_VALUE_LIST))
     return refuse(a, plugged, name);
   note_references(a, name, value);
-  value = reference_of(value);
-  dr_opts_set(opts, name, g_str_equal(value, "true") ? "on" : g_str_equal(value, "false") ? "off" : value);
-  return TRUE;
+  return write_value(a, opts, plugged, name, dr_json_str(property, "type", ""), reference_of(value));
 }
 
 /* Where it sits: the bus by name, the place on it as that kind of bus counts. */
@@ -176,7 +196,7 @@ write_properties(DrApply *a, DrOpts *opts, const DrPlugged *plugged, const DrQde
 
     dr_opts_unset(opts, "size"); /* the backend's; read-only */
     if (addr)
-      dr_opts_set(opts, "addr", addr);
+      dr_opts_set_uint(opts, "addr", g_ascii_strtoull(addr, NULL, 10));
   }
   return TRUE;
 }
@@ -184,7 +204,7 @@ write_properties(DrApply *a, DrOpts *opts, const DrPlugged *plugged, const DrQde
 static gboolean
 write_device(DrApply *a, DrOpts *opts, const DrPlugged *plugged)
 {
-  const DrQdev *dev = plugged->anon ? NULL : dr_qtree_find(a->inventory, plugged->name);
+  const DrQdev *dev = dr_qtree_find_plugged(a->inventory, plugged, a->taken);
 
   if (g_str_has_suffix(plugged->type, "-cpu"))
     return write_cpu(a, opts, plugged);
@@ -209,10 +229,21 @@ id_of(DrApply *a, const DrPlugged *plugged)
   }
 }
 
+/* QEMU makes all devices of the key=value form before those in JSON (6.2 and newer), and one that sits on a bus of the
+ * latter could not be made yet. */
+static DrOptsForm
+form_of_devices(const DrArgv *argv)
+{
+  for (DrOpt *opt = NULL; (opt = dr_argv_next(argv, "device", opt));)
+    if (opt->value[0] == '{')
+      return DR_OPTS_JSON;
+  return DR_OPTS_KEYVAL;
+}
+
 void
 dr_plug_device(DrApply *a, const DrPlugged *plugged)
 {
-  g_autoptr(DrOpts) opts = dr_opts_new("device", DR_OPTS_KEYVAL);
+  g_autoptr(DrOpts) opts = dr_opts_new("device", form_of_devices(a->argv));
   g_autofree char *id = id_of(a, plugged);
   g_autofree char *value = NULL;
 

@@ -18,7 +18,9 @@ static const char *const changed[] = {
   "romsize",  /* 6.0: computed from the file; the size itself is compared as a memory block */
   "rombar",   /* 10.0: -1 for the old 1 */
   "busnr",    /* follows the guest's own numbering */
+  "port",     /* USB: empty where QEMU chose; where the device sits is compared as its place */
   "MCFG",     /* the running firmware put it there; it travels with the device state */
+  "smb_io_base", /* PIIX4_PM: as MCFG; 45312 until the firmware has set it */
   "xres",     /* 7.0: EDID's preferred mode 1280x800 for 1024x768; read by the guest at its start */
   "yres",
   "osk",      /* isa-applesmc: printed past its end, with what lies behind it in QEMU's memory */

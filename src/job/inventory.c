@@ -317,6 +317,24 @@ type_has(const DrInventory *inv, const char *type, const char *property)
   return FALSE;
 }
 
+/* Links to objects ("iothread", "rng"), which info qtree does not print before 9.x. */
+static gboolean
+read_links(DrInventory *inv, DrQmp *qmp, DrPlugged *plugged, GError **error)
+{
+  JsonArray *list = g_hash_table_lookup(inv->types, plugged->type);
+  const DrQdev *dev = plugged->anon ? NULL : dr_qtree_find(inv, plugged->name);
+
+  for (guint i = 0; list && i < json_array_get_length(list); i++) {
+    JsonObject *entry = json_array_get_object_element(list, i);
+    const char *name = dr_json_str(entry, "name", "");
+
+    if (g_str_has_prefix(dr_json_str(entry, "type", ""), "link<") && !(dev && dr_qdev_prop(inv, dev, name)) &&
+        !read_into(qmp, plugged->path, name, plugged->props, error))
+      return FALSE;
+  }
+  return TRUE;
+}
+
 /* Every property by itself, for the few devices that info qtree does not name. */
 static gboolean
 read_all_properties(DrInventory *inv, DrQmp *qmp, DrPlugged *plugged, GError **error)
@@ -368,7 +386,7 @@ read_plugged(DrInventory *inv, DrQmp *qmp, DrPlugged *plugged, GError **error)
   /* A device without an id cannot be found in info qtree; one from the command line need not be. */
   if (plugged->anon ? plugged->hot : !dr_qtree_find(inv, plugged->name))
     return read_all_properties(inv, qmp, plugged, error);
-  return TRUE;
+  return read_links(inv, qmp, plugged, error);
 }
 
 static gboolean

@@ -24,7 +24,9 @@
 
 /* What stops QEMU or droverd must not stop the one who writes down how QEMU ended: a terminal's ^C, systemd's SIGTERM
  * to the whole control group. */
-static const int ignored[] = { SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPIPE, SIGUSR1, SIGUSR2, SIGTSTP, SIGALRM };
+static const int ignored[] = {
+  SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGPIPE, SIGUSR1, SIGUSR2, SIGTSTP, SIGALRM
+};
 
 static void
 set_signals(void (*handler)(int))
@@ -115,7 +117,8 @@ read_order(struct order *order)
   order->argv = calloc(head->argc + 1, sizeof(char *));
   order->envp = calloc(head->envc + 1, sizeof(char *));
   if (!order->argv || !order->envp || !(at = take_strings(at, end, 2, first)) ||
-      !(at = take_strings(at, end, head->argc, order->argv)) || !take_strings(at, end, head->envc, order->envp))
+      !(at = take_strings(at, end, head->argc, order->argv)) ||
+      !take_strings(at, end, head->envc, order->envp))
     return -1;
   order->program = first[0];
   order->cwd = first[1];
@@ -258,8 +261,9 @@ keep(pid_t pid, uint64_t start_time, const char *exit_path)
     snprintf(code, sizeof code, "%d", WEXITSTATUS(status));
   else
     snprintf(signal_number, sizeof signal_number, "%d", WTERMSIG(status));
-  snprintf(text, sizeof text, "{\"pid\":%d,\"start\":%llu,\"exit\":%s,\"signal\":%s,\"core\":%s,\"time\":%lld}\n",
-           (int)pid, (unsigned long long)start_time, code, signal_number,
+  snprintf(text, sizeof text,
+           "{\"pid\":%d,\"start\":%llu,\"exit\":%s,\"signal\":%s,\"core\":%s,\"time\":%lld}\n", (int)pid,
+           (unsigned long long)start_time, code, signal_number,
            WIFSIGNALED(status) && WCOREDUMP(status) ? "true" : "false", (long long)time(NULL));
   write_exit(exit_path, text);
 }
@@ -271,7 +275,8 @@ main(int argc, char **argv)
   pid_t pid;
 
   if (argc != 2 || argv[1][0] != '/') {
-    static const char text[] = "drover-keeper is started by droverd; there is nothing to do with it by hand\n";
+    static const char text[] =
+        "drover-keeper is started by droverd; there is nothing to do with it by hand\n";
 
     return write(STDERR_FILENO, text, sizeof text - 1) < 0 ? 3 : 2;
   }

@@ -48,8 +48,19 @@ static gboolean
 start_child(Probe *probe, int null_fd, int output, int socket, GError **error)
 {
   g_auto(GStrv) envp = g_get_environ();
-  const char *argv[] = { probe->binary, "-S", "-no-user-config", "-nodefaults", "-display", "none", "-machine", "none",
-                         "-chardev", "socket,id=drover,fd=3", "-mon", "chardev=drover,mode=control", NULL };
+  const char *argv[] = { probe->binary,
+                         "-S",
+                         "-no-user-config",
+                         "-nodefaults",
+                         "-display",
+                         "none",
+                         "-machine",
+                         "none",
+                         "-chardev",
+                         "socket,id=drover,fd=3",
+                         "-mon",
+                         "chardev=drover,mode=control",
+                         NULL };
   DrChild child = { .path = probe->binary,
                     .argv = (char *const *)argv,
                     .envp = envp,
@@ -123,7 +134,8 @@ first_line(Probe *probe)
   lines = g_strsplit_set(valid, "\r\n", -1);
   for (guint i = 0; lines[i]; i++)
     if (g_strstrip(lines[i])[0])
-      return g_utf8_strlen(lines[i], -1) > MAX_LINE ? g_utf8_substring(lines[i], 0, MAX_LINE) : g_strdup(lines[i]);
+      return g_utf8_strlen(lines[i], -1) > MAX_LINE ? g_utf8_substring(lines[i], 0, MAX_LINE)
+                                                    : g_strdup(lines[i]);
   return NULL;
 }
 
@@ -133,7 +145,8 @@ is_other_tool(const char *binary)
 {
   g_autofree char *name = g_path_get_basename(binary);
 
-  return g_str_has_prefix(name, "qemu-") && !g_str_has_prefix(name, "qemu-system") && !g_str_has_prefix(name, "qemu-kvm");
+  return g_str_has_prefix(name, "qemu-") && !g_str_has_prefix(name, "qemu-system") &&
+         !g_str_has_prefix(name, "qemu-kvm");
 }
 
 static gboolean
@@ -151,10 +164,13 @@ not_a_qemu(Probe *probe, GError **error)
   if (is_other_tool(probe->binary))
     return not_an_emulator(probe, error);
   if (line)
-    dr_error_set(error, DR_ERROR_INVALID, "'%s' does not behave like a QEMU: it says: %s", probe->binary, line);
+    dr_error_set(error, DR_ERROR_INVALID, "'%s' does not behave like a QEMU: it says: %s", probe->binary,
+                 line);
   else
-    dr_error_set(error, DR_ERROR_INVALID, "'%s' does not behave like a QEMU, and it prints nothing", probe->binary);
-  return dr_error_remedy(error, "see what `%s -machine none -display none -S` does in a terminal", probe->binary);
+    dr_error_set(error, DR_ERROR_INVALID, "'%s' does not behave like a QEMU, and it prints nothing",
+                 probe->binary);
+  return dr_error_remedy(error, "see what `%s -machine none -display none -S` does in a terminal",
+                         probe->binary);
 }
 
 static gboolean
@@ -164,8 +180,9 @@ too_late(Probe *probe, GError **error)
 
   dr_error_set(error, DR_ERROR_TIMEOUT, "'%s' did not answer as a QEMU within %d s%s%s", probe->binary,
                DR_CAPS_PROBE_MS / 1000, line ? ": it says: " : "", line ? line : "");
-  return dr_error_remedy(error, "if it is a wrapper script, it must pass its arguments and descriptors on to QEMU (exec "
-                                "qemu-system-x86_64 \"$@\")");
+  return dr_error_remedy(
+      error, "if it is a wrapper script, it must pass its arguments and descriptors on to QEMU (exec "
+             "qemu-system-x86_64 \"$@\")");
 }
 
 /* ---- The conversation ---- */
@@ -207,13 +224,14 @@ greet(Probe *probe, GError **error)
 static JsonArray *
 ask(Probe *probe, const char *command, JsonObject *arguments, GError **error)
 {
-  g_autoptr(JsonNode) node = dr_qmp_call(probe->qmp, command, arguments, dr_deadline_left(probe->deadline), error);
+  g_autoptr(JsonNode) node =
+      dr_qmp_call(probe->qmp, command, arguments, dr_deadline_left(probe->deadline), error);
 
   if (node && JSON_NODE_HOLDS_ARRAY(node))
     return json_node_dup_array(node);
   if (node)
-    dr_error_set(error, DR_ERROR_INVALID, "'%s' answered '%s' with something that is not an array", probe->binary,
-                 command);
+    dr_error_set(error, DR_ERROR_INVALID, "'%s' answered '%s' with something that is not an array",
+                 probe->binary, command);
   return NULL;
 }
 
@@ -270,7 +288,8 @@ ask_kvm(Probe *probe, DrCaps *caps, GError **error)
 
   if (!node)
     return FALSE;
-  caps->kvm_built_in = JSON_NODE_HOLDS_OBJECT(node) && dr_json_bool(json_node_get_object(node), "present", FALSE);
+  caps->kvm_built_in =
+      JSON_NODE_HOLDS_OBJECT(node) && dr_json_bool(json_node_get_object(node), "present", FALSE);
   return TRUE;
 }
 
@@ -281,14 +300,16 @@ ask_devices(Probe *probe, DrCaps *caps, GError **error)
 {
   g_autoptr(GError) local = NULL;
 
-  if (ask_names(probe, "qom-list-types", "name", dr_json("{'implements': <%s>}", "device"), &caps->devices, &local))
+  if (ask_names(probe, "qom-list-types", "name", dr_json("{'implements': <%s>}", "device"), &caps->devices,
+                &local))
     return TRUE;
   if (!dr_qmp_closed(probe->qmp)) {
     g_propagate_error(error, g_steal_pointer(&local));
     return FALSE;
   }
   g_message("'%s' ends when asked for its devices, so they are not known: are its modules of another build "
-            "(QEMU_MODULE_DIR)?", probe->binary);
+            "(QEMU_MODULE_DIR)?",
+            probe->binary);
   return TRUE;
 }
 
@@ -321,7 +342,9 @@ converse(Probe *probe, DrCaps *caps, GError **error)
 gboolean
 dr_caps_probe(DrCaps *caps, GError **error)
 {
-  Probe probe = { .binary = caps->binary, .pidfd = -1, .output = -1, .deadline = dr_deadline_in(DR_CAPS_PROBE_MS) };
+  Probe probe = {
+    .binary = caps->binary, .pidfd = -1, .output = -1, .deadline = dr_deadline_in(DR_CAPS_PROBE_MS)
+  };
   gboolean done = converse(&probe, caps, error);
 
   stop(&probe);

@@ -224,7 +224,8 @@ kvm_opens(void)
 static gboolean
 is_fresh(const Entry *entry, const char *key, gboolean kvm)
 {
-  if (!entry->caps || g_strcmp0(entry->key, key) != 0 || entry->caps->kvm != (entry->caps->kvm_built_in && kvm))
+  if (!entry->caps || g_strcmp0(entry->key, key) != 0 ||
+      entry->caps->kvm != (entry->caps->kvm_built_in && kvm))
     return FALSE;
   return !entry->script || g_get_monotonic_time() - entry->when < DR_CAPS_SCRIPT_MS * 1000;
 }

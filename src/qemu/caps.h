@@ -29,8 +29,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrCaps, dr_caps_unref)
  * `binary`: a path, or a name that is looked up in droverd's PATH. Thread-safe; threads that ask for the same binary at
  * once share one probe. A script (a wrapper) is remembered for a minute and in memory only, since what it starts may
  * change while the script does not; for the same reason nothing is noticed of modules or libraries that are replaced
- * beside an unchanged binary. Errors: DR_ERROR_NOT_FOUND (no such file), DR_ERROR_INVALID (not executable, or it does not behave like a
- * QEMU: the message quotes the first line it printed), DR_ERROR_UNSUPPORTED (older than 5.2, or not a system emulator),
- * DR_ERROR_TIMEOUT (10 s). A file that is not an ELF or #! script of a QEMU must do no harm when tried: no stdin, its own
- * session, killed at the deadline. Returns: (transfer full). */
+ * beside an unchanged binary.
+ *
+ * Errors: DR_ERROR_NOT_FOUND (no such file), DR_ERROR_INVALID (not executable, or it does not behave like a QEMU: the
+ * message quotes the first line it printed), DR_ERROR_UNSUPPORTED (older than 5.2, or not a system emulator),
+ * DR_ERROR_TIMEOUT (10 s). A file that is not an ELF or #! script of a QEMU must do no harm when tried: no stdin, its
+ * own session, killed at the deadline. Returns: (transfer full). */
 DrCaps *dr_caps_get(const char *binary, const char *cache_dir, GError **error);

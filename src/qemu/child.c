@@ -127,7 +127,8 @@ dr_exec_error(const char *path, int err, GError **error)
     return dr_error_remedy(error, "give the path of a qemu-system-* binary that is installed on this host");
   }
   if (err == ENOENT) {
-    dr_error_set(error, DR_ERROR_INVALID, "cannot run '%s': its interpreter or dynamic loader is missing", path);
+    dr_error_set(error, DR_ERROR_INVALID, "cannot run '%s': its interpreter or dynamic loader is missing",
+                 path);
     return dr_error_remedy(error, "look at its first line, or at `readelf -l %s | grep interpreter`", path);
   }
   if (there && S_ISDIR(status.st_mode)) {
@@ -135,12 +136,14 @@ dr_exec_error(const char *path, int err, GError **error)
     return dr_error_remedy(error, "give the path of the binary in it");
   }
   if (err == ENOEXEC) {
-    dr_error_set(error, DR_ERROR_INVALID, "cannot run '%s': it is neither a program for this machine nor a script", path);
+    dr_error_set(error, DR_ERROR_INVALID,
+                 "cannot run '%s': it is neither a program for this machine nor a script", path);
     return dr_error_remedy(error, "a wrapper script must begin with a line like #!/bin/sh");
   }
   dr_error_set(error, DR_ERROR_INVALID, "cannot run '%s': %s", path, g_strerror(err));
   if (err == EACCES)
-    return dr_error_remedy(error, "make it executable (chmod +x), on a file system that is not mounted noexec");
+    return dr_error_remedy(error,
+                           "make it executable (chmod +x), on a file system that is not mounted noexec");
   return FALSE;
 }
 
@@ -153,7 +156,8 @@ is_program(const char *path)
 char *
 dr_find_program(const char *name, const char *path, const char *cwd, GError **error)
 {
-  g_auto(GStrv) dirs = g_strsplit(path ? path : "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", ":", -1);
+  g_auto(GStrv) dirs =
+      g_strsplit(path ? path : "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", ":", -1);
 
   if (strchr(name, '/'))
     return g_canonicalize_filename(name, cwd);

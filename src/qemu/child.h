@@ -5,12 +5,13 @@
 #include <sys/types.h>
 
 typedef struct {
-  const char *path;   /* what to execute; no look-up */
+  const char *path; /* what to execute; no look-up */
   char *const *argv;
   char *const *envp;
-  const int *fds;     /* our descriptors; they become 0, 1, … n_fds - 1, and it gets no others */
+  const int *fds; /* our descriptors; they become 0, 1, … n_fds - 1, and it gets no others */
   guint n_fds;
-  gboolean dies_with_us; /* SIGKILLed when the calling THREAD ends: for a child that must not outlive its use */
+  gboolean
+      dies_with_us; /* SIGKILLed when the calling THREAD ends: for a child that must not outlive its use */
 } DrChild;
 
 /* Starts it in a session of its own, in "/", with default signals. Returns 0, or the errno of what failed (exec too,

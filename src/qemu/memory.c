@@ -22,8 +22,8 @@
 static guint64
 free_hugepages(guint64 hugepage)
 {
-  g_autofree char *path =
-      g_strdup_printf("/sys/kernel/mm/hugepages/hugepages-%" G_GUINT64_FORMAT "kB/free_hugepages", hugepage / 1024);
+  g_autofree char *path = g_strdup_printf(
+      "/sys/kernel/mm/hugepages/hugepages-%" G_GUINT64_FORMAT "kB/free_hugepages", hugepage / 1024);
   g_autofree char *text = dr_file_read(path, 64, NULL, NULL);
 
   return text ? g_ascii_strtoull(text, NULL, 10) : 0;
@@ -32,16 +32,18 @@ free_hugepages(guint64 hugepage)
 static void
 create_error(int err, const char *block, guint64 size, guint64 hugepage, GError **error)
 {
-  dr_error_set_errno(error, err, "cannot make %" G_GUINT64_FORMAT " bytes of shared memory for RAM block '%s'", size,
-                     block);
+  dr_error_set_errno(
+      error, err, "cannot make %" G_GUINT64_FORMAT " bytes of shared memory for RAM block '%s'", size, block);
   if (hugepage && (err == ENOSPC || err == ENOMEM))
-    dr_error_remedy(error,
-                    "it takes %" G_GUINT64_FORMAT " pages of %" G_GUINT64_FORMAT " KiB and %" G_GUINT64_FORMAT
-                    " are free: write a larger number to /sys/kernel/mm/hugepages/hugepages-%" G_GUINT64_FORMAT
-                    "kB/nr_hugepages",
-                    size / hugepage, hugepage / 1024, free_hugepages(hugepage), hugepage / 1024);
+    dr_error_remedy(
+        error,
+        "it takes %" G_GUINT64_FORMAT " pages of %" G_GUINT64_FORMAT " KiB and %" G_GUINT64_FORMAT
+        " are free: write a larger number to /sys/kernel/mm/hugepages/hugepages-%" G_GUINT64_FORMAT
+        "kB/nr_hugepages",
+        size / hugepage, hugepage / 1024, free_hugepages(hugepage), hugepage / 1024);
   else if (hugepage && (err == EINVAL || err == ENODEV || err == ENOENT))
-    dr_error_remedy(error, "this host has no pages of %" G_GUINT64_FORMAT " KiB: see /sys/kernel/mm/hugepages",
+    dr_error_remedy(error,
+                    "this host has no pages of %" G_GUINT64_FORMAT " KiB: see /sys/kernel/mm/hugepages",
                     hugepage / 1024);
   else if (err == EFBIG || err == EINVAL)
     dr_error_remedy(error, "check the size of the guest's memory");
@@ -56,14 +58,16 @@ dr_memory_create(const char *vm, const char *block, guint64 size, guint64 hugepa
   dr_autofd int fd = -1;
 
   if (size == 0 || size > G_MAXINT64 - page || (page & (page - 1))) {
-    dr_error_set(error, DR_ERROR_INVALID, "cannot make RAM block '%s' of %" G_GUINT64_FORMAT " bytes in pages of %"
-                 G_GUINT64_FORMAT, block, size, page);
+    dr_error_set(error, DR_ERROR_INVALID,
+                 "cannot make RAM block '%s' of %" G_GUINT64_FORMAT " bytes in pages of %" G_GUINT64_FORMAT,
+                 block, size, page);
     dr_error_remedy(error, "a page size is a power of two that /sys/kernel/mm/hugepages lists");
     return -1;
   }
   size = (size + page - 1) / page * page;
   if (hugepage)
-    flags |= MFD_HUGETLB | (guint)__builtin_ctzll(hugepage) << MAP_HUGE_SHIFT; /* MFD_HUGE_SHIFT is the same */
+    flags |= MFD_HUGETLB | (guint)__builtin_ctzll(hugepage)
+                               << MAP_HUGE_SHIFT; /* MFD_HUGE_SHIFT is the same */
   fd = memfd_create(name, flags);
   if (fd < 0 || ftruncate(fd, size) < 0 || (hugepage && fallocate(fd, 0, 0, size) < 0) ||
       fcntl(fd, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) < 0) {
@@ -154,7 +158,8 @@ find_gpa(const char *mtree, const char *id, guint64 *ret_gpa)
     unsigned long long gpa;
     int at = 0;
 
-    if (sscanf(lines[i], " %llx-%*x (prio %*d, %*[^)]): %n", &gpa, &at) != 1 || at == 0 || !strstr(lines[i], "ram)"))
+    if (sscanf(lines[i], " %llx-%*x (prio %*d, %*[^)]): %n", &gpa, &at) != 1 || at == 0 ||
+        !strstr(lines[i], "ram)"))
       continue;
     lines[i][at + strcspn(lines[i] + at, " \r")] = '\0';
     if (is_named(lines[i] + at, id)) {
@@ -220,7 +225,8 @@ read_block(DrQmp *qmp, const char *id, guint64 size, GError **error)
   block->shared = JSON_NODE_HOLDS_VALUE(share) && json_node_get_boolean(share);
   block->kind = kind_of(type, block->shared);
   block->fd = -1;
-  if (g_str_equal(type, "memory-backend-file") && !(block->path = dr_qmp_qom_str(qmp, path, "mem-path", error)))
+  if (g_str_equal(type, "memory-backend-file") &&
+      !(block->path = dr_qmp_qom_str(qmp, path, "mem-path", error)))
     return NULL;
   return g_steal_pointer(&block);
 }
@@ -273,8 +279,8 @@ parse_mapping(char *line, Mapping *mapping)
   char flags[5];
   int path = 0;
 
-  if (sscanf(line, "%llx-%llx %4s %*x %x:%x %llu %n", &begin, &end, flags, &major_number, &minor_number, &inode,
-             &path) < 6)
+  if (sscanf(line, "%llx-%llx %4s %*x %x:%x %llu %n", &begin, &end, flags, &major_number, &minor_number,
+             &inode, &path) < 6)
     return FALSE;
   *mapping = (Mapping){ .begin = begin,
                         .end = end,
@@ -290,7 +296,8 @@ parse_mapping(char *line, Mapping *mapping)
 static gboolean
 is_same_file(const Mapping *mapping, const DrProcFd *fd)
 {
-  return mapping->inode == fd->inode && (mapping->device == fd->device || g_str_equal(mapping->path, fd->link));
+  return mapping->inode == fd->inode &&
+         (mapping->device == fd->device || g_str_equal(mapping->path, fd->link));
 }
 
 /* The lowest one that refers to the file; -1 if none does. */

@@ -35,6 +35,7 @@ typedef struct {
 void dr_ram_block_free(DrRamBlock *block);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrRamBlock, dr_ram_block_free)
 
-/* The guest's RAM backends in order of their ids (query-memdev, qom-get of each in /objects, /proc/PID/fd). The default RAM of `-m` shows as a
- * memory-backend-ram with the machine's default RAM id. Returns: (transfer full) (element-type DrRamBlock). */
+/* The guest's RAM backends in order of their ids (query-memdev, qom-get of each in /objects, /proc/PID/fd). The default
+ * RAM of `-m` shows as a memory-backend-ram with the machine's default RAM id. Some ms; no change to the guest.
+ * Returns: (transfer full) (element-type DrRamBlock). */
 GPtrArray *dr_memory_blocks(DrQmp *qmp, const DrProcId *id, GError **error);

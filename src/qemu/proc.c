@@ -49,7 +49,9 @@ read_stat(pid_t pid, char *ret_state, guint64 *ret_start)
   g_autofree char *text = dr_file_read(path, MAX_STAT, NULL, NULL);
   char *rest = text ? strrchr(text, ')') : NULL;
 
-  return rest && sscanf(rest, ") %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %" G_GUINT64_FORMAT,
+  return rest && sscanf(rest,
+                        ") %c %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s %*s "
+                        "%" G_GUINT64_FORMAT,
                         ret_state, ret_start) == 2;
 }
 
@@ -216,8 +218,8 @@ dr_proc_cwd(pid_t pid, GError **error)
   }
   target[n] = '\0';
   if (stat(path, &status) == 0 && status.st_nlink == 0) {
-    dr_error_set(error, DR_ERROR_NOT_FOUND, "the working directory of process %d does not exist any more: '%s'",
-                 (int)pid, target);
+    dr_error_set(error, DR_ERROR_NOT_FOUND,
+                 "the working directory of process %d does not exist any more: '%s'", (int)pid, target);
     return NULL;
   }
   return g_strdup(target);
@@ -327,8 +329,8 @@ match_tcp(const char *line, const void *wanted, guint64 *ret_inode)
 {
   guint port, state;
 
-  return sscanf(line, " %*u: %*[0-9A-F]:%x %*[0-9A-F]:%*x %x %*s %*s %*s %*u %*u %" G_GUINT64_FORMAT, &port, &state,
-                ret_inode) == 3 &&
+  return sscanf(line, " %*u: %*[0-9A-F]:%x %*[0-9A-F]:%*x %x %*s %*s %*s %*u %*u %" G_GUINT64_FORMAT, &port,
+                &state, ret_inode) == 3 &&
          state == 0x0a && port == *(const guint *)wanted;
 }
 

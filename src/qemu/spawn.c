@@ -15,8 +15,8 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 
-#ifndef DR_LIBEXECDIR
-#define DR_LIBEXECDIR "/usr/libexec/drover"
+#ifndef DROVER_LIBEXECDIR
+#define DROVER_LIBEXECDIR "/usr/libexec/drover"
 #endif
 
 #define START_MS 10000 /* fork and exec; a binary on a slow network file system takes its time */
@@ -40,7 +40,7 @@ find_keeper(void)
     if (access(path, X_OK) == 0)
       return g_steal_pointer(&path);
   }
-  return g_strdup(DR_LIBEXECDIR "/drover-keeper");
+  return g_strdup(DROVER_LIBEXECDIR "/drover-keeper");
 }
 
 /* ---- The order ---- */
@@ -96,8 +96,8 @@ check_request(const DrSpawn *spawn, GError **error)
     return dr_error_set(error, DR_ERROR_INTERNAL, "exit path '%s' is not absolute", spawn->exit_path);
   for (guint i = 0; i < spawn->n_fds; i++) {
     if (spawn->numbers[i] < 3 || spawn->fds[i] < 0)
-      return dr_error_set(error, DR_ERROR_INTERNAL, "descriptor %d cannot be handed down as number %d", spawn->fds[i],
-                          spawn->numbers[i]);
+      return dr_error_set(error, DR_ERROR_INTERNAL, "descriptor %d cannot be handed down as number %d",
+                          spawn->fds[i], spawn->numbers[i]);
     for (guint j = 0; j < i; j++)
       if (spawn->numbers[i] == spawn->numbers[j])
         return dr_error_set(error, DR_ERROR_INTERNAL, "two descriptors for number %d", spawn->numbers[i]);
@@ -148,7 +148,8 @@ start_keeper(const DrSpawn *spawn, const char *keeper, const char *program, GErr
   err = dr_child_start(&child, &pid);
   if (err) {
     dr_error_set_errno(error, err, "cannot start '%s'", keeper);
-    dr_error_remedy(error, err == ENOENT || err == EACCES ? "reinstall drover: this program belongs to it" : "see dmesg");
+    dr_error_remedy(error, err == ENOENT || err == EACCES ? "reinstall drover: this program belongs to it"
+                                                          : "see dmesg");
     return -1;
   }
   /* It forks the one that stays and ends at once. */
@@ -203,7 +204,8 @@ report_error(const struct dr_keeper_report *report, const DrSpawn *spawn, const 
   case DR_KEEPER_STARTED:
     return TRUE;
   case DR_KEEPER_NO_ORDER:
-    dr_error_set(error, DR_ERROR_INTERNAL, "cannot start '%s': the keeper does not understand droverd", program);
+    dr_error_set(error, DR_ERROR_INTERNAL, "cannot start '%s': the keeper does not understand droverd",
+                 program);
     return dr_error_remedy(error, "droverd and drover-keeper are of two versions: restart droverd");
   case DR_KEEPER_NO_PROCESS:
     return dr_error_set_errno(error, report->err, "cannot start '%s'", program);
@@ -217,7 +219,8 @@ report_error(const struct dr_keeper_report *report, const DrSpawn *spawn, const 
   case DR_KEEPER_NO_EXEC:
     return dr_exec_error(program, report->err, error);
   }
-  return dr_error_set(error, DR_ERROR_INTERNAL, "cannot start '%s': the keeper reports step %u", program, report->step);
+  return dr_error_set(error, DR_ERROR_INTERNAL, "cannot start '%s': the keeper reports step %u", program,
+                      report->step);
 }
 
 gboolean

@@ -2,8 +2,8 @@
 /* The one place that starts a QEMU.
  *
  * QEMU must outlive droverd, and its exit status must be known even when nobody was there to see it. So droverd starts
- * `drover-keeper` (a few KiB, no libraries but libc), which starts QEMU as its child in a session of its own, waits, and
- * writes the status to a file. */
+ * `drover-keeper` (72 KiB each where many run, nothing but libc), which starts QEMU as its child in a session of its own,
+ * waits, and writes the status to a file. */
 #pragma once
 #include "qemu/proc.h"
 
@@ -12,7 +12,8 @@ typedef struct {
   char **envp;          /* A=B */
   const char *cwd;
   const char *log_path; /* stdout and stderr are appended here */
-  const char *exit_path; /* written atomically by the keeper when QEMU ends: {"pid":N,"exit":N|null,"signal":N|null,"time":S} */
+  const char *exit_path; /* absolute; written atomically by the keeper when QEMU ends:
+                            {"pid":N,"start":T,"exit":N|null,"signal":N|null,"core":B,"time":S} */
   const int *fds;       /* our descriptors to hand down … */
   const int *numbers;   /* … as these numbers (3 and above; must not collide with each other) */
   guint n_fds;
@@ -20,7 +21,9 @@ typedef struct {
 
 /* Starts it. All other descriptors are closed in the child, signals are reset, stdin is /dev/null. An exec that fails
  * (no such file, not executable, bad interpreter) is reported as DR_ERROR_NOT_FOUND or DR_ERROR_INVALID here and leaves
- * nothing behind. *ret_id is QEMU's own process, not the keeper's. */
+ * nothing behind. *ret_id is QEMU's own process, not the keeper's (of a wrapper script that does not exec QEMU: the
+ * script's). Afterwards we have no child, and the keeper none of the descriptors. When we die before this returns, the
+ * keeper kills the QEMU that nobody knows of. DR_ERROR_TIMEOUT: exec took 10 s; what then starts is killed likewise. */
 gboolean dr_spawn(const DrSpawn *spawn, DrProcId *ret_id, GError **error);
 
 /* Reads an exit file. FALSE with NOT_FOUND when there is none. *ret_status: as a person reads it, (transfer full):

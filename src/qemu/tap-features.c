@@ -39,7 +39,7 @@ static const struct {
 struct DrTapFeatures {
   int socket; /* of the tap's network namespace */
   char ifname[IFNAMSIZ];
-  guint n_blocks;             /* of 32 features each */
+  guint n_blocks;                /* of 32 features each */
   int bits[G_N_ELEMENTS(known)]; /* which feature; -1: this kernel has it not */
 };
 
@@ -67,7 +67,8 @@ is_our_namespace(int namespace)
 {
   struct stat here, there;
 
-  return stat("/proc/thread-self/ns/net", &here) == 0 && fstat(namespace, &there) == 0 && here.st_ino == there.st_ino;
+  return stat("/proc/thread-self/ns/net", &here) == 0 && fstat(namespace, &there) == 0 &&
+         here.st_ino == there.st_ino;
 }
 
 /* A socket belongs to the namespace that it was made in, and ethtool looks there for the interface. */
@@ -78,7 +79,8 @@ open_socket(int tap_fd)
 
   if (namespace < 0 || is_our_namespace(namespace))
     return socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-  return GPOINTER_TO_INT(g_thread_join(g_thread_new("tap-netns", open_socket_there, GINT_TO_POINTER(namespace))));
+  return GPOINTER_TO_INT(
+      g_thread_join(g_thread_new("tap-netns", open_socket_there, GINT_TO_POINTER(namespace))));
 }
 
 /* How many features this kernel has; 0 on error. */
@@ -147,7 +149,8 @@ dr_tap_features_free(DrTapFeatures *features)
 gboolean
 dr_tap_features_read(DrTapFeatures *features, guint *ret_offloads)
 {
-  gsize size = sizeof(struct ethtool_gfeatures) + features->n_blocks * sizeof(struct ethtool_get_features_block);
+  gsize size =
+      sizeof(struct ethtool_gfeatures) + features->n_blocks * sizeof(struct ethtool_get_features_block);
   g_autofree struct ethtool_gfeatures *blocks = g_malloc0(size);
 
   blocks->cmd = ETHTOOL_GFEATURES;

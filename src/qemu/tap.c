@@ -17,11 +17,11 @@
 #include <sys/resource.h>
 #include <time.h>
 
-#define QEMU_HEADER 10      /* what a starting QEMU sets: struct virtio_net_hdr */
-#define FAST_NS 80000       /* between two looks; a look takes some microseconds */
-#define SLOW_NS 5000000     /* after FAST_MS: no QEMU takes as long to start, somebody forgot to stop the guard */
+#define QEMU_HEADER 10  /* what a starting QEMU sets: struct virtio_net_hdr */
+#define FAST_NS 80000   /* between two looks; a look takes some microseconds */
+#define SLOW_NS 5000000 /* after FAST_MS: no QEMU takes as long to start, somebody forgot to stop the guard */
 #define FAST_MS 30000
-#define OFFLOADS_EACH 64    /* looks, about 5 ms */
+#define OFFLOADS_EACH 64 /* looks, about 5 ms */
 
 typedef struct {
   int fd; /* borrowed */
@@ -58,7 +58,8 @@ set_attached(Queue *queue, gboolean attached)
 
   if (ioctl(queue->fd, TUNSETQUEUE, &request) == 0)
     return TRUE;
-  g_warning("tap '%s': cannot %s a queue: %s", queue->name, attached ? "attach" : "detach", g_strerror(errno));
+  g_warning("tap '%s': cannot %s a queue: %s", queue->name, attached ? "attach" : "detach",
+            g_strerror(errno));
   return FALSE;
 }
 
@@ -93,8 +94,8 @@ note(DrTapGuard *guard, guint i, int fd, const char *ifname, GError **error)
 
   queue->fd = fd;
   if (ioctl(fd, TUNGETIFF, &request) < 0 || ioctl(fd, TUNGETVNETHDRSZ, &queue->header) < 0) {
-    dr_error_set(error, DR_ERROR_INVALID, "descriptor %d%s%s is not a tap queue: %s", fd, ifname ? " of " : "",
-                 ifname ? ifname : "", g_strerror(errno));
+    dr_error_set(error, DR_ERROR_INVALID, "descriptor %d%s%s is not a tap queue: %s", fd,
+                 ifname ? " of " : "", ifname ? ifname : "", g_strerror(errno));
     return FALSE;
   }
   g_strlcpy(queue->name, request.ifr_name, IFNAMSIZ);
@@ -126,13 +127,15 @@ look_at_header(Queue *queue, gboolean offloads_too)
     return FALSE;
   header_wrong = header != queue->header;
   if (header_wrong && ioctl(queue->fd, TUNSETVNETHDRSZ, &queue->header) < 0)
-    g_warning("tap '%s': cannot set its header size back to %d: %s", queue->name, queue->header, g_strerror(errno));
+    g_warning("tap '%s': cannot set its header size back to %d: %s", queue->name, queue->header,
+              g_strerror(errno));
   /* Who sets the header size has set the offloads just before. */
   offloads_too |= header_wrong || queue->header == QEMU_HEADER;
   if (!offloads_too || !offloads_changed(queue))
     return header_wrong;
   if (ioctl(queue->fd, TUNSETOFFLOAD, queue->offloads) < 0)
-    g_warning("tap '%s': cannot set its offloads back to 0x%x: %s", queue->name, queue->offloads, g_strerror(errno));
+    g_warning("tap '%s': cannot set its offloads back to 0x%x: %s", queue->name, queue->offloads,
+              g_strerror(errno));
   return TRUE;
 }
 

@@ -15,6 +15,7 @@
 
 #define START_MS 30000
 #define MEMORY_FD 20 /* the number that the RAM memfd has in the first QEMU */
+#define EXIT_FILE_MS 1000
 #define DEFAULT_RAM (128ull << 20)
 
 typedef struct {
@@ -61,8 +62,6 @@ read_request(Start *s, JsonObject *request, GError **error)
   if (!g_path_is_absolute(record->cwd))
     return dr_error_set(error, DR_ERROR_INVALID, "the working directory '%s' is not an absolute path", record->cwd);
   s->given = dr_argv_parse((const char *const *)record->argv_given, error);
-  if (!s->given)
-    g_prefix_error(error, "cannot run VM '%s': ", record->name);
   return s->given != NULL;
 }
 
@@ -99,6 +98,8 @@ plan_ram(Start *s, GError **error)
   s->ram_size = DEFAULT_RAM;
   if (memory && !dr_opts_get_size(memory, "size", DEFAULT_RAM, &s->ram_size, error))
     return FALSE;
+  if (s->ram_size == 0)
+    s->ram_size = DEFAULT_RAM; /* as QEMU takes -m 0 */
   s->ram_size = (s->ram_size + 8191) / 8192 * 8192; /* as QEMU rounds it */
   if (!s->ram_id)
     return TRUE;
@@ -166,10 +167,28 @@ spawn_it(Start *s, GError **error)
   s->log_from = stat(record->log_path, &log) == 0 ? log.st_size : 0;
   unlink(record->qmp_path);
   unlink(record->exit_path);
-  if (dr_spawn(&spawn, &record->id, error))
-    return TRUE;
-  g_prefix_error(error, "cannot run VM '%s': ", record->name);
-  return FALSE;
+  return dr_spawn(&spawn, &record->id, error);
+}
+
+/* What QEMU itself said counts most; one that says nothing has at least ended in some way. */
+static void
+tell_why(Start *s, const GError *cause, GError **error)
+{
+  DrVmRecord *record = dr_vm_record(s->vm);
+  DrDeadline deadline = dr_deadline_in(EXIT_FILE_MS);
+  g_autofree char *tail = dr_log_tail(record->log_path, s->log_from, 800);
+  g_autofree char *ended = NULL;
+
+  if (*g_strstrip(tail)) {
+    dr_error_set(error, DR_ERROR_UNSUPPORTED, "QEMU said: %s", tail);
+    if (strstr(tail, "waiting for connection"))
+      dr_error_remedy(error, "add wait=off to that socket: QEMU goes on only when somebody has connected to it");
+    return;
+  }
+  while (g_error_matches(cause, DR_ERROR, DR_ERROR_CLOSED) && !dr_deadline_passed(deadline) &&
+         !dr_spawn_read_exit(record->exit_path, &record->id, &ended, NULL))
+    g_usleep(5000); /* its keeper writes it right after the end */
+  dr_error_set(error, DR_ERROR_UNSUPPORTED, "%s%s%s", cause->message, ended ? ": it " : "", ended ? ended : "");
 }
 
 static DrQmp *
@@ -179,15 +198,10 @@ connect_it(Start *s, GError **error)
   dr_autofd int pidfd = dr_proc_open(&record->id, NULL);
   g_autoptr(GError) local = NULL;
   DrQmp *qmp = dr_qmp_await(record->qmp_path, pidfd, dr_deadline_in(START_MS), &local);
-  g_autofree char *tail = NULL;
 
-  if (qmp)
-    return qmp;
-  tail = dr_log_tail(record->log_path, s->log_from, 800);
-  g_strstrip(tail);
-  dr_error_set(error, DR_ERROR_INVALID, "cannot run VM '%s': %s%s%s", record->name, *tail ? "QEMU said: " : local->message,
-               tail, "");
-  return NULL;
+  if (!qmp)
+    tell_why(s, local, error);
+  return qmp;
 }
 
 static void

@@ -172,7 +172,7 @@ read_many(gpointer data)
     total += drain(subscription, last);
   }
   g_assert_cmpuint(total, <=, PUBLISHERS * EACH);
-  g_assert_cmpint(wakes, >, 0);
+  g_assert_true((wakes > 0) == (total > 0));
   dr_subscription_free(subscription);
   return NULL;
 }

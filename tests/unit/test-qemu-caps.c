@@ -161,7 +161,8 @@ test_file(void)
 
   /* Rubbish in its place is a file that is not there. */
   g_assert_true(g_file_set_contents(file, "{\"key\":[[[", -1, NULL));
-  g_assert_true(g_spawn_sync(NULL, argv, NULL, G_SPAWN_STDOUT_TO_DEV_NULL, NULL, NULL, NULL, NULL, &status, NULL));
+  g_assert_true(
+      g_spawn_sync(NULL, argv, NULL, G_SPAWN_STDOUT_TO_DEV_NULL, NULL, NULL, NULL, NULL, &status, NULL));
   g_assert_cmpint(status, ==, 0);
 }
 
@@ -220,11 +221,14 @@ test_refusals(void)
   g_autofree char *text = tmp_file(dir, "text", "hello\n", 0644);
   g_autofree char *rubbish = tmp_file(dir, "rubbish", "hello\n", 0755);
   g_autofree char *bad = tmp_file(dir, "bad", "#!/no/such/shell\n", 0755);
-  g_autofree char *talker = tmp_file(dir, "talker", "#!/bin/sh\necho; echo 'who are \377 you?'; exit 1\n", 0755);
+  g_autofree char *talker =
+      tmp_file(dir, "talker", "#!/bin/sh\necho; echo 'who are \377 you?'; exit 1\n", 0755);
   g_autofree char *qmp = tmp_file(dir, "qmp", "#!/bin/sh\necho rubbish >&3; exec sleep 1000\n", 0755);
   g_autofree char *old = tmp_file(
-      dir, "old", "#!/bin/sh\necho '{\"QMP\":{\"version\":{\"qemu\":{\"major\":4,\"minor\":2,\"micro\":1}}}}' >&3\n"
-                  "read x <&3; echo '{\"return\":{},\"id\":1}' >&3; exec sleep 1000\n", 0755);
+      dir, "old",
+      "#!/bin/sh\necho '{\"QMP\":{\"version\":{\"qemu\":{\"major\":4,\"minor\":2,\"micro\":1}}}}' >&3\n"
+      "read x <&3; echo '{\"return\":{},\"id\":1}' >&3; exec sleep 1000\n",
+      0755);
   g_autofree char *silent = tmp_file(dir, "silent", "#!/bin/sh\nexec 3>&-; exec sleep 1000\n", 0755);
   g_autofree char *img = g_find_program_in_path("qemu-img");
 

@@ -39,17 +39,21 @@ static const Case cases[] = {
     "-M q35,memory-backend=m0 -m 64 -object memory-backend-ram,id=m0,size=64M,share=on",
     { { "m0", 64 * MIB, DR_RAM_ANONYMOUS, TRUE, "shared" } } },
   { "inherited-memfd",
-    "-M q35,memory-backend=pc.ram -m 64 -object memory-backend-file,id=pc.ram,size=64M,mem-path=/proc/self/fd/FD,share=on",
+    "-M q35,memory-backend=pc.ram -m 64 -object "
+    "memory-backend-file,id=pc.ram,size=64M,mem-path=/proc/self/fd/FD,share=on",
     { { "pc.ram", 64 * MIB, DR_RAM_SHARED_FILE, TRUE, NULL, "/memfd:drover:test:pc.ram" } } },
   { "inherited-memfd-private",
-    "-M q35,memory-backend=pc.ram -m 64 -object memory-backend-file,id=pc.ram,size=64M,mem-path=/proc/self/fd/FD,share=off",
+    "-M q35,memory-backend=pc.ram -m 64 -object "
+    "memory-backend-file,id=pc.ram,size=64M,mem-path=/proc/self/fd/FD,share=off",
     { { "pc.ram", 64 * MIB, DR_RAM_ANONYMOUS, TRUE } } },
   { "file",
-    "-M q35,memory-backend=pc.ram -m 64 -object memory-backend-file,id=pc.ram,size=64M,mem-path=DIR/ram,share=on",
+    "-M q35,memory-backend=pc.ram -m 64 -object "
+    "memory-backend-file,id=pc.ram,size=64M,mem-path=DIR/ram,share=on",
     { { "pc.ram", 64 * MIB, DR_RAM_SHARED_FILE, TRUE, NULL, "/ram" } } },
   { "directories",
     "-m 64 -smp 2 -object memory-backend-file,id=m0,size=32M,mem-path=DIR,share=on -object "
-    "memory-backend-file,id=m1,size=32M,mem-path=DIR,share=on -numa node,memdev=m0,cpus=0 -numa node,memdev=m1,cpus=1",
+    "memory-backend-file,id=m1,size=32M,mem-path=DIR,share=on -numa node,memdev=m0,cpus=0 -numa "
+    "node,memdev=m1,cpus=1",
     { { "m0", 32 * MIB, DR_RAM_SHARED_FILE, TRUE, NULL, "qemu_back_mem.m0." },
       { "m1", 32 * MIB, DR_RAM_SHARED_FILE, TRUE, NULL, "qemu_back_mem.m1." } } },
   { "memfd",
@@ -59,7 +63,8 @@ static const Case cases[] = {
     "-M pc,memory-backend=m0 -m 64 -object memory-backend-memfd,id=m0,size=64M,share=off",
     { { "m0", 64 * MIB, DR_RAM_ANONYMOUS, TRUE } } },
   { "canonical-path",
-    "-M pc,memory-backend=m0 -m 64 -object memory-backend-memfd,id=m0,size=64M,x-use-canonical-path-for-ramblock-id=on",
+    "-M pc,memory-backend=m0 -m 64 -object "
+    "memory-backend-memfd,id=m0,size=64M,x-use-canonical-path-for-ramblock-id=on",
     { { "m0", 64 * MIB, DR_RAM_SHARED_MEMFD, TRUE, NULL, "/memfd:memory-backend-memfd" } } },
   { "dimm",
     "-M q35,memory-backend=m0 -m 64M,slots=2,maxmem=1G -object memory-backend-memfd,id=m0,size=64M -object "
@@ -151,9 +156,11 @@ check_twins(const char *version)
   auto_tmp char *dir = tmp_new();
   g_autoptr(TestQemu) qemu = test_qemu_start(
       binary, dir,
-      "-m 256 -smp 4 -object memory-backend-memfd,id=m0,size=64M -object memory-backend-memfd,id=m1,size=64M -object "
+      "-m 256 -smp 4 -object memory-backend-memfd,id=m0,size=64M -object memory-backend-memfd,id=m1,size=64M "
+      "-object "
       "memory-backend-memfd,id=m2,size=64M,share=off -object memory-backend-memfd,id=m3,size=64M -numa "
-      "node,memdev=m3,cpus=0 -numa node,memdev=m1,cpus=1 -numa node,memdev=m2,cpus=2 -numa node,memdev=m0,cpus=3",
+      "node,memdev=m3,cpus=0 -numa node,memdev=m1,cpus=1 -numa node,memdev=m2,cpus=2 -numa "
+      "node,memdev=m0,cpus=3",
       NULL, NULL, 0);
   static const guint64 places[] = { 3 * 64 * MIB, 64 * MIB, 2 * 64 * MIB, 0 };
   g_autoptr(GError) error = NULL;
@@ -175,8 +182,7 @@ check_twins(const char *version)
     fd = dr_proc_get_fd(&qemu->id, block->fd, &error);
     g_assert_no_error(error);
     g_assert_cmpint(pwrite(fd, &mark, sizeof mark, MIB * 8), ==, sizeof mark);
-    text = dr_qmp_hmp(qemu->qmp, &error, "xp /1wx 0x%" G_GINT64_MODIFIER "x",
-                      (guint64)(places[i] + MIB * 8));
+    text = dr_qmp_hmp(qemu->qmp, &error, "xp /1wx 0x%" G_GINT64_MODIFIER "x", (guint64)(places[i] + MIB * 8));
     g_assert_no_error(error);
     if (!strstr(text, expected))
       g_error("QEMU %s, block %s: %s", version, block->id, text);
@@ -292,7 +298,8 @@ test_hugepages(void)
       check_hugepages(versions[i]);
   }
   /* More than there is: refused now, and not by SIGBUS in the guest later. */
-  g_assert_cmpint(dr_memory_create("web1", "pc.ram", (read_number(NR_HUGEPAGES) + 1) * HUGE, HUGE, &error), ==, -1);
+  g_assert_cmpint(dr_memory_create("web1", "pc.ram", (read_number(NR_HUGEPAGES) + 1) * HUGE, HUGE, &error),
+                  ==, -1);
   g_assert_nonnull(strstr(dr_error_get_remedy(error), "hugepages-2048kB"));
   assert_error(&error, DR_ERROR_IO, "cannot make");
   wait_until(write_number(NR_HUGEPAGES, before));

@@ -32,8 +32,8 @@ start(const char *const *words, const char *cwd)
   g_autoptr(GError) error = NULL;
   GPid pid;
 
-  g_spawn_async(cwd, (char **)words, (char *[]){ (char *)"A=1", (char *)"EMPTY=", NULL }, G_SPAWN_DO_NOT_REAP_CHILD, NULL,
-                NULL, &pid, &error);
+  g_spawn_async(cwd, (char **)words, (char *[]){ (char *)"A=1", (char *)"EMPTY=", NULL },
+                G_SPAWN_DO_NOT_REAP_CHILD, NULL, NULL, &pid, &error);
   g_assert_no_error(error);
   wait_until(has_words(pid, g_strv_length((char **)words)));
   return pid;

@@ -257,8 +257,8 @@ check_fds(const DrProcId *id, const int *fds, const int *numbers, guint n)
 static void
 test_fds(Fixture *f, gconstpointer data)
 {
-  static const int sets[][6] = { { 3, 4, 5, 6, 7, 8 },      { 8, 7, 6, 5, 4, 3 },    { 5, 3, 4, 10, 9, 11 },
-                                 { 900, 3, 901, 5, 600, 4 }, { 6, 5, 8, 7, 10, 9 },  { 11, 12, 13, 14, 15, 3 },
+  static const int sets[][6] = { { 3, 4, 5, 6, 7, 8 },       { 8, 7, 6, 5, 4, 3 },  { 5, 3, 4, 10, 9, 11 },
+                                 { 900, 3, 901, 5, 600, 4 }, { 6, 5, 8, 7, 10, 9 }, { 11, 12, 13, 14, 15, 3 },
                                  { 1100, 1099, 5, 6, 7, 8 } };
   int fds[6];
 
@@ -380,7 +380,8 @@ real_keeper(void)
 
   if (g_getenv("DROVER_KEEPER"))
     return g_strdup(g_getenv("DROVER_KEEPER"));
-  return access(near, X_OK) == 0 ? g_steal_pointer(&near) : g_build_filename(dir, "../../src/keeper/drover-keeper", NULL);
+  return access(near, X_OK) == 0 ? g_steal_pointer(&near)
+                                 : g_build_filename(dir, "../../src/keeper/drover-keeper", NULL);
 }
 
 /* This program in the keeper's place: gives the real one a pipe that nobody reads. */

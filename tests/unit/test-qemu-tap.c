@@ -89,8 +89,8 @@ skip_without_taps(void)
 static void
 test_features(void)
 {
-  static const guint sets[] = { 0, TUN_F_CSUM, TUN_F_CSUM | TUN_F_TSO4, TUN_F_CSUM | TUN_F_TSO6, OFFLOADS,
-                                TUN_F_CSUM | 0x60, OFFLOADS | 0x60 };
+  static const guint sets[] = { 0,        TUN_F_CSUM,        TUN_F_CSUM | TUN_F_TSO4, TUN_F_CSUM | TUN_F_TSO6,
+                                OFFLOADS, TUN_F_CSUM | 0x60, OFFLOADS | 0x60 };
   dr_autofd int fd = -1;
 
   if (skip_without_taps())
@@ -206,8 +206,8 @@ check_guarded(const char *version, int header, guint offloads)
   g_atomic_int_set(&observer.stop, 1);
   g_thread_join(thread);
   g_assert_nonnull(qemu);
-  g_test_message("QEMU %s, header %d: put back %u times, wrong for %d us, at most %d us at once", version, header,
-                 restored, (int)observer.wrong_us, (int)observer.longest_us);
+  g_test_message("QEMU %s, header %d: put back %u times, wrong for %d us, at most %d us at once", version,
+                 header, restored, (int)observer.wrong_us, (int)observer.longest_us);
   g_assert_cmpuint(restored, >, 0);
   g_assert_cmpint(get_header(fd), ==, header);
   g_assert_cmphex(get_offloads(fd), ==, offloads);

@@ -89,16 +89,16 @@ qemu_find(const char *version)
 }
 
 /* Waits until something is true, looking each millisecond. */
-#define wait_until(condition)                                                                                          \
-  G_STMT_START                                                                                                         \
-  {                                                                                                                    \
-    DrDeadline deadline_ = dr_deadline_in(WAIT_MS);                                                                    \
-    while (!(condition)) {                                                                                             \
-      if (dr_deadline_passed(deadline_))                                                                               \
-        g_error("%s:%d: in vain: %s", __FILE__, __LINE__, #condition);                                                 \
-      g_usleep(1000);                                                                                                  \
-    }                                                                                                                  \
-  }                                                                                                                    \
+#define wait_until(condition)                                                                                \
+  G_STMT_START                                                                                               \
+  {                                                                                                          \
+    DrDeadline deadline_ = dr_deadline_in(WAIT_MS);                                                          \
+    while (!(condition)) {                                                                                   \
+      if (dr_deadline_passed(deadline_))                                                                     \
+        g_error("%s:%d: in vain: %s", __FILE__, __LINE__, #condition);                                       \
+      g_usleep(1000);                                                                                        \
+    }                                                                                                        \
+  }                                                                                                          \
   G_STMT_END
 
 /* A message that names the trouble and a remedy: every error that a user may see has both. */
@@ -118,38 +118,45 @@ typedef struct {
   DrProcId id;
   DrQmp *qmp;
   char *log;
+  char *exit_path;
 } TestQemu;
 
 static inline void
 test_qemu_free(TestQemu *qemu)
 {
+  g_autofree char *status = NULL;
+
   dr_proc_kill(&qemu->id, WAIT_MS, NULL);
+  /* The keeper is the last one to write into the directory. */
+  wait_until(dr_spawn_read_exit(qemu->exit_path, &qemu->id, &status, NULL));
   dr_qmp_free(qemu->qmp);
   g_free(qemu->log);
+  g_free(qemu->exit_path);
   g_free(qemu);
 }
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(TestQemu, test_qemu_free)
 
 /* `words`: separated by blanks, behind those that every test's QEMU gets. */
 static inline TestQemu *
-test_qemu_start(const char *binary, const char *dir, const char *words, const int *fds, const int *numbers, guint n_fds)
+test_qemu_start(const char *binary, const char *dir, const char *words, const int *fds, const int *numbers,
+                guint n_fds)
 {
   static guint serial;
   TestQemu *qemu = g_new0(TestQemu, 1);
   g_autofree char *socket = g_strdup_printf("%s/qmp%u", dir, ++serial);
-  g_autofree char *exit_path = g_strdup_printf("%s/exit%u", dir, serial);
-  g_autofree char *line = g_strdup_printf("%s -S -nodefaults -display none -accel tcg -qmp unix:%s,server=on,wait=off %s",
-                                          binary, socket, words);
+  g_autofree char *line = g_strdup_printf(
+      "%s -S -nodefaults -display none -accel tcg -qmp unix:%s,server=on,wait=off %s", binary, socket, words);
   g_auto(GStrv) argv = g_strsplit(line, " ", -1);
   g_auto(GStrv) envp = g_get_environ();
   g_autoptr(GError) error = NULL;
 
   qemu->log = g_strdup_printf("%s/log%u", dir, serial);
+  qemu->exit_path = g_strdup_printf("%s/exit%u", dir, serial);
   DrSpawn spawn = { .argv = argv,
                     .envp = envp,
                     .cwd = dir,
                     .log_path = qemu->log,
-                    .exit_path = exit_path,
+                    .exit_path = qemu->exit_path,
                     .fds = fds,
                     .numbers = numbers,
                     .n_fds = n_fds };

@@ -158,19 +158,20 @@ class Witness:
     """A witness guest that drover runs: its console through a user's own unix socket, its health at the end."""
 
     def __init__(self, daemon, name="vm", version="7.2", machine="pc-q35-7.2", ram="262152k", mem=64, rate=100, extra=(),
-                 options=(), witness=None, adopt=None):
+                 options=(), witness=None, adopt=None, base=("-nodefaults", "-display", "none"), serial=None, console=None):
+        """base: how it begins; serial: another first serial port, for which `console(self)` opens the console."""
         self.daemon, self.name = daemon, name
         self.serial = daemon.dir / f"{name}.serial"
-        self.argv = [guest.qemu(version), "-accel", "tcg", "-nodefaults", "-display", "none", "-no-reboot", "-machine",
-                     machine, "-m", ram, "-cpu", "qemu64", "-chardev",
-                     f"socket,id=serial,path={self.serial},server=on,wait=off", "-serial", "chardev:serial",
-                     *guest.kernel_args(mem=mem, rate=rate, **(witness or {})), *map(str, extra)]
+        if serial is None:
+            serial = ["-chardev", f"socket,id=serial,path={self.serial},server=on,wait=off", "-serial", "chardev:serial"]
+        self.argv = [guest.qemu(version), "-accel", "tcg", *base, "-no-reboot", "-machine", machine, "-m", ram, "-cpu",
+                     "qemu64", *serial, *guest.kernel_args(mem=mem, rate=rate, **(witness or {})), *map(str, extra)]
         self.process = None
         if adopt:
             self._adopt(adopt, options)
         else:
             daemon.run("run", name, *options, "--", *self.argv)
-        self.console = guest.Console(self.serial)
+        self.console = console(self) if console else guest.Console(self.serial)
         self.console.wait_ready()
         self.bootid = self.console.status()["bootid"]
 

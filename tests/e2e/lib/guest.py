@@ -77,6 +77,21 @@ class WitnessError(Exception):
     """The guest printed something that a healthy one never prints, or refused a command."""
 
 
+def connect_unix(path, timeout=10):
+    """A socket connected to path as soon as somebody listens there."""
+    end = time.monotonic() + timeout
+    while True:
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.connect(str(path))
+            return sock
+        except (FileNotFoundError, ConnectionRefusedError):
+            sock.close()
+            if time.monotonic() > end:
+                raise Timeout(f"socket {path}: nobody listens") from None
+            time.sleep(0.005)
+
+
 class Console:
     """The witness's serial console on a unix socket; after a move, follow(path) goes on at the new QEMU's socket.
 
@@ -93,17 +108,7 @@ class Console:
         if self.sock:
             self.sock.close()
         self.path = str(path)
-        end = time.monotonic() + timeout
-        while True:
-            self.sock = socket.socket(socket.AF_UNIX)
-            try:
-                self.sock.connect(self.path)
-                break
-            except (FileNotFoundError, ConnectionRefusedError):
-                self.sock.close()
-                if time.monotonic() > end:
-                    raise Timeout(f"console {path}: nobody listens") from None
-                time.sleep(0.005)
+        self.sock = connect_unix(self.path, timeout)
         self.log += b"\n"
         self._parsed = len(self.log)
 
