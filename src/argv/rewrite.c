@@ -227,6 +227,55 @@ rewrite_incoming(DrRewriter *r)
   dr_argv_append(argv, "incoming", "defer");
 }
 
+/* --- The stream --- */
+
+static DrOpt *
+next_switchover(const DrArgv *argv, const DrOpt *previous, gboolean *ret_off)
+{
+  for (DrOpt *opt = (DrOpt *)previous; (opt = dr_argv_next(argv, "global", opt));) {
+    g_autoptr(DrOpts) opts = dr_opt_parse(opt, NULL);
+    gboolean on = TRUE;
+
+    if (!opts || g_strcmp0(dr_opts_get(opts, "driver"), "migration") != 0 ||
+        g_strcmp0(dr_opts_get(opts, "property"), "send-switchover-start") != 0)
+      continue;
+    *ret_off = dr_opts_get_bool(opts, "value", TRUE, &on, NULL) && !on;
+    return opt;
+  }
+  return NULL;
+}
+
+gboolean
+dr_argv_switchover_is_off(const DrArgv *argv)
+{
+  gboolean off = FALSE;
+
+  for (DrOpt *opt = NULL; (opt = next_switchover(argv, opt, &off));)
+    ;
+  return off;
+}
+
+static void
+rewrite_switchover(DrRewriter *r)
+{
+  DrArgv *argv = r->out->argv;
+  gboolean off;
+  DrOpt *opt;
+
+  switch (r->plan->switchover) {
+  case DR_SWITCHOVER_AS_GIVEN:
+    return;
+  case DR_SWITCHOVER_OFF:
+    if (!next_switchover(argv, NULL, &off))
+      dr_argv_append(argv, "global", "migration.send-switchover-start=off");
+    return;
+  case DR_SWITCHOVER_UNKNOWN:
+    while ((opt = next_switchover(argv, NULL, &off)))
+      dr_argv_remove(argv, opt);
+    return;
+  }
+}
+
 /* --- RAM --- */
 
 static gboolean
@@ -391,6 +440,7 @@ dr_rewrite(const DrArgv *argv, const DrRewritePlan *plan, DrFindings *findings, 
     if (!ram_object(&r, &plan->ram[i], error))
       return NULL;
   rewrite_process(&r);
+  rewrite_switchover(&r);
   if (plan->incoming)
     rewrite_incoming(&r);
   return g_steal_pointer(&out);

@@ -42,6 +42,17 @@ typedef struct {
   int fd;       /* number in the new QEMU */
 } DrRewriteRam;
 
+/* migration.send-switchover-start: a QEMU from 10.0 on sends a command that older ones do not know. A machine type with a
+ * version turns that off by itself; for one without (microvm) nothing else keeps its stream readable for an older QEMU. */
+typedef enum {
+  DR_SWITCHOVER_AS_GIVEN,
+  DR_SWITCHOVER_OFF,     /* this QEMU is to be told so, unless the command line says something about it */
+  DR_SWITCHOVER_UNKNOWN, /* this QEMU is older, and would not start with it */
+} DrSwitchover;
+
+/* Whether the stream of a QEMU with this command line was told to do without. */
+gboolean dr_argv_switchover_is_off(const DrArgv *argv);
+
 typedef struct {
   const char *program;      /* nullable: as on the command line; else it replaces program and launcher */
   gboolean incoming;
@@ -50,6 +61,7 @@ typedef struct {
   const char *console_path; /* drover's console listens here, if the command line leaves a console to it */
   const DrRewriteRam *ram;  /* blocks to put onto descriptors; others stay as they are */
   guint n_ram;
+  DrSwitchover switchover;
   GPtrArray *needs;         /* from dr_rewrite_needs(), numbers filled (incoming) */
 } DrRewritePlan;
 

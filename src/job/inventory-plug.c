@@ -18,17 +18,27 @@ refuse(DrApply *a, const DrPlugged *plugged, const char *why)
   return FALSE;
 }
 
-/* Not the user's: QEMU computes them, or the machine type sets them (and 5.2 knows none of them). */
+/* Not the user's: QEMU computes them as the device comes up, or old machine types set them (hw_compat_5_2 to hw_compat_10_0
+ * of hw/core/machine.c) and older QEMUs do not know them. */
 static gboolean
-is_not_written(const char *name)
+is_not_written(const char *type, const char *name)
 {
-  static const char *const names[] = { "romsize",      "busnr",      "attached",    "hotplugged",     "realized",
-                                       "queue_reset",  "init-vet",   "in_order",    "guest_uso4",     "guest_uso6",
-                                       "host_uso",     "sriov-pf",   "parent_bus",  "host_tunnel",    "guest_tunnel",
-                                       "addr",         "port",       "bus",         "host_tunnel_csum", "guest_tunnel_csum",
-                                       NULL };
+  static const char *const names[] = {
+    "bus", "addr", "port", "parent_bus", "attached", "hotplugged", "realized", "romsize", "busnr", "sriov-pf", "class",
+    "report-discard-granularity", "init-vet", "queue_reset", "in_order", "guest_uso4", "guest_uso6", "host_uso", "host_tunnel",
+    "host_tunnel_csum", "guest_tunnel", "guest_tunnel_csum", "msix-exclusive-bar", "legacy-cmb", "eui64-default", "shared",
+    "seqpacket", NULL
+  };
+  static const char *const with_vectors[] = { "virtio-net-", "virtio-blk-", "virtio-scsi-", "virtio-serial-", "vhost-user-" };
 
-  return g_strv_contains(names, name) || g_str_has_prefix(name, "x-") || g_str_has_prefix(name, "migrate-");
+  if (g_strv_contains(names, name) || g_str_has_prefix(name, "x-") || g_str_has_prefix(name, "migrate-"))
+    return TRUE;
+  if (!g_str_equal(name, "vectors") || !g_str_has_prefix(type, "virtio-"))
+    return FALSE;
+  for (guint i = 0; i < G_N_ELEMENTS(with_vectors); i++)
+    if (g_str_has_prefix(type, with_vectors[i]))
+      return FALSE;
+  return TRUE; /* virtio-rng-pci has it since 7.2, virtio-balloon-pci since 10.0 */
 }
 
 static const char *
@@ -121,7 +131,7 @@ write_property(DrApply *a, DrOpts *opts, const DrPlugged *plugged, const DrQdev 
   const char *name = dr_json_str(property, "name", "");
   const char *value = running_value(a, plugged, dev, name);
 
-  if (!value || is_not_written(name) || g_str_has_prefix(dr_json_str(property, "type", ""), "child<"))
+  if (!value || is_not_written(plugged->type, name) || g_str_has_prefix(dr_json_str(property, "type", ""), "child<"))
     return TRUE;
   if (g_str_equal(name, "romfile")) {
     if (!is_own_rom(plugged, value))

@@ -115,6 +115,8 @@ check_known_options(DrPreflight *p)
 static void
 check_devices(DrPreflight *p)
 {
+  if (!p->caps->devices)
+    return; /* it did not tell; at its start it will say what it lacks */
   for (DrOpt *opt = NULL; (opt = dr_argv_next(p->truth, "device", opt));) {
     g_autoptr(DrOpts) opts = dr_opt_parse(opt, NULL);
     const char *driver = opts ? dr_opts_get(opts, "driver") : NULL;
@@ -386,6 +388,9 @@ dr_preflight(DrVm *vm, DrQmp *source, const char *qemu, DrMemoryMode wanted, GEr
   p->ram = dr_memory_blocks(source, &dr_vm_record(vm)->id, error);
   if (!p->ram)
     return NULL;
+  for (guint i = p->ram->len; i-- > 0;)
+    if (!((DrRamBlock *)p->ram->pdata[i])->in_use)
+      g_ptr_array_remove_index(p->ram, i); /* an -object that the guest does not have */
   check_binary(p, vm, qemu);
   check_known(p);
   check_files(p, vm);

@@ -41,6 +41,7 @@ hand(DrUpgrade *u, int fd, int number)
 static void
 hand_tap(DrUpgrade *u, int fd, const char *ifname)
 {
+  u->many_queues |= g_ptr_array_find_with_equal_func(u->tap_names, ifname, g_str_equal, NULL);
   g_array_append_val(u->tap_fds, fd);
   g_ptr_array_add(u->tap_names, g_strdup(ifname));
 }
@@ -365,14 +366,6 @@ connect_it(DrUpgrade *u, GError **error)
   return TRUE;
 }
 
-static void
-close_fds(GArray *fds)
-{
-  for (guint i = 0; i < fds->len; i++)
-    close(g_array_index(fds, int, i));
-  g_array_set_size(fds, 0);
-}
-
 gboolean
 dr_upgrade_start_destination(DrUpgrade *u, GError **error)
 {
@@ -393,9 +386,6 @@ dr_upgrade_start_destination(DrUpgrade *u, GError **error)
     return FALSE;
   if (u->guard && dr_tap_guard_stop(u->guard))
     g_debug("VM '%s': the tap's header was put back under the new QEMU", dr_vm_name(u->vm));
-  g_clear_pointer(&u->guard, dr_tap_guard_free);
-  close_fds(u->fds);
-  g_array_set_size(u->tap_fds, 0);
   return TRUE;
 }
 

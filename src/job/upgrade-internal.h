@@ -37,9 +37,10 @@ typedef struct {
   DrProcId dest_id;       /* pid 0: not started, or not found */
   DrQmp *source, *dest;   /* NULL: not connected */
   DrTapGuard *guard;
-  GArray *fds, *numbers;  /* of int: what the destination is handed; closed when it has started */
+  GArray *fds, *numbers;  /* of int: what the destination is handed; closed at the end */
   GArray *tap_fds;        /* of int: borrowed from `fds` */
   GPtrArray *tap_names;   /* of char* */
+  gboolean many_queues;   /* a tap has more than one: see dr_tap_guard_hand_over() */
   GArray *ram_fds;        /* of int: memfds, owned, for counting their pages */
   goffset log_from;       /* where the destination's messages begin in the log */
   gint64 begun_us, stopped_us, resumed_us; /* monotonic, wall, wall */

@@ -152,6 +152,8 @@ back_to_source(DrUpgrade *u, GError **ret_reason)
 
   dr_console_abort(dr_vm_console(u->vm));
   kill_destination(u);
+  if (u->guard)
+    dr_tap_guard_take_back(u->guard);
   if (u->source && !resume_source(u, &error)) {
     if (dr_qmp_closed(u->source))
       return DR_NOWHERE;
@@ -307,7 +309,8 @@ drop_dead(DrUpgrade *u)
 DrWhere
 dr_upgrade_settle(DrUpgrade *u, GError **ret_reason)
 {
-  g_clear_pointer(&u->guard, dr_tap_guard_free);
+  if (u->guard)
+    dr_tap_guard_stop(u->guard);
   drop_dead(u);
   if (dr_upgrade_is_chosen(u))
     return chosen(u, ret_reason);

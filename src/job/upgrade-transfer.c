@@ -19,19 +19,22 @@
 /* --- Capabilities and parameters --- */
 
 static gboolean
-is_wanted(const char *name, DrMemoryMode mode)
+is_wanted(const char *name, DrMemoryMode mode, gboolean hold)
 {
   if (g_str_equal(name, "events"))
     return TRUE;
+  if (g_str_equal(name, "pause-before-switchover"))
+    return hold;
   if (mode == DR_MEMORY_SHARED)
     return g_str_equal(name, "x-ignore-shared");
   return mode == DR_MEMORY_POSTCOPY && (g_str_equal(name, "postcopy-ram") || g_str_equal(name, "release-ram"));
 }
 
-/* Sets the wanted ones on and all others off: a QEMU that arrived by post-copy still has postcopy-ram, and refuses
+/* `hold`: the source waits, stopped, for a word of ours before it sends its devices.
+ * Sets the wanted ones on and all others off: a QEMU that arrived by post-copy still has postcopy-ram, and refuses
  * x-ignore-shared then. */
 static gboolean
-set_capabilities(DrQmp *qmp, DrMemoryMode mode, GError **error)
+set_capabilities(DrQmp *qmp, DrMemoryMode mode, gboolean hold, GError **error)
 {
   g_autoptr(JsonArray) known = dr_qmp_call_array(qmp, "query-migrate-capabilities", NULL, error);
   JsonArray *wanted;
@@ -43,7 +46,7 @@ set_capabilities(DrQmp *qmp, DrMemoryMode mode, GError **error)
   for (guint i = 0; i < json_array_get_length(known); i++) {
     JsonObject *item = json_array_get_object_element(known, i);
     const char *name = dr_json_str(item, "capability", "");
-    gboolean state = is_wanted(name, mode);
+    gboolean state = is_wanted(name, mode, hold);
 
     if (state != dr_json_bool(item, "state", FALSE))
       json_array_add_object_element(wanted, dr_json("{'capability': <%s>, 'state': <%b>}", name, state));
@@ -56,7 +59,7 @@ set_capabilities(DrQmp *qmp, DrMemoryMode mode, GError **error)
 gboolean
 dr_upgrade_reset_capabilities(DrQmp *qmp, GError **error)
 {
-  return set_capabilities(qmp, DR_MEMORY_COPY, error);
+  return set_capabilities(qmp, DR_MEMORY_COPY, FALSE, error);
 }
 
 static gboolean
@@ -71,7 +74,8 @@ prepare(DrUpgrade *u, GError **error)
 {
   g_autofree char *uri = g_strdup_printf("unix:%s", u->plan.migration_path);
 
-  return set_capabilities(u->source, u->plan.mode, error) && set_capabilities(u->dest, u->plan.mode, error) &&
+  return set_capabilities(u->source, u->plan.mode, u->many_queues, error) &&
+         set_capabilities(u->dest, u->plan.mode, u->many_queues, error) &&
          set_downtime(u, DOWNTIME_MS, error) && dr_qmp_do(u->dest, "migrate-incoming", dr_json("{'uri': <%s>}", uri), error);
 }
 
@@ -212,6 +216,18 @@ sample(DrUpgrade *u, Progress *progress, GError **error)
   return u->plan.mode != DR_MEMORY_COPY || judge_pass(u, progress, ram, error);
 }
 
+/* The source has stopped and waits: the tap's queues change hands. */
+static gboolean
+hand_over_taps(DrUpgrade *u, Progress *progress, GError **error)
+{
+  if (!g_str_equal(progress->status, "pre-switchover"))
+    return TRUE;
+  dr_tap_guard_hand_over(u->guard);
+  g_free(progress->status);
+  progress->status = g_strdup("device");
+  return dr_qmp_do(u->source, "migrate-continue", dr_json("{'state': <'pre-switchover'>}"), error);
+}
+
 /* Waits until the source's migration status is one of `wanted` ("completed|postcopy-active"). */
 static gboolean
 wait_status(DrUpgrade *u, Progress *progress, const char *wanted, DrDeadline deadline, GError **error)
@@ -227,7 +243,7 @@ wait_status(DrUpgrade *u, Progress *progress, const char *wanted, DrDeadline dea
       return TRUE;
     if (g_str_equal(progress->status, "failed") || g_str_equal(progress->status, "cancelled"))
       return failed(u, error);
-    if (!both_live(u, error))
+    if (!hand_over_taps(u, progress, error) || !both_live(u, error))
       return FALSE;
     if (dr_deadline_passed(deadline))
       return dr_error_set(error, DR_ERROR_TIMEOUT, "moving the state of VM '%s' took too long", dr_vm_name(u->vm));

@@ -173,9 +173,12 @@ find_memory(DrVmRecord *record, DrQmp *qmp, GError **error)
   if (!blocks)
     return FALSE;
   record->shared = blocks->len > 0;
-  for (guint i = 0; i < blocks->len; i++)
-    if (((DrRamBlock *)blocks->pdata[i])->kind == DR_RAM_ANONYMOUS)
+  for (guint i = 0; i < blocks->len; i++) {
+    const DrRamBlock *ram = blocks->pdata[i];
+
+    if (ram->in_use && ram->kind == DR_RAM_ANONYMOUS)
       record->shared = FALSE;
+  }
   return TRUE;
 }
 

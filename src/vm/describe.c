@@ -2,7 +2,6 @@
 /* Asking a QEMU, running or just its binary, what a VM is. */
 #include "vm/describe.h"
 #include "base/error.h"
-#include "qemu/caps.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -54,6 +53,25 @@ default_machine(const DrCaps *caps)
   const char *pc = g_hash_table_lookup(caps->machines, "pc");
 
   return pc ? pc : "none";
+}
+
+gboolean
+dr_describe_is_versioned(const char *machine)
+{
+  for (const char *at = machine; *at; at++)
+    if (g_ascii_isdigit(at[0]) && at[1] == '.' && g_ascii_isdigit(at[2]))
+      return TRUE;
+  return FALSE;
+}
+
+DrSwitchover
+dr_describe_switchover(const DrCaps *caps, const char *machine)
+{
+  const char *canonical = machine ? g_hash_table_lookup(caps->machines, machine) : NULL;
+
+  if (caps->version_number < DR_QEMU(10, 0))
+    return DR_SWITCHOVER_UNKNOWN;
+  return canonical && !dr_describe_is_versioned(canonical) ? DR_SWITCHOVER_OFF : DR_SWITCHOVER_AS_GIVEN;
 }
 
 char *

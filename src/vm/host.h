@@ -16,3 +16,6 @@ typedef struct {
 /* RUN_DIR/vms/NAME and STATE_DIR/vms/NAME, made when missing (0700). (transfer full) */
 char *dr_host_run_dir(DrHost *host, const char *vm, GError **error);
 char *dr_host_state_dir(DrHost *host, const char *vm, GError **error);
+
+/* Removes both again where they are empty. */
+void dr_host_remove_empty(DrHost *host, const char *vm);

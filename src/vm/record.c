@@ -172,3 +172,13 @@ dr_host_state_dir(DrHost *host, const char *vm, GError **error)
 {
   return directory(host->state_dir, vm, error);
 }
+
+void
+dr_host_remove_empty(DrHost *host, const char *vm)
+{
+  g_autofree char *run_dir = g_build_filename(host->run_dir, "vms", vm, NULL);
+  g_autofree char *state_dir = g_build_filename(host->state_dir, "vms", vm, NULL);
+
+  rmdir(run_dir);
+  rmdir(state_dir);
+}

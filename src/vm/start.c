@@ -9,12 +9,19 @@
 #include "vm/console.h"
 #include "vm/describe.h"
 
+#include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/pidfd.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
+#include <sys/un.h>
 
 #define START_MS 30000
 #define MEMORY_FD 20 /* the number that the RAM memfd has in the first QEMU */
+#define END_MS 5000
 #define EXIT_FILE_MS 1000
 #define DEFAULT_RAM (128ull << 20)
 
@@ -25,7 +32,7 @@ typedef struct {
   char *ram_id; /* nullable: RAM stays as the command line has it */
   guint64 ram_size;
   int ram_fd;
-  goffset log_from;
+  goffset log_from; /* -1: not started yet */
 } Start;
 
 static void
@@ -108,13 +115,41 @@ plan_ram(Start *s, GError **error)
 }
 
 static gboolean
+somebody_listens(const char *path)
+{
+  struct sockaddr_un address = { .sun_family = AF_UNIX };
+  dr_autofd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+  g_strlcpy(address.sun_path, path, sizeof address.sun_path);
+  return fd >= 0 && (connect(fd, (struct sockaddr *)&address, sizeof address) == 0 || errno == EAGAIN);
+}
+
+/* A VM of the same name that was forgotten while it ran still has its sockets there. */
+static gboolean
+is_unused(const char *run_dir, GError **error)
+{
+  g_autoptr(GDir) dir = g_dir_open(run_dir, 0, NULL);
+  const char *name;
+
+  while (dir && (name = g_dir_read_name(dir))) {
+    g_autofree char *path = g_build_filename(run_dir, name, NULL);
+
+    if (!somebody_listens(path))
+      continue;
+    dr_error_set(error, DR_ERROR_EXISTS, "a QEMU that was forgotten under this name still listens on '%s'", path);
+    return dr_error_remedy(error, "choose another name, or take it up again: drover adopt NAME --pid PID");
+  }
+  return TRUE;
+}
+
+static gboolean
 name_paths(DrVm *vm, GError **error)
 {
   DrVmRecord *record = dr_vm_record(vm);
   g_autofree char *run_dir = dr_host_run_dir(dr_vm_host(vm), record->name, error);
   g_autofree char *state_dir = run_dir ? dr_host_state_dir(dr_vm_host(vm), record->name, error) : NULL;
 
-  if (!state_dir)
+  if (!state_dir || !is_unused(run_dir, error))
     return FALSE;
   record->generation = 1;
   record->qmp_path = g_strdup_printf("%s/qmp.1", run_dir);
@@ -170,12 +205,23 @@ spawn_it(Start *s, GError **error)
   return dr_spawn(&spawn, &record->id, error);
 }
 
+/* Its keeper writes it right after the end. (transfer full) (nullable) */
+static char *
+await_exit(const DrVmRecord *record)
+{
+  DrDeadline deadline = dr_deadline_in(EXIT_FILE_MS);
+  char *text = NULL;
+
+  while (!dr_spawn_read_exit(record->exit_path, &record->id, &text, NULL) && !dr_deadline_passed(deadline))
+    g_usleep(5000);
+  return text;
+}
+
 /* What QEMU itself said counts most; one that says nothing has at least ended in some way. */
 static void
 tell_why(Start *s, const GError *cause, GError **error)
 {
   DrVmRecord *record = dr_vm_record(s->vm);
-  DrDeadline deadline = dr_deadline_in(EXIT_FILE_MS);
   g_autofree char *tail = dr_log_tail(record->log_path, s->log_from, 800);
   g_autofree char *ended = NULL;
 
@@ -185,9 +231,7 @@ tell_why(Start *s, const GError *cause, GError **error)
       dr_error_remedy(error, "add wait=off to that socket: QEMU goes on only when somebody has connected to it");
     return;
   }
-  while (g_error_matches(cause, DR_ERROR, DR_ERROR_CLOSED) && !dr_deadline_passed(deadline) &&
-         !dr_spawn_read_exit(record->exit_path, &record->id, &ended, NULL))
-    g_usleep(5000); /* its keeper writes it right after the end */
+  ended = g_error_matches(cause, DR_ERROR, DR_ERROR_CLOSED) ? await_exit(record) : NULL;
   dr_error_set(error, DR_ERROR_UNSUPPORTED, "%s%s%s", cause->message, ended ? ": it " : "", ended ? ended : "");
 }
 
@@ -204,17 +248,32 @@ connect_it(Start *s, GError **error)
   return qmp;
 }
 
+/* A QEMU that is asked to end removes its sockets itself. */
+static void
+end_it(const DrVmRecord *record)
+{
+  dr_autofd int fd = dr_proc_open(&record->id, NULL);
+  struct pollfd end = { .fd = fd, .events = POLLIN };
+
+  if (fd >= 0 && (pidfd_send_signal(fd, SIGTERM, NULL, 0) < 0 || poll(&end, 1, END_MS) <= 0))
+    dr_proc_kill(&record->id, END_MS, NULL);
+  g_free(await_exit(record)); /* or the file would come after we have looked for it */
+}
+
+/* Leaves what was there before, if anything was. */
 static void
 undo(Start *s)
 {
   DrVmRecord *record = dr_vm_record(s->vm);
 
   if (record->id.pid)
-    dr_proc_kill(&record->id, 5000, NULL);
+    end_it(record);
   unlink(record->qmp_path);
   unlink(record->exit_path);
   if (record->console_path && s->rewrite && s->rewrite->console)
     unlink(record->console_path);
+  if (s->log_from == 0)
+    unlink(record->log_path);
 }
 
 static void
@@ -257,22 +316,33 @@ start_it(Start *s, GError **error)
   return TRUE;
 }
 
+static gboolean
+make_it(Start *s, GError **error)
+{
+  if (plan_ram(s, error) && write_argv(s, error) && start_it(s, error))
+    return TRUE;
+  undo(s);
+  return FALSE;
+}
+
 DrVm *
 dr_vm_run(DrHost *host, JsonObject *request, GError **error)
 {
-  g_auto(Start) s = { .ram_fd = -1 };
+  g_auto(Start) s = { .ram_fd = -1, .log_from = -1 };
   const char *name = dr_json_str(request, "name", NULL);
 
   if (!dr_vm_check_name(name, error))
     return NULL;
   s.vm = dr_vm_new(host, name);
-  if (!read_request(&s, request, error) || !name_paths(s.vm, error) || !plan_ram(&s, error) || !write_argv(&s, error))
-    return NULL;
-  if (start_it(&s, error))
-    return g_steal_pointer(&s.vm);
-  undo(&s);
-  dr_vm_detach(s.vm);
-  dr_store_drop_vm(host->store, name, NULL);
+  if (read_request(&s, request, error)) {
+    if (name_paths(s.vm, error) && make_it(&s, error))
+      return g_steal_pointer(&s.vm);
+    dr_error_not_the_words(error);
+    dr_vm_detach(s.vm);
+    dr_store_drop_vm(host->store, name, NULL);
+    dr_host_remove_empty(host, name);
+  }
+  g_prefix_error(error, "cannot run VM '%s': ", name);
   return NULL;
 }
 
