@@ -74,7 +74,8 @@ dr_call_free(DrCall *call)
 gboolean
 dr_call_abandoned(DrCall *call)
 {
-  return g_atomic_int_get(&call->gone) || g_atomic_int_get(&call->hung_up) || g_atomic_int_get(&call->api->stopping);
+  return g_atomic_int_get(&call->gone) || g_atomic_int_get(&call->hung_up) ||
+         g_atomic_int_get(&call->api->stopping);
 }
 
 gboolean

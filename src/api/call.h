@@ -21,16 +21,16 @@ struct DrApi {
   GMainContext *context;
   char *path;
   GSocket *listener;
-  GSource *accept;    /* NULL while no connection is taken */
-  GSource *retry;     /* accepting again after the system ran out of something */
+  GSource *accept; /* NULL while no connection is taken */
+  GSource *retry;  /* accepting again after the system ran out of something */
   guint connections;
   SoupServer *server;
   GThreadPool *workers;
-  GHashTable *clients; /* set of DrConnection */
-  GHashTable *calls;   /* set of DrCall */
-  GHashTable *streams; /* set of DrStream */
+  GHashTable *clients;  /* set of DrConnection */
+  GHashTable *calls;    /* set of DrCall */
+  GHashTable *streams;  /* set of DrStream */
   GHashTable *consoles; /* set of DrConsoleLink */
-  gint stopping;       /* atomic */
+  gint stopping;        /* atomic */
 };
 
 /* A client. Counted while libsoup or a pump holds its stream. */
@@ -69,8 +69,8 @@ struct DrCall {
   const DrRoute *route;
   gulong on_finished, on_disconnected;
   GSource *hang_up;
-  gint gone;     /* atomic: libsoup has let go of the message */
-  gint hung_up;  /* atomic: the client has gone, which libsoup does not see of a paused message */
+  gint gone;    /* atomic: libsoup has let go of the message */
+  gint hung_up; /* atomic: the client has gone, which libsoup does not see of a paused message */
 
   /* The worker's while it runs. */
   char *name;        /* the path's "{}" */

@@ -15,7 +15,7 @@
 
 #define SURPLUS 8                      /* connections that are told 503; more wait in the kernel's queue */
 #define DISCARD_MAX (32 * 1024 * 1024) /* what a client may still send after it was refused */
-#define WORKERS 64                     /* at least as many as connections: a wait must not hold up a request */
+#define WORKERS 64 /* at least as many as connections: a wait must not hold up a request */
 #define RETRY_MS 1000
 
 const DrApiLimits dr_api_limits = {
@@ -128,9 +128,13 @@ on_headers(SoupServer *server, SoupServerMessage *message, const char *path, GHa
 
   /* libsoup would cut a range out of an answer, which nobody needs of JSON. */
   soup_message_headers_remove(headers, "Range");
-  if (connection->surplus) {
+  if (soup_message_headers_get_content_length(headers) < 0) {
+    /* libsoup would take such a length for a body's. */
+    g_object_unref(soup_server_message_steal_connection(message));
+  } else if (connection->surplus) {
     g_clear_pointer(&connection->body, g_byte_array_unref);
-    dr_problem_answer_status(message, SOUP_STATUS_SERVICE_UNAVAILABLE, "busy", "try again when other clients have ended",
+    dr_problem_answer_status(message, SOUP_STATUS_SERVICE_UNAVAILABLE, "busy",
+                             "try again when other clients have ended",
                              "droverd has %u clients, which is its limit", api->limits.connections);
   } else if (soup_message_headers_get_encoding(headers) == SOUP_ENCODING_CONTENT_LENGTH &&
              soup_message_headers_get_content_length(headers) > (goffset)api->limits.body) {
@@ -259,8 +263,8 @@ server_start(DrApi *api)
 }
 
 DrApi *
-dr_api_new_with_limits(DrService *service, DrEvents *events, const char *socket_path, const DrApiLimits *limits,
-                       GError **error)
+dr_api_new_with_limits(DrService *service, DrEvents *events, const char *socket_path,
+                       const DrApiLimits *limits, GError **error)
 {
   GSocket *listener = dr_listen(socket_path, error);
   DrApi *api;

@@ -28,7 +28,8 @@ print_vms(JsonArray *vms, GString *out)
   g_autoptr(GHashTable) counts = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
 
   for (guint i = 0; i < json_array_get_length(vms); i++)
-    count(counts, g_strdup_printf("state=\"%s\"", dr_json_str(json_array_get_object_element(vms, i), "state", "?")));
+    count(counts,
+          g_strdup_printf("state=\"%s\"", dr_json_str(json_array_get_object_element(vms, i), "state", "?")));
   print_counts(counts, "drover_vms", "gauge", "VMs by state.", out);
 }
 

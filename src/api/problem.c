@@ -5,9 +5,10 @@
 #include "base/json.h"
 
 static const guint statuses[] = {
-  [DR_ERROR_INVALID] = 400, [DR_ERROR_NOT_FOUND] = 404,   [DR_ERROR_EXISTS] = 409,  [DR_ERROR_BUSY] = 409,
-  [DR_ERROR_REFUSED] = 409, [DR_ERROR_UNSUPPORTED] = 422, [DR_ERROR_TIMEOUT] = 504, [DR_ERROR_CANCELLED] = 409,
-  [DR_ERROR_CLOSED] = 502,  [DR_ERROR_QMP] = 502,         [DR_ERROR_IO] = 500,      [DR_ERROR_ATTENTION] = 409,
+  [DR_ERROR_INVALID] = 400,  [DR_ERROR_NOT_FOUND] = 404, [DR_ERROR_EXISTS] = 409,
+  [DR_ERROR_BUSY] = 409,     [DR_ERROR_REFUSED] = 409,   [DR_ERROR_UNSUPPORTED] = 422,
+  [DR_ERROR_TIMEOUT] = 504,  [DR_ERROR_CANCELLED] = 409, [DR_ERROR_CLOSED] = 502,
+  [DR_ERROR_QMP] = 502,      [DR_ERROR_IO] = 500,        [DR_ERROR_ATTENTION] = 409,
   [DR_ERROR_INTERNAL] = 500,
 };
 
@@ -39,7 +40,8 @@ answer(SoupServerMessage *message, guint status, const char *code, const char *d
 void
 dr_problem_answer(SoupServerMessage *message, const GError *error)
 {
-  answer(message, dr_problem_status(error), dr_error_code_name(error), error->message, dr_error_get_remedy(error));
+  answer(message, dr_problem_status(error), dr_error_code_name(error), error->message,
+         dr_error_get_remedy(error));
 }
 
 void

@@ -14,7 +14,8 @@
 
 #define BUFFER (64 * 1024)
 #define CHUNK (16 * 1024)
-#define WRITE_MAX 4096 /* what a pipe or terminal that polls writable takes without blocking */
+#define PONG_BUFFER (2 * BUFFER) /* above what in_fd can fill: see room_for_pong() */
+#define WRITE_MAX 4096           /* what a pipe or terminal that polls writable takes without blocking */
 
 struct DrPump {
   DrPumpSetup setup;
@@ -102,11 +103,19 @@ on_control(DrPump *pump, DrWsOpcode opcode)
   send_close(pump, 1000, "");
 }
 
+/* What we have to send must not keep us from receiving: two ends that both waited so would wait for ever. Only a client that
+ * sends pings and takes no answers gets that far. */
+static gboolean
+room_for_pong(const DrPump *pump)
+{
+  return pump->to_ws->len < PONG_BUFFER;
+}
+
 /* What was read, up to the end or to where the buffers are full. */
 static void
 take_raw(DrPump *pump)
 {
-  while (pump->raw->len > 0 && !pump->close_seen && !pump->over && pump->to_ws->len < BUFFER &&
+  while (pump->raw->len > 0 && !pump->close_seen && !pump->over && room_for_pong(pump) &&
          pump->to_fd->len < BUFFER) {
     g_autoptr(GError) error = NULL;
     DrWsOpcode control;
@@ -149,7 +158,8 @@ on_ws_writable(GObject *stream, gpointer data)
 {
   DrPump *pump = data;
   g_autoptr(GError) error = NULL;
-  gssize n = g_pollable_output_stream_write_nonblocking(pump->ws_out, pump->to_ws->data, pump->to_ws->len, NULL, &error);
+  gssize n = g_pollable_output_stream_write_nonblocking(pump->ws_out, pump->to_ws->data, pump->to_ws->len,
+                                                        NULL, &error);
 
   clear_source(&pump->write_ws);
   if (n > 0)
@@ -220,7 +230,8 @@ on_fd_writable(int fd, GIOCondition condition, gpointer data)
 }
 
 static void
-want_fd(DrPump *pump, gboolean wanted, GSource **source, int fd, GIOCondition condition, GUnixFDSourceFunc callback)
+want_fd(DrPump *pump, gboolean wanted, GSource **source, int fd, GIOCondition condition,
+        GUnixFDSourceFunc callback)
 {
   if (!wanted)
     clear_source(source);
@@ -240,7 +251,8 @@ want_ws(DrPump *pump, gboolean wanted, GSource **source, gboolean in)
     return;
   *source = in ? g_pollable_input_stream_create_source(pump->ws_in, NULL)
                : g_pollable_output_stream_create_source(pump->ws_out, NULL);
-  g_source_set_callback(*source, in ? G_SOURCE_FUNC(on_ws_readable) : G_SOURCE_FUNC(on_ws_writable), pump, NULL);
+  g_source_set_callback(*source, in ? G_SOURCE_FUNC(on_ws_readable) : G_SOURCE_FUNC(on_ws_writable), pump,
+                        NULL);
   g_source_attach(*source, pump->context);
 }
 
@@ -265,7 +277,9 @@ update(DrPump *pump)
   }
   if (pump->over)
     start_linger(pump);
-  want_ws(pump, open && !pump->close_seen && pump->raw->len == 0 && pump->to_fd->len < BUFFER && pump->to_ws->len < BUFFER,
+  want_ws(pump,
+          open && !pump->close_seen && pump->raw->len == 0 && pump->to_fd->len < BUFFER &&
+              room_for_pong(pump),
           &pump->read_ws, TRUE);
   want_ws(pump, open && pump->to_ws->len > 0, &pump->write_ws, FALSE);
   want_fd(pump, open && !pump->close_sent && !pump->fd_ended && pump->to_ws->len < BUFFER, &pump->read_fd,

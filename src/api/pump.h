@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Carries bytes between a WebSocket and descriptors, both ways, holding at most 64 KiB a way: a side that does not take
+/* Carries bytes between a WebSocket and descriptors, both ways, holding at most 128 KiB a way: a side that does not take
  * makes the pump stop reading from the other one. droverd has one a console client, `drover console` has one. */
 #pragma once
 #include <gio/gio.h>
@@ -14,10 +14,11 @@ typedef enum {
 } DrPumpEnd;
 
 typedef struct {
-  GIOStream *stream;   /* after the handshake */
-  gboolean is_client;  /* which end of the WebSocket we are */
-  int in_fd, out_fd;   /* may be the same; are not closed by the pump. Blocking ones may be: they're polled first */
-  gboolean stay;       /* the end of in_fd is not the end of the pump */
+  GIOStream *stream;  /* after the handshake */
+  gboolean is_client; /* which end of the WebSocket we are */
+  int in_fd,
+      out_fd;    /* may be the same; are not closed by the pump. Blocking ones may be: they're polled first */
+  gboolean stay; /* the end of in_fd is not the end of the pump */
   const char *goodbye; /* what a close of ours says */
   guint linger_ms;     /* how long a close may take: what is left to write, and the other end's answer */
 

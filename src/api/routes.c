@@ -117,7 +117,8 @@ job_work(DrCall *call, GError **error)
   DrDeadline deadline;
 
   if (wait && !g_ascii_string_to_unsigned(wait, 10, 0, WAIT_MAX_S, &seconds, NULL))
-    return dr_error_set(error, DR_ERROR_INVALID, "query 'wait' is 0 to %d seconds, not '%s'", WAIT_MAX_S, wait);
+    return dr_error_set(error, DR_ERROR_INVALID, "query 'wait' is 0 to %d seconds, not '%s'", WAIT_MAX_S,
+                        wait);
   deadline = dr_deadline_in((gint64)seconds * 1000);
   job = dr_service_job(call->api->service, call->name, error);
   while (job && !dr_job_ended(job) && !dr_deadline_passed(deadline) && !dr_call_abandoned(call)) {
@@ -208,11 +209,12 @@ static void
 answer_no_route(SoupServerMessage *message, const char *method, const char *path, const char *allow)
 {
   if (!*allow) {
-    dr_problem_answer_status(message, SOUP_STATUS_NOT_FOUND, "not-found", NULL, "there is no path '%s' in this API", path);
+    dr_problem_answer_status(message, SOUP_STATUS_NOT_FOUND, "not-found", NULL,
+                             "there is no path '%s' in this API", path);
     return;
   }
-  dr_problem_answer_status(message, SOUP_STATUS_METHOD_NOT_ALLOWED, "invalid", NULL, "'%s' does not take %s but %s", path,
-                           method, allow);
+  dr_problem_answer_status(message, SOUP_STATUS_METHOD_NOT_ALLOWED, "invalid", NULL,
+                           "'%s' does not take %s but %s", path, method, allow);
   soup_message_headers_replace(soup_server_message_get_response_headers(message), "Allow", allow);
 }
 

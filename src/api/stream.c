@@ -47,7 +47,8 @@ dr_stream_free(DrStream *stream)
 static void
 send_text(DrStream *stream, char *text)
 {
-  soup_message_body_append_take(soup_server_message_get_response_body(stream->message), (guchar *)text, strlen(text));
+  soup_message_body_append_take(soup_server_message_get_response_body(stream->message), (guchar *)text,
+                                strlen(text));
   stream->unsent++;
 }
 
@@ -70,7 +71,8 @@ static gboolean
 is_wanted(const DrStream *stream, JsonObject *event)
 {
   const char *type = dr_json_str(event, "type", "");
-  const char *vm = g_str_equal(type, "vm") ? dr_json_str(event, "vm.name", "") : dr_json_str(event, "job.vm", "");
+  const char *vm =
+      g_str_equal(type, "vm") ? dr_json_str(event, "vm.name", "") : dr_json_str(event, "job.vm", "");
 
   if (stream->job && !g_str_equal(stream->job, dr_json_str(event, "job.id", "")))
     return FALSE;
@@ -194,7 +196,8 @@ start(DrStream *stream, SoupServerMessage *message)
   stream->socket = g_object_ref(dr_connection_of(message)->socket);
   stream->on_wrote = g_signal_connect_swapped(message, "wrote-chunk", G_CALLBACK(on_wrote_chunk), stream);
   stream->on_finished = g_signal_connect_swapped(message, "finished", G_CALLBACK(dr_stream_free), stream);
-  stream->on_disconnected = g_signal_connect_swapped(message, "disconnected", G_CALLBACK(dr_stream_free), stream);
+  stream->on_disconnected =
+      g_signal_connect_swapped(message, "disconnected", G_CALLBACK(dr_stream_free), stream);
   stream->hang_up = dr_connection_watch(dr_connection_of(message), on_hang_up, stream);
   stream->comment = g_timeout_source_new(stream->api->limits.comment_ms);
   g_source_set_callback(stream->comment, on_comment, stream, NULL);

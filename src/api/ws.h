@@ -39,5 +39,5 @@ void dr_ws_append_close(GByteArray *out, guint16 code, const char *reason, gbool
 /* Takes bytes in, appends what they carry of text and binary messages to `payload` (never more bytes than were taken), and
  * stops behind a control frame: *ret_control is then its opcode and its content stands in `control`, NUL-terminated.
  * Returns: how many of the bytes were taken; -1 with DR_ERROR_INVALID when they are no WebSocket. */
-gssize dr_ws_read(DrWsReader *reader, const guint8 *data, gsize len, GByteArray *payload, DrWsOpcode *ret_control,
-                  GError **error);
+gssize dr_ws_read(DrWsReader *reader, const guint8 *data, gsize len, GByteArray *payload,
+                  DrWsOpcode *ret_control, GError **error);

@@ -373,6 +373,20 @@ note_vnc(DrRewriter *r, DrOpts *opts, const char *address)
   g_ptr_array_add(r->out->vnc, vnc);
 }
 
+/* Only the first server can be moved to a port while QEMU runs: display-update and `change vnc` name none. */
+static void
+check_vnc_is_first(DrRewriter *r, const DrOpt *opt)
+{
+  for (DrOpt *other = NULL; (other = dr_argv_next(r->out->argv, "vnc", other)) && other != opt;) {
+    if (other->value && g_str_equal(other->value, "none"))
+      continue;
+    dr_findings_add(r->findings, DR_FINDING_BLOCKER, "vnc-several", "leave one VNC server on a port, as the first -vnc; others on "
+                                                                    "unix sockets (-vnc unix:PATH)",
+                    "-vnc %s: a second QEMU cannot be given the port of a VNC server that is not its first", opt->value);
+    return;
+  }
+}
+
 /* The new QEMU's VNC server begins on a private socket, so that its authentication is set up; it moves to the port once
  * the first QEMU is gone. */
 static gboolean
@@ -394,6 +408,7 @@ rewrite_vnc(DrRewriter *r, DrOpt *opt, GError **error)
   if (g_str_has_prefix(address, "unix:")) {
     path = dr_rewriter_private(r, address + strlen("unix:"));
   } else {
+    check_vnc_is_first(r, opt);
     note_vnc(r, opts, address);
     path = g_strdup_printf("%s.vnc%u", r->plan->qmp_path, r->out->vnc->len);
   }

@@ -5,6 +5,13 @@
 
 #include <string.h>
 
+/* A C string would end there, so that something else than what was sent would be taken: 'vm1\0x' for vm1. */
+static gboolean
+has_nul(const char *text, gsize len, gsize at)
+{
+  return !text[at] || (text[at] == '\\' && at + 5 < len && memcmp(text + at + 1, "u0000", 5) == 0);
+}
+
 /* Counts brackets outside of strings. json-glib also takes comments and single quotes, which are not JSON and in
  * which a double quote would make this count wrong: whatever could begin one is refused. */
 static gboolean
@@ -16,6 +23,8 @@ within_depth(const char *text, gsize len, GError **error)
   for (gsize i = 0; i < len; i++) {
     char c = text[i];
 
+    if (has_nul(text, len, i))
+      return dr_error_set(error, DR_ERROR_INVALID, "not valid JSON: a NUL at byte %zu", i);
     if (in_string) {
       if (c == '\\')
         i++;
@@ -87,10 +96,19 @@ dr_json(const char *format, ...)
   return json_node_dup_object(node);
 }
 
+/* json-glib prints other bytes as they are, and would refuse to read them again. */
+static char *
+as_utf8(char *text)
+{
+  g_autofree char *owned = text;
+
+  return g_utf8_validate(text, -1, NULL) ? g_steal_pointer(&owned) : g_utf8_make_valid(text, -1);
+}
+
 char *
 dr_json_print(JsonNode *node, gboolean pretty)
 {
-  return json_to_string(node, pretty);
+  return as_utf8(json_to_string(node, pretty));
 }
 
 char *
@@ -98,7 +116,7 @@ dr_json_print_object(JsonObject *object, gboolean pretty)
 {
   g_autoptr(JsonNode) node = json_node_init_object(json_node_alloc(), object);
 
-  return json_to_string(node, pretty);
+  return as_utf8(json_to_string(node, pretty));
 }
 
 JsonNode *

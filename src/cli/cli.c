@@ -22,14 +22,32 @@ split_rest(DrCli *cli, char **argv)
     g_clear_pointer(&argv[i], g_free);
 }
 
-static gboolean
-check_words(DrCli *cli, int n, int min, int max, GError **error)
+/* What stands at place `n` of the verb's usage: "NAME" of "NAME…". (transfer full) */
+static char *
+word_name(const DrCli *cli, int n)
 {
+  g_auto(GStrv) names = g_strsplit(cli->verb->words, " ", -1);
+  const char *name = n < (int)g_strv_length(names) ? names[n] : "an argument";
+
+  return g_strndup(name, strcspn(name, "…["));
+}
+
+static gboolean
+check_words(DrCli *cli, int min, int max, GError **error)
+{
+  int n = (int)g_strv_length(cli->words);
+  g_autofree char *missing = NULL;
+
   if (n >= min && (max < 0 || n <= max))
     return TRUE;
-  dr_error_set(error, DR_ERROR_INVALID, "%s: %s", cli->verb->name, n < min ? "an argument is missing" : "too many arguments");
-  return dr_error_remedy(error, "usage: drover %s %s (see drover help %s)", cli->verb->name, cli->verb->words,
-                         cli->verb->name);
+  if (n < min) {
+    missing = word_name(cli, n);
+    dr_error_set(error, DR_ERROR_INVALID, "%s: %s is missing", cli->verb->name, missing);
+  } else {
+    dr_error_set(error, DR_ERROR_INVALID, "%s: unexpected argument '%s'", cli->verb->name, cli->words[max]);
+  }
+  return dr_error_remedy(error, "usage: drover %s%s%s (see drover help %s)", cli->verb->name,
+                         *cli->verb->words ? " " : "", cli->verb->words, cli->verb->name);
 }
 
 static GOptionContext *
@@ -71,10 +89,10 @@ dr_cli_parse(DrCli *cli, int argc, char **argv, const GOptionEntry *entries, int
   split_rest(cli, cli->words);
   if (!g_option_context_parse_strv(context, &cli->words, &parse_error)) {
     dr_error_set(error, DR_ERROR_INVALID, "%s: %s", cli->verb->name, parse_error->message);
-    return dr_error_remedy(error, "drover help %s", cli->verb->name);
+    return dr_error_remedy(error, "drover help %s shows its options", cli->verb->name);
   }
   drop_first(cli->words);
-  return check_words(cli, (int)g_strv_length(cli->words), min, max, error);
+  return check_words(cli, min, max, error);
 }
 
 DrClient *
@@ -96,7 +114,9 @@ dr_exit_of(const GError *error)
 int
 dr_exit_worse(int a, int b)
 {
-  static const int rank[] = { [DR_EXIT_DONE] = 0, [DR_EXIT_USAGE] = 1, [DR_EXIT_FAILED] = 2, [DR_EXIT_ATTENTION] = 3 };
+  static const int rank[] = {
+    [DR_EXIT_DONE] = 0, [DR_EXIT_USAGE] = 1, [DR_EXIT_FAILED] = 2, [DR_EXIT_ATTENTION] = 3
+  };
 
   return rank[a] > rank[b] ? a : b;
 }
@@ -148,7 +168,8 @@ dr_cli_fail(const DrCli *cli, const GError *error)
 /* --- Calls --- */
 
 JsonNode *
-dr_cli_call(DrCli *cli, const char *method, const char *path, const char *name, JsonObject *body, GError **error)
+dr_cli_call(DrCli *cli, const char *method, const char *path, const char *name, JsonObject *body,
+            GError **error)
 {
   g_autofree char *escaped = name ? g_uri_escape_string(name, NULL, FALSE) : NULL;
   g_auto(GStrv) parts = g_strsplit(path, "{}", 2);

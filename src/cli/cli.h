@@ -5,7 +5,7 @@
 
 typedef enum {
   DR_EXIT_DONE = 0,
-  DR_EXIT_FAILED = 1,    /* refused or failed, and the VM runs where it was */
+  DR_EXIT_FAILED = 1, /* refused or failed, and the VM runs where it was */
   DR_EXIT_USAGE = 2,
   DR_EXIT_ATTENTION = 3, /* the VM needs a person; the message says what and how */
   DR_EXIT_DETACHED = 130,
@@ -33,7 +33,8 @@ struct DrCli {
 
 /* Takes the options out of the verb's argv (`entries` may be NULL) and checks that `min` to `max` (-1: any number) words
  * are left in cli->words. FALSE with the error set: dr_cli_fail() it. --help prints and ends the process. */
-gboolean dr_cli_parse(DrCli *cli, int argc, char **argv, const GOptionEntry *entries, int min, int max, GError **error);
+gboolean dr_cli_parse(DrCli *cli, int argc, char **argv, const GOptionEntry *entries, int min, int max,
+                      GError **error);
 
 /* The connection, made at first use. (transfer none) */
 DrClient *dr_cli_client(DrCli *cli, GError **error);
@@ -47,7 +48,8 @@ int dr_exit_worse(int a, int b);
 int dr_exit_of(const GError *error);
 
 /* A call whose path has one name in it (escaped here). (transfer full), NULL with the error set. */
-JsonNode *dr_cli_call(DrCli *cli, const char *method, const char *path, const char *name, JsonObject *body, GError **error);
+JsonNode *dr_cli_call(DrCli *cli, const char *method, const char *path, const char *name, JsonObject *body,
+                      GError **error);
 
 /* The same for each of cli->words, going on after an error. `tell` prints one answer; with --json one name gives an
  * object, several an array. Returns: the exit code. */

@@ -87,8 +87,8 @@ session(DrClient *client)
     return client->session;
   address = g_unix_socket_address_new(client->path);
   client->session = soup_session_new_with_options("remote-connectable", address, "timeout", client->timeout,
-                                                  "max-conns-per-host", 4, "proxy-resolver", NULL, "tls-database", NULL,
-                                                  NULL);
+                                                  "max-conns-per-host", 4, "proxy-resolver", NULL,
+                                                  "tls-database", NULL, NULL);
   return client->session;
 }
 
@@ -101,7 +101,8 @@ dr_client_transport_error(const DrClient *client, const GError *cause, GError **
                     g_error_matches(cause, G_IO_ERROR, G_IO_ERROR_CONNECTION_REFUSED);
 
   if (g_error_matches(cause, G_IO_ERROR, G_IO_ERROR_TIMED_OUT)) {
-    dr_error_set(error, DR_ERROR_TIMEOUT, "droverd at '%s' did not answer within %u s", client->path, client->timeout);
+    dr_error_set(error, DR_ERROR_TIMEOUT, "droverd at '%s' did not answer within %u s", client->path,
+                 client->timeout);
     dr_error_remedy(error, "what was asked may still happen: look with drover list and drover jobs");
     return;
   }
@@ -136,7 +137,8 @@ dr_client_problem(guint status, const char *text, gsize len, GError **error)
     dr_error_set(error, DR_ERROR_INTERNAL, "droverd answered with HTTP status %u and no explanation", status);
     return;
   }
-  dr_error_set(error, code_of(dr_json_str(problem, "code", "internal")), "%s", dr_json_str(problem, "detail", ""));
+  dr_error_set(error, code_of(dr_json_str(problem, "code", "internal")), "%s",
+               dr_json_str(problem, "detail", ""));
   remedy = dr_json_str(problem, "remedy", NULL);
   if (remedy)
     dr_error_remedy(error, "%s", remedy);

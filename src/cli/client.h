@@ -19,7 +19,8 @@ void dr_client_set_timeout(DrClient *client, guint seconds);
 
 /* One call; `body` may be NULL. (transfer full): the answer, a null node where there was none. A problem of droverd's is
  * its error, with its remedy; no droverd there is DR_ERROR_CLOSED with a remedy. */
-JsonNode *dr_client_call(DrClient *client, const char *method, const char *path, JsonObject *body, GError **error);
+JsonNode *dr_client_call(DrClient *client, const char *method, const char *path, JsonObject *body,
+                         GError **error);
 
 /* The event stream; `query` is "" or "?job=ID". (transfer full) */
 GDataInputStream *dr_client_events(DrClient *client, const char *query, GError **error);

@@ -32,7 +32,8 @@ parse_escape(const char *text, int *ret_byte, GError **error)
   else if (len == 1)
     *ret_byte = (guchar)text[0];
   else
-    return dr_error_set(error, DR_ERROR_INVALID, "console: --escape is a character or ^ with a letter, not '%s'", text);
+    return dr_error_set(error, DR_ERROR_INVALID,
+                        "console: --escape is a character or ^ with a letter, not '%s'", text);
   return TRUE;
 }
 

@@ -103,8 +103,8 @@ print_job(JsonObject *job, gboolean color)
 
   printf("job %s: %s of %s, %s\n", dr_json_str(job, "id", "?"), dr_json_str(job, "kind", "?"),
          dr_json_str(job, "vm", "?"), state);
-  printf("  %-20s %s\n  %-20s %s\n  %-20s %s\n  %-20s %s\n", "stage", progress, "started", started, "ended", ended, "took",
-         time);
+  printf("  %-20s %s\n  %-20s %s\n  %-20s %s\n  %-20s %s\n", "stage", progress, "started", started, "ended",
+         ended, "took", time);
   if (dr_job_view_ended(job))
     printf("%s\n", sentence);
   if (remedy)

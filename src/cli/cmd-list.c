@@ -25,7 +25,8 @@ static void
 print_table(JsonArray *vms, gboolean color)
 {
   static const char *const titles[] = { "NAME", "STATE", "PID", "QEMU", "MACHINE", "RAM", "JOB", NULL };
-  static const char *const members[] = { "name", "state", "pid", "qemu_version", "machine", "memory_mode", "job", NULL };
+  static const char *const members[] = { "name",    "state",       "pid", "qemu_version",
+                                         "machine", "memory_mode", "job", NULL };
   DrTable *table = dr_table_new(titles);
 
   for (guint i = 0; i < json_array_get_length(vms); i++)
@@ -166,10 +167,10 @@ static void
 print_vm(JsonObject *vm, gboolean color)
 {
   static const char *const members[][2] = {
-    { "name", "name" },           { "state", "state" },     { "note", "note" },       { "exit", "ended" },
-    { "job", "job" },             { "pid", "pid" },         { "qemu_version", "QEMU" }, { "machine", "machine" },
-    { "uuid", "UUID" },           { "memory_mode", "RAM" }, { "adopted", "adopted" }, { "upgrades", "upgrades" },
-    { "cwd", "directory" },       { "qmp", "QMP socket" },  { "console", "console" }, { "log", "log" },
+    { "name", "name" },     { "state", "state" },     { "note", "note" },         { "exit", "ended" },
+    { "job", "job" },       { "pid", "pid" },         { "qemu_version", "QEMU" }, { "machine", "machine" },
+    { "uuid", "UUID" },     { "memory_mode", "RAM" }, { "adopted", "adopted" },   { "upgrades", "upgrades" },
+    { "cwd", "directory" }, { "qmp", "QMP socket" },  { "console", "console" },   { "log", "log" },
   };
 
   for (guint i = 0; i < G_N_ELEMENTS(members); i++)

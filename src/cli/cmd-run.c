@@ -26,7 +26,8 @@ environment(char **extra)
     if (g_utf8_validate(*one, -1, NULL))
       json_array_add_string_element(array, *one);
     else
-      fprintf(stderr, "drover: environment variable %.*s is not UTF-8 and is left out\n", (int)strcspn(*one, "="), *one);
+      fprintf(stderr, "drover: environment variable %.*s is not UTF-8 and is left out\n",
+              (int)strcspn(*one, "="), *one);
   }
   return array;
 }
@@ -41,8 +42,8 @@ check_run(DrCli *cli, const char *memory, char **env, GError **error)
       return dr_error_set(error, DR_ERROR_INVALID, "run: --env takes NAME=VALUE, not '%s'", *one);
   if (!cli->rest || !cli->rest[0]) {
     dr_error_set(error, DR_ERROR_INVALID, "run: the QEMU command is missing");
-    return dr_error_remedy(error, "put it behind --, as in: drover run %s -- qemu-system-x86_64 -m 1G disk.img",
-                           cli->words[0]);
+    return dr_error_remedy(
+        error, "put it behind --, as in: drover run %s -- qemu-system-x86_64 -m 1G disk.img", cli->words[0]);
   }
   for (char **word = cli->rest; *word; word++)
     if (!g_utf8_validate(*word, -1, NULL))
@@ -62,9 +63,9 @@ print_started(DrCli *cli, const char *did, JsonNode *answer, const GError *error
   if (cli->json)
     dr_cli_print_json(answer);
   else
-    printf("%s: %s, %s, QEMU %s, pid %" G_GINT64_FORMAT ", %s RAM\n", dr_json_str(vm, "name", cli->words[0]), did,
-           dr_json_str(vm, "state", "?"), dr_json_str(vm, "qemu_version", "?"), dr_json_int(vm, "pid", 0),
-           dr_json_str(vm, "memory_mode", "?"));
+    printf("%s: %s, %s, QEMU %s, pid %" G_GINT64_FORMAT ", %s RAM\n", dr_json_str(vm, "name", cli->words[0]),
+           did, dr_json_str(vm, "state", "?"), dr_json_str(vm, "qemu_version", "?"),
+           dr_json_int(vm, "pid", 0), dr_json_str(vm, "memory_mode", "?"));
   return DR_EXIT_DONE;
 }
 
@@ -75,9 +76,11 @@ dr_cmd_run(DrCli *cli, int argc, char **argv)
   g_auto(GStrv) env = NULL;
   gboolean hugetlb = FALSE;
   const GOptionEntry entries[] = {
-    { "memory", 0, 0, G_OPTION_ARG_STRING, &memory, "How the guest's RAM is made (default: shared)", "shared|private" },
+    { "memory", 0, 0, G_OPTION_ARG_STRING, &memory, "How the guest's RAM is made (default: shared)",
+      "shared|private" },
     { "hugetlb", 0, 0, G_OPTION_ARG_NONE, &hugetlb, "Take the RAM from the huge page pool", NULL },
-    { "env", 'e', 0, G_OPTION_ARG_FILENAME_ARRAY, &env, "Set a variable for QEMU; may be repeated", "NAME=VALUE" },
+    { "env", 'e', 0, G_OPTION_ARG_FILENAME_ARRAY, &env, "Set a variable for QEMU; may be repeated",
+      "NAME=VALUE" },
     { NULL },
   };
   g_autoptr(GError) error = NULL;
@@ -97,33 +100,45 @@ dr_cmd_run(DrCli *cli, int argc, char **argv)
   return print_started(cli, "started", answer, error);
 }
 
+/* `pid` and `qmp` as they were typed; NULL where they were not. */
+static gboolean
+check_adopt(const char *pid, const char *qmp, guint64 *ret_pid, GError **error)
+{
+  if (!pid == !qmp) {
+    dr_error_set(error, DR_ERROR_INVALID, "adopt: %s",
+                 pid ? "--pid and --qmp are two ways to name the same VM" : "nothing says which VM");
+    return dr_error_remedy(error, "name its process with --pid N, or its monitor with --qmp SOCKET");
+  }
+  if (pid && !g_ascii_string_to_unsigned(pid, 10, 1, G_MAXINT, ret_pid, NULL))
+    return dr_error_set(error, DR_ERROR_INVALID, "adopt: '%s' is no pid", pid);
+  return !qmp || *qmp || dr_error_set(error, DR_ERROR_INVALID, "adopt: the path of the QMP socket is empty");
+}
+
 int
 dr_cmd_adopt(DrCli *cli, int argc, char **argv)
 {
   g_autofree char *qmp = NULL;
-  int pid = 0;
+  g_autofree char *pid = NULL;
   const GOptionEntry entries[] = {
-    { "pid", 'p', 0, G_OPTION_ARG_INT, &pid, "The process", "N" },
+    { "pid", 'p', 0, G_OPTION_ARG_STRING, &pid, "The process", "N" },
     { "qmp", 0, 0, G_OPTION_ARG_FILENAME, &qmp, "Its QMP socket", "SOCKET" },
     { NULL },
   };
   g_autoptr(GError) error = NULL;
   g_autoptr(JsonObject) body = json_object_new();
   g_autoptr(JsonNode) answer = NULL;
+  guint64 number = 0;
 
-  if (!dr_cli_parse(cli, argc, argv, entries, 1, 1, &error))
+  if (!dr_cli_parse(cli, argc, argv, entries, 1, 1, &error) || !check_adopt(pid, qmp, &number, &error))
     return dr_cli_fail(cli, error);
-  if ((pid > 0) == (qmp != NULL)) {
-    dr_error_set(&error, DR_ERROR_INVALID, "adopt: name the VM's process with --pid N, or its monitor with --qmp SOCKET");
-    return dr_cli_fail(cli, error);
-  }
   json_object_set_string_member(body, "name", cli->words[0]);
   if (qmp) {
-    g_autofree char *path = g_canonicalize_filename(qmp, NULL);
+    /* As -qmp has it, for those who copy it from there. */
+    g_autofree char *path = g_canonicalize_filename(g_str_has_prefix(qmp, "unix:") ? qmp + 5 : qmp, NULL);
 
     json_object_set_string_member(body, "qmp", path);
   } else {
-    json_object_set_int_member(body, "pid", pid);
+    json_object_set_int_member(body, "pid", (gint64)number);
   }
   answer = dr_cli_call(cli, "POST", "/v1/vms/adopt", NULL, body, &error);
   return print_started(cli, "adopted", answer, error);

@@ -30,10 +30,11 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Options, options_clear)
 static char *
 find_qemu(const char *qemu, GError **error)
 {
-  g_autofree char *found = strchr(qemu, '/') ? g_canonicalize_filename(qemu, NULL) : g_find_program_in_path(qemu);
+  g_autofree char *found =
+      strchr(qemu, '/') ? g_canonicalize_filename(qemu, NULL) : g_find_program_in_path(qemu);
 
   if (!found) {
-    dr_error_set(error, DR_ERROR_INVALID, "upgrade: there is no program '%s' in PATH", qemu);
+    dr_error_set(error, DR_ERROR_NOT_FOUND, "upgrade: there is no program '%s' in PATH", qemu);
     dr_error_remedy(error, "give its path: --qemu /usr/bin/qemu-system-x86_64");
     return NULL;
   }
@@ -48,8 +49,8 @@ check_options(DrCli *cli, const Options *options, GError **error)
   if (options->all == (cli->words[0] != NULL))
     return dr_error_set(error, DR_ERROR_INVALID, "upgrade: name the VMs, or say --all");
   if (options->memory && !g_strv_contains(modes, options->memory))
-    return dr_error_set(error, DR_ERROR_INVALID, "upgrade: --memory is auto, shared, copy or postcopy, not '%s'",
-                        options->memory);
+    return dr_error_set(error, DR_ERROR_INVALID,
+                        "upgrade: --memory is auto, shared, copy or postcopy, not '%s'", options->memory);
   if (options->parallel < 1 || options->parallel > 64)
     return dr_error_set(error, DR_ERROR_INVALID, "upgrade: --parallel is 1 to 64");
   return TRUE;
@@ -113,7 +114,8 @@ print_report(JsonObject *report, gboolean color)
   dr_job_view_print_findings(vm, dr_json_arr(report, "findings"), TRUE, color);
   if (ok)
     printf("%s: can be upgraded %s -> %s (%s)\n", vm, dr_json_str(report, "qemu_before", "?"),
-           dr_json_str(report, "qemu_after", "?"), dr_job_view_memory(dr_json_str(report, "memory_mode", "?")));
+           dr_json_str(report, "qemu_after", "?"),
+           dr_job_view_memory(dr_json_str(report, "memory_mode", "?")));
   else
     printf("%s: cannot be upgraded\n", vm);
 }
@@ -181,11 +183,14 @@ dr_cmd_upgrade(DrCli *cli, int argc, char **argv)
   g_auto(Options) options = { .parallel = 4 };
   const GOptionEntry entries[] = {
     { "all", 'a', 0, G_OPTION_ARG_NONE, &options.all, "All VMs that run", NULL },
-    { "qemu", 'q', 0, G_OPTION_ARG_FILENAME, &options.qemu, "The QEMU to move to (default: the VM's own path)", "BINARY" },
+    { "qemu", 'q', 0, G_OPTION_ARG_FILENAME, &options.qemu,
+      "The QEMU to move to (default: the VM's own path)", "BINARY" },
     { "memory", 'm', 0, G_OPTION_ARG_STRING, &options.memory,
-      "How the RAM gets there: handed over, copied, or by post-copy (default: auto)", "auto|shared|copy|postcopy" },
+      "How the RAM gets there: handed over, copied, or by post-copy (default: auto)",
+      "auto|shared|copy|postcopy" },
     { "parallel", 'p', 0, G_OPTION_ARG_INT, &options.parallel, "How many VMs at a time (default: 4)", "N" },
-    { "check", 'c', 0, G_OPTION_ARG_NONE, &options.check, "Only say whether it would work; exit code 1 if not", NULL },
+    { "check", 'c', 0, G_OPTION_ARG_NONE, &options.check,
+      "Only say whether it would work; exit code 1 if not", NULL },
     { "async", 0, 0, G_OPTION_ARG_NONE, &options.async, "Start, and do not wait for the end", NULL },
     { NULL },
   };

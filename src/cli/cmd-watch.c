@@ -24,9 +24,10 @@ print_job_event(JsonObject *event, GHashTable *shown)
   JsonObject *job = dr_json_obj(event, "job");
   const char *id = dr_json_str(job, "id", "?");
   g_autofree char *sentence = dr_job_view_sentence(job);
-  g_autofree char *text = dr_job_view_ended(job) ? g_strdup_printf("job %s: %s", id, sentence)
-                                                 : g_strdup_printf("job %s: %s: %s", id, dr_json_str(job, "vm", "?"),
-                                                                   dr_json_str(job, "stage", "?"));
+  g_autofree char *text = dr_job_view_ended(job)
+                              ? g_strdup_printf("job %s: %s", id, sentence)
+                              : g_strdup_printf("job %s: %s: %s", id, dr_json_str(job, "vm", "?"),
+                                                dr_json_str(job, "stage", "?"));
 
   if (g_strcmp0(g_hash_table_lookup(shown, id), text) == 0)
     return;
@@ -50,7 +51,8 @@ print_event(JsonObject *event, GHashTable *shown)
   if (g_str_equal(type, "lost"))
     text = g_strdup_printf("(%" G_GINT64_FORMAT " events were lost)", dr_json_int(event, "lost", 0));
   else
-    text = g_strdup_printf("%s %s: %s", type, dr_json_str(event, "vm.name", "?"), dr_json_str(event, "vm.state", "?"));
+    text = g_strdup_printf("%s %s: %s", type, dr_json_str(event, "vm.name", "?"),
+                           dr_json_str(event, "vm.state", "?"));
   print_line(event, text);
 }
 

@@ -18,8 +18,8 @@
 
 typedef struct {
   JsonObject *job;
-  char *stage;    /* shown last, without a terminal */
-  gboolean told;  /* its findings */
+  char *stage;   /* shown last, without a terminal */
+  gboolean told; /* its findings */
 } Row;
 
 typedef struct {
@@ -49,10 +49,12 @@ catch_interrupt(Follow *follow)
 
   if (follow->rows->len == 1)
     g_snprintf(detach_text, sizeof detach_text,
-               "\ndetached: job %s goes on. Come back with drover watch %s, stop it with drover cancel %s\n", id, id, id);
+               "\ndetached: job %s goes on. Come back with drover watch %s, stop it with drover cancel %s\n",
+               id, id, id);
   else
     g_snprintf(detach_text, sizeof detach_text,
-               "\ndetached: %u jobs go on, from %s. See drover jobs and drover watch, stop one with drover cancel ID\n",
+               "\ndetached: %u jobs go on, from %s. See drover jobs and drover watch, stop one with drover "
+               "cancel ID\n",
                follow->rows->len, id);
   signal(SIGINT, on_interrupt);
 }
@@ -278,11 +280,26 @@ give_back(Follow *follow, JsonArray *jobs)
   return code;
 }
 
+/* Nobody knows here what has become of the jobs. */
+static int
+lose(const Follow *follow, const GError *cause, GError **error)
+{
+  const Row *first = follow->rows->pdata[0];
+  const char *id = dr_json_str(first->job, "id", "?");
+
+  dr_error_set(error, cause->domain == DR_ERROR ? cause->code : DR_ERROR_CLOSED,
+               "job %s%s was under way, and %s", id, follow->rows->len > 1 ? " and others" : "",
+               cause->message);
+  dr_error_remedy(error, "when droverd runs, it takes its jobs up again: drover watch %s", id);
+  return -1;
+}
+
 int
 dr_follow(DrCli *cli, JsonArray *jobs, GDataInputStream *events, GError **error)
 {
   g_autoptr(GPtrArray) rows = g_ptr_array_new_with_free_func(row_free);
   Follow follow = { .cli = cli, .rows = rows, .color = dr_render_color(STDERR_FILENO, cli->no_color) };
+  g_autoptr(GError) cause = NULL;
   gboolean followed;
 
   follow.live = !cli->json && isatty(STDERR_FILENO) && g_strcmp0(g_getenv("TERM"), "dumb") != 0;
@@ -295,8 +312,8 @@ dr_follow(DrCli *cli, JsonArray *jobs, GDataInputStream *events, GError **error)
   if (rows->len == 0)
     return DR_EXIT_DONE;
   catch_interrupt(&follow);
-  followed = follow_all(&follow, events, error);
+  followed = follow_all(&follow, events, &cause);
   erase(&follow);
   signal(SIGINT, SIG_DFL);
-  return followed ? give_back(&follow, jobs) : -1;
+  return followed ? give_back(&follow, jobs) : lose(&follow, cause, error);
 }

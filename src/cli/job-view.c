@@ -50,7 +50,8 @@ success_sentence(JsonObject *job)
     return g_strdup_printf("%s: %s succeeded", dr_json_str(job, "vm", "?"), dr_json_str(job, "kind", "job"));
   return g_strdup_printf("%s: upgraded %s -> %s, %s%s%s%s moved (%s), took %s", dr_json_str(job, "vm", "?"),
                          dr_json_str(result, "qemu_before", "?"), dr_json_str(result, "qemu_after", "?"),
-                         pause_ms >= 0 ? "paused " : "", pause_ms >= 0 ? pause : "", pause_ms >= 0 ? ", " : "", bytes,
+                         pause_ms >= 0 ? "paused " : "", pause_ms >= 0 ? pause : "",
+                         pause_ms >= 0 ? ", " : "", bytes,
                          dr_job_view_memory(dr_json_str(result, "memory_mode", "?")), total);
 }
 
@@ -79,9 +80,9 @@ dr_job_view_progress(JsonObject *job)
 
   if (!progress || total_bytes <= 0)
     return g_strdup(stage);
-  return g_strdup_printf("%s %.0f%% (%s of %s, %.0f MiB/s, pass %d)", stage, CLAMP(100 * done_bytes / total_bytes, 0, 100),
-                         done, total, dr_render_number(progress, "rate_mib", 0),
-                         (int)dr_render_number(progress, "pass", 1));
+  return g_strdup_printf(
+      "%s %.0f%% (%s of %s, %.0f MiB/s, pass %d)", stage, CLAMP(100 * done_bytes / total_bytes, 0, 100), done,
+      total, dr_render_number(progress, "rate_mib", 0), (int)dr_render_number(progress, "pass", 1));
 }
 
 void
@@ -115,7 +116,8 @@ count_blockers(JsonArray *findings)
 static void
 print_refusal(const char *vm, JsonArray *findings, guint n)
 {
-  fprintf(stderr, "drover: VM '%s' was not moved and runs where it was: %u blocker%s\n", vm, n, n == 1 ? "" : "s");
+  fprintf(stderr, "drover: VM '%s' was not moved and runs where it was: %u blocker%s\n", vm, n,
+          n == 1 ? "" : "s");
   for (guint i = 0; i < json_array_get_length(findings); i++) {
     JsonObject *finding = json_array_get_object_element(findings, i);
     const char *remedy = dr_json_str(finding, "remedy", NULL);

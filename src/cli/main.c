@@ -11,16 +11,19 @@
 
 const DrVerb dr_verbs[] = {
   { "run", "NAME -- QEMU ARGS…", "start a VM from a QEMU command line",
-    "The command behind -- is the VM's definition: what one would type to start it. It runs in the directory and with the\n"
+    "The command behind -- is the VM's definition: what one would type to start it. It runs in the directory "
+    "and with the\n"
     "environment of this call (without DROVER_*). Its RAM is made so that an upgrade copies none of it.",
     dr_cmd_run },
-  { "adopt", "NAME", "take over a QEMU that runs",
-    "The VM runs on as it is; drover reads its command line from /proc and talks to its QMP socket only when asked to.",
+  { "adopt", "NAME --pid N|--qmp SOCKET", "take over a QEMU that runs",
+    "The VM runs on as it is; drover reads its command line from /proc and talks to its QMP socket only when "
+    "asked to.",
     dr_cmd_adopt },
   { "list", "", "list the VMs", NULL, dr_cmd_list },
   { "show", "NAME", "show all about a VM", NULL, dr_cmd_show },
   { "console", "NAME", "connect to a VM's console",
-    "The connection survives an upgrade of the VM. Where standard input is no terminal, its end ends only the sending:\n"
+    "The connection survives an upgrade of the VM. Where standard input is no terminal, its end ends only "
+    "the sending:\n"
     "`drover console NAME </dev/null` follows what the guest prints.",
     dr_cmd_console },
   { "qmp", "NAME JSON | NAME COMMAND [ARGUMENTS-JSON]", "send one QMP command",
@@ -28,17 +31,20 @@ const DrVerb dr_verbs[] = {
   { "pause", "NAME…", "stop the vCPUs of VMs", NULL, dr_cmd_pause },
   { "resume", "NAME…", "let paused VMs run on", NULL, dr_cmd_resume },
   { "stop", "NAME…", "shut VMs down",
-    "Presses the ACPI power button and waits for the VM to end; --force ends the process at once.", dr_cmd_stop },
+    "Presses the ACPI power button and waits for the VM to end; --force ends the process at once.",
+    dr_cmd_stop },
   { "forget", "NAME", "drop a VM from drover's books", "A VM that runs is not stopped.", dr_cmd_forget },
   { "upgrade", "NAME… | --all", "move running VMs under another QEMU",
-    "Waits for the end; Ctrl-C stops waiting, not the upgrade. Exit code: 0 all upgraded, 1 refused or failed and the VM\n"
+    "Waits for the end; Ctrl-C stops waiting, not the upgrade. Exit code: 0 all upgraded, 1 refused or "
+    "failed and the VM\n"
     "runs where it was, 3 a VM needs attention.",
     dr_cmd_upgrade },
   { "jobs", "", "list the jobs, newest first", NULL, dr_cmd_jobs },
   { "job", "ID", "show a job", NULL, dr_cmd_job },
   { "watch", "[JOB]", "follow what happens, or one job to its end", NULL, dr_cmd_watch },
   { "cancel", "JOB", "ask a job to stop",
-    "Before its point of no return the VM then runs on where it was; after it the job is refused to be cancelled.",
+    "Before its point of no return the VM then runs on where it was; after it the job is refused to be "
+    "cancelled.",
     dr_cmd_cancel },
   { NULL },
 };
@@ -65,7 +71,8 @@ print_overview(FILE *out)
         "  --no-color           print no colours\n"
         "  -v, --verbose        tell each call of droverd's API, too\n"
         "  --version            print the version\n"
-        "\nA verb's own options: drover help VERB. Exit codes: 0 done, 1 refused or failed and the VM runs where\n"
+        "\nA verb's own options: drover help VERB. Exit codes: 0 done, 1 refused or failed and the VM runs "
+        "where\n"
         "it was, 2 usage, 3 the VM needs attention.\n",
         out);
 }

@@ -8,8 +8,8 @@
 
 struct DrTable {
   guint columns;
-  GPtrArray *cells;  /* of char*, row by row, titles first */
-  GArray *is_state;  /* of gboolean, one a cell */
+  GPtrArray *cells; /* of char*, row by row, titles first */
+  GArray *is_state; /* of gboolean, one a cell */
 };
 
 gboolean
@@ -27,9 +27,10 @@ color_of(const char *state)
   static const struct {
     const char *state, *code;
   } colors[] = {
-    { "running", "32" }, { "succeeded", "32" }, { "ok", "32" },        { "paused", "33" },    { "starting", "36" },
-    { "queued", "36" },  { "warning", "33" },   { "cancelled", "33" }, { "attention", "31;1" }, { "failed", "31" },
-    { "blocker", "31" }, { "stopped", "2" },    { "note", "2" },
+    { "running", "32" },     { "succeeded", "32" }, { "ok", "32" },      { "paused", "33" },
+    { "starting", "36" },    { "queued", "36" },    { "warning", "33" }, { "cancelled", "33" },
+    { "attention", "31;1" }, { "failed", "31" },    { "blocker", "31" }, { "stopped", "2" },
+    { "note", "2" },
   };
 
   for (guint i = 0; i < G_N_ELEMENTS(colors); i++)

@@ -102,7 +102,8 @@ dr_client_websocket(DrClient *client, const char *path, GError **error)
   connection = g_socket_client_connect(connector, G_SOCKET_CONNECTABLE(address), NULL, &cause);
   stream = G_IO_STREAM(connection);
   if (!stream ||
-      !g_output_stream_write_all(g_io_stream_get_output_stream(stream), request, strlen(request), NULL, NULL, &cause) ||
+      !g_output_stream_write_all(g_io_stream_get_output_stream(stream), request, strlen(request), NULL, NULL,
+                                 &cause) ||
       !read_head(g_io_stream_get_input_stream(stream), head, &cause)) {
     dr_client_transport_error(client, cause, error);
     return NULL;

@@ -46,6 +46,18 @@ check_keys(GKeyFile *file, const char *path, GError **error)
   return TRUE;
 }
 
+/* A directory of the file, unless the command line has given it. */
+static gboolean
+read_dir(GKeyFile *file, const char *path, const char *key, char **dir, GError **error)
+{
+  g_autoptr(GError) local = NULL;
+
+  if (*dir || !g_key_file_has_key(file, "daemon", key, NULL))
+    return TRUE;
+  *dir = g_key_file_get_string(file, "daemon", key, &local);
+  return *dir || dr_error_set(error, DR_ERROR_INVALID, "'%s': cannot read %s: %s", path, key, local->message);
+}
+
 static gboolean
 read_file(DrConfig *config, const char *path, GError **error)
 {
@@ -56,10 +68,9 @@ read_file(DrConfig *config, const char *path, GError **error)
     return dr_error_set(error, DR_ERROR_INVALID, "cannot read configuration '%s': %s", path, local->message);
   if (!check_keys(file, path, error))
     return FALSE;
-  if (!config->run_dir)
-    config->run_dir = g_key_file_get_string(file, "daemon", "run-dir", NULL);
-  if (!config->state_dir)
-    config->state_dir = g_key_file_get_string(file, "daemon", "state-dir", NULL);
+  if (!read_dir(file, path, "run-dir", &config->run_dir, error) ||
+      !read_dir(file, path, "state-dir", &config->state_dir, error))
+    return FALSE;
   if (g_key_file_has_key(file, "daemon", "debug", NULL)) {
     config->debug |= g_key_file_get_boolean(file, "daemon", "debug", &local);
     if (local)
@@ -93,9 +104,11 @@ dr_config_load(DrConfig *config, int *argc, char ***argv, GError **error)
 
   g_option_context_add_main_entries(context, entries, NULL);
   if (!g_option_context_parse(context, argc, argv, &local))
-    return dr_error_set(error, DR_ERROR_INVALID, "%s", local->message);
-  if (*argc > 1)
-    return dr_error_set(error, DR_ERROR_INVALID, "unexpected argument '%s'", (*argv)[1]);
+    dr_error_set(error, DR_ERROR_INVALID, "%s", local->message);
+  else if (*argc > 1)
+    dr_error_set(error, DR_ERROR_INVALID, "unexpected argument '%s'", (*argv)[1]);
+  if (local || *argc > 1)
+    return dr_error_remedy(error, "droverd --help shows its options");
   if (path || (geteuid() == 0 && g_file_test(SYSTEM_FILE, G_FILE_TEST_EXISTS)))
     if (!read_file(config, path ? path : SYSTEM_FILE, error))
       return FALSE;

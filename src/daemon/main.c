@@ -111,6 +111,17 @@ stop(Daemon *d)
     g_main_loop_unref(d->loop);
 }
 
+static int
+complain(const GError *error, int status)
+{
+  const char *remedy = dr_error_get_remedy(error);
+
+  fprintf(stderr, "droverd: %s\n", error->message);
+  if (remedy)
+    fprintf(stderr, "  remedy: %s\n", remedy);
+  return status;
+}
+
 int
 main(int argc, char **argv)
 {
@@ -119,10 +130,8 @@ main(int argc, char **argv)
   int status = 0;
 
   setlocale(LC_ALL, "C.UTF-8"); /* numbers in QMP and JSON have points */
-  if (!dr_config_load(&d.config, &argc, &argv, &error)) {
-    fprintf(stderr, "droverd: %s\n", error->message);
-    return 2;
-  }
+  if (!dr_config_load(&d.config, &argc, &argv, &error))
+    return complain(error, 2);
   if (d.config.version) {
     printf("droverd %s\n", DROVER_VERSION);
     return 0;
@@ -136,11 +145,7 @@ main(int argc, char **argv)
     g_main_loop_run(d.loop);
     g_message("droverd stops; the VMs run on");
   } else {
-    const char *remedy = dr_error_get_remedy(error);
-
-    fprintf(stderr, "droverd: %s\n%s%s%s", error->message, remedy ? "  remedy: " : "", remedy ? remedy : "",
-            remedy ? "\n" : "");
-    status = 1;
+    status = complain(error, 1);
   }
   stop(&d);
   return status;

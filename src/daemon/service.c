@@ -2,6 +2,7 @@
 /* The registry of VMs and what can be done with each. */
 #include "base/error.h"
 #include "base/fd.h"
+#include "daemon/request.h"
 #include "daemon/service-new.h"
 #include "job/inventory.h"
 #include "job/preflight.h"
@@ -15,13 +16,14 @@
 
 #define LEASE_MS 5000
 #define STOP_DEFAULT_S 60
-#define STOP_MAX_S 3600
+#define STOP_MAX_S 86400
 #define WAIT_MAX_MS 60000
 #define MAX_VMS 1000
 
 struct DrService {
   DrHost *host;
   GMutex lock;
+  GMutex adopting;     /* two adoptions of one QEMU must see each other */
   GHashTable *vms;     /* name -> DrVm */
   GHashTable *coming;  /* set of names that are being started or adopted */
   DrJobs *jobs;
@@ -120,57 +122,92 @@ settle(DrService *service, const char *name, DrVm *vm)
 }
 
 static gboolean
-is_same_process(DrVm *vm, const DrProcId *id)
+is_same(DrVm *vm, const DrProcId *id, const char *qmp)
 {
   DrVmRecord *record = dr_vm_record(vm);
   gboolean same;
 
   dr_vm_lock(vm);
-  same = record->id.pid == id->pid && record->id.start_time == id->start_time && !g_str_equal(record->state, "stopped");
+  same = (record->id.pid == id->pid && record->id.start_time == id->start_time) ||
+         (qmp && g_strcmp0(record->qmp_path, qmp) == 0);
+  same = same && !g_str_equal(record->state, "stopped");
   dr_vm_unlock(vm);
   return same;
 }
 
-/* One QEMU under two names would be upgraded twice. */
+/* One QEMU under two names would be upgraded twice. `qmp` nullable. */
 static gboolean
-is_new_process(DrService *service, DrVm *adopted, GError **error)
+is_new(DrService *service, const DrProcId *id, const char *qmp, GError **error)
 {
   g_autoptr(GPtrArray) vms = all(service);
-  const DrProcId *id = &dr_vm_record(adopted)->id;
 
-  for (guint i = 0; i < vms->len; i++)
-    if (is_same_process(vms->pdata[i], id))
-      return dr_error_set(error, DR_ERROR_EXISTS, "pid %d is under drover already, as VM '%s'", id->pid,
-                          dr_vm_name(vms->pdata[i]));
+  for (guint i = 0; i < vms->len; i++) {
+    if (!is_same(vms->pdata[i], id, qmp))
+      continue;
+    dr_error_set(error, DR_ERROR_EXISTS, "that QEMU is under drover already, as VM '%s'", dr_vm_name(vms->pdata[i]));
+    return dr_error_remedy(error, "use it under that name, or drop it there first: drover forget %s --force",
+                           dr_vm_name(vms->pdata[i]));
+  }
   return TRUE;
+}
+
+/* Before its monitor is looked at: one that is drover's own would only seem to be somebody else's. */
+static gboolean
+is_new_request(DrService *service, JsonObject *request, GError **error)
+{
+  const char *qmp = dr_json_str(request, "qmp", NULL);
+  gint64 pid = dr_json_int(request, "pid", 0);
+  DrProcId id = { 0 };
+
+  if (!qmp && pid > 0 && pid <= G_MAXINT)
+    dr_proc_identify((pid_t)pid, &id, NULL);
+  return (!qmp && !id.pid) || is_new(service, &id, qmp, error);
 }
 
 JsonObject *
 dr_service_run(DrService *service, JsonObject *request, GError **error)
 {
+  static const DrMember members[] = { { "name", DR_MEMBER_TEXT },   { "argv", DR_MEMBER_TEXTS },
+                                      { "cwd", DR_MEMBER_TEXT },    { "env", DR_MEMBER_TEXTS },
+                                      { "memory", DR_MEMBER_TEXT }, { "hugetlb", DR_MEMBER_FLAG },
+                                      { NULL } };
   const char *name = dr_json_str(request, "name", NULL);
   g_autoptr(DrVm) vm = NULL;
 
-  if (!reserve(service, name, error))
+  if (!dr_request_check(request, members, error) || !reserve(service, name, error))
     return NULL;
   vm = dr_vm_run(service->host, request, error);
   return settle(service, name, vm);
 }
 
+static DrVm *
+adopt_new(DrService *service, const char *name, JsonObject *request, GError **error)
+{
+  g_autoptr(DrVm) vm = is_new_request(service, request, error) ? dr_vm_adopt(service->host, request, error) : NULL;
+
+  if (!vm || is_new(service, &dr_vm_record(vm)->id, NULL, error))
+    return g_steal_pointer(&vm);
+  dr_vm_detach(vm);
+  dr_store_drop_vm(service->host->store, name, NULL);
+  dr_host_remove_empty(service->host, name);
+  return NULL;
+}
+
 JsonObject *
 dr_service_adopt(DrService *service, JsonObject *request, GError **error)
 {
+  static const DrMember members[] = { { "name", DR_MEMBER_TEXT },
+                                      { "pid", DR_MEMBER_NUMBER, 1, G_MAXINT },
+                                      { "qmp", DR_MEMBER_TEXT },
+                                      { NULL } };
   const char *name = dr_json_str(request, "name", NULL);
+  g_autoptr(GMutexLocker) locker = NULL;
   g_autoptr(DrVm) vm = NULL;
 
-  if (!reserve(service, name, error))
+  if (!dr_request_check(request, members, error) || !reserve(service, name, error))
     return NULL;
-  vm = dr_vm_adopt(service->host, request, error);
-  if (vm && !is_new_process(service, vm, error)) {
-    dr_vm_detach(vm);
-    dr_store_drop_vm(service->host->store, name, NULL);
-    g_clear_pointer(&vm, dr_vm_unref);
-  }
+  locker = g_mutex_locker_new(&service->adopting);
+  vm = adopt_new(service, name, request, error);
   return settle(service, name, vm);
 }
 
@@ -287,9 +324,10 @@ is_allowed(const char *command, const char *name, GError **error)
 JsonObject *
 dr_service_qmp(DrService *service, const char *name, JsonObject *command, GError **error)
 {
+  static const DrMember members[] = { { "execute", DR_MEMBER_TEXT }, { "arguments", DR_MEMBER_OBJECT }, { NULL } };
   const char *execute = dr_json_str(command, "execute", NULL);
   JsonObject *arguments = dr_json_obj(command, "arguments");
-  g_autoptr(DrVm) vm = find(service, name, error);
+  g_autoptr(DrVm) vm = dr_request_check(command, members, error) ? find(service, name, error) : NULL;
   g_autoptr(JsonNode) answer = NULL;
   JsonObject *object;
   DrQmp *qmp;
@@ -383,8 +421,9 @@ stop_gently(DrVm *vm, const DrProcId *id, gint64 seconds, GError **error)
 JsonObject *
 dr_service_stop(DrService *service, const char *name, JsonObject *request, GError **error)
 {
-  g_autoptr(DrVm) vm = find(service, name, error);
-  gint64 seconds = CLAMP(dr_json_int(request, "timeout", STOP_DEFAULT_S), 1, STOP_MAX_S);
+  static const DrMember members[] = { { "force", DR_MEMBER_FLAG }, { "timeout", DR_MEMBER_NUMBER, 1, STOP_MAX_S }, { NULL } };
+  g_autoptr(DrVm) vm = dr_request_check(request, members, error) ? find(service, name, error) : NULL;
+  gint64 seconds = dr_json_int(request, "timeout", STOP_DEFAULT_S);
   gboolean done;
   DrProcId id;
 
@@ -426,8 +465,10 @@ remove_directories(DrService *service, const char *name, gboolean lives)
   g_autofree char *run_dir = g_build_filename(service->host->run_dir, "vms", name, NULL);
   g_autofree char *state_dir = g_build_filename(service->host->state_dir, "vms", name, NULL);
 
-  if (lives)
-    return; /* its QEMU still has its sockets and its log there */
+  if (lives) { /* its QEMU may still have its sockets and its log there */
+    dr_host_remove_empty(service->host, name);
+    return;
+  }
   remove_tree(run_dir);
   remove_tree(state_dir);
 }
@@ -496,15 +537,20 @@ requested_vms(DrService *service, JsonObject *request, GError **error)
 static gboolean
 check_upgrade_request(JsonObject *request, GError **error)
 {
+  static const DrMember members[] = { { "vms", DR_MEMBER_TEXTS }, { "all", DR_MEMBER_FLAG },
+                                      { "qemu", DR_MEMBER_TEXT }, { "memory", DR_MEMBER_TEXT },
+                                      { "parallel", DR_MEMBER_NUMBER, 1, 64 }, { NULL } };
   DrMemoryMode mode;
   const char *qemu = dr_json_str(request, "qemu", NULL);
 
+  if (!dr_request_check(request, members, error))
+    return FALSE;
   if (!dr_memory_mode_parse(dr_json_str(request, "memory", "auto"), &mode, error))
     return FALSE;
   if (qemu && !g_path_is_absolute(qemu))
     return dr_error_set(error, DR_ERROR_INVALID, "the QEMU binary '%s' is not an absolute path", qemu);
-  if (dr_json_int(request, "parallel", 1) < 1 || dr_json_int(request, "parallel", 1) > 64)
-    return dr_error_set(error, DR_ERROR_INVALID, "parallel must be 1 to 64");
+  if (dr_json_bool(request, "all", FALSE) && dr_json_arr(request, "vms"))
+    return dr_error_set(error, DR_ERROR_INVALID, "name the VMs, or say that all are meant, not both");
   return TRUE;
 }
 
@@ -707,6 +753,7 @@ dr_service_new(DrHost *host, GError **error)
 
   service->host = host;
   g_mutex_init(&service->lock);
+  g_mutex_init(&service->adopting);
   service->vms = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)dr_vm_unref);
   service->coming = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
   service->jobs = dr_jobs_new(host);
@@ -741,5 +788,6 @@ dr_service_free(DrService *service, int grace_ms)
   g_hash_table_unref(service->coming);
   dr_jobs_free(service->jobs);
   g_mutex_clear(&service->lock);
+  g_mutex_clear(&service->adopting);
   g_free(service);
 }

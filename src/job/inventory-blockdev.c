@@ -224,8 +224,10 @@ dr_blockdev_ensure(DrApply *a, DrNode *node)
   name = dr_node_is_unnamed(node) ? make_name(a) : g_strdup(node->name);
   g_hash_table_insert(a->placed, node, name);
   opt = find_blockdev(a->argv, name);
-  if (opt ? !update_blockdev(a, opt, node) : !(opt = create_blockdev(a, node, name)))
+  if (opt ? !update_blockdev(a, opt, node) : !(opt = create_blockdev(a, node, name))) {
+    g_hash_table_remove(a->placed, node);
     return NULL;
+  }
   g_ptr_array_add(a->node_order, opt);
   return name;
 }

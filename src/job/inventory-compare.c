@@ -196,6 +196,38 @@ compare_memory(const DrInventory *before, const DrInventory *after, DrFindings *
   }
 }
 
+/* --- Network --- */
+
+/* Up to 8.1 every user-mode network calls its part of the stream "slirp" number 0, newer ones count. With two of them an
+ * old destination refuses a new stream ("Unknown savevm section or instance 'slirp' 1"), and a stream of an old source is
+ * loaded into the first of them, twice. */
+#define SLIRP_COUNTS_SINCE DR_QEMU(8, 2)
+
+static guint
+count_user_nets(const DrInventory *inv)
+{
+  guint n = 0;
+
+  for (guint i = 0; i < inv->nets->len; i++)
+    n += g_str_equal(((DrNet *)inv->nets->pdata[i])->type, "user");
+  return n;
+}
+
+static void
+compare_user_nets(const DrInventory *before, const DrInventory *after, DrFindings *findings)
+{
+  guint n = count_user_nets(before);
+
+  if (n < 2)
+    return;
+  if (before->version >= SLIRP_COUNTS_SINCE && after->version < SLIRP_COUNTS_SINCE)
+    dr_findings_add(findings, DR_FINDING_BLOCKER, "user-net", "unplug all but one of them, or choose a QEMU of 8.2 or newer",
+                    "the guest has %u user-mode networks, whose state a QEMU before 8.2 cannot read from a newer one", n);
+  else if (before->version < SLIRP_COUNTS_SINCE)
+    dr_findings_add(findings, DR_FINDING_WARNING, "user-net", "let the guest open its connections anew after the move",
+                    "the guest has %u user-mode networks, whose connections a QEMU before 8.2 mixes up in the stream", n);
+}
+
 /* --- Disks --- */
 
 static const DrNode *
@@ -311,5 +343,6 @@ dr_inventory_compare(const DrInventory *before, const DrInventory *after, DrFind
   compare_cpus(before, after, findings);
   compare_memory(before, after, findings);
   dr_same_devices(before, after, findings);
+  compare_user_nets(before, after, findings);
   compare_disks(before, after, findings);
 }

@@ -321,7 +321,7 @@ is_from_other_option(const DrApply *a, const DrPlugged *plugged)
 static guint
 depth_of(const DrInventory *inv, const DrPlugged *plugged)
 {
-  const DrQdev *dev = plugged->anon ? NULL : dr_qtree_find(inv, plugged->name);
+  const DrQdev *dev = dr_qtree_find_plugged(inv, plugged, NULL);
 
   return dev ? dev->depth : 0;
 }

@@ -22,6 +22,36 @@ check_jobs(DrApply *a)
   }
 }
 
+/* Without the graph a backing chain cannot be seen: unstable commands may be forbidden (-compat unstable-input=reject). */
+static void
+check_graph(DrApply *a)
+{
+  if (!a->inventory->graph && g_hash_table_size(a->inventory->block_nodes) > 0)
+    dr_apply_block(a, "block-graph", "start the guest without -compat unstable-input=reject",
+                   "QEMU does not tell how its block nodes stand on each other (x-debug-query-block-graph)");
+}
+
+/* One file twice in a chain: a file was renamed below QEMU, and its names are not to be trusted. */
+static void
+check_loops(DrApply *a)
+{
+  GHashTableIter iter;
+  gpointer key, value;
+
+  g_hash_table_iter_init(&iter, a->inventory->block_nodes);
+  while (g_hash_table_iter_next(&iter, &key, &value)) {
+    const DrNode *file = dr_node_child(value, "file");
+
+    for (const DrNode *below = dr_node_child(value, "backing"); file && below; below = dr_node_child(below, "backing")) {
+      const DrNode *other = dr_node_child(below, "file");
+
+      if (other && dr_node_is_plain_file(file) && dr_node_is_plain_file(other) && g_str_equal(file->file, other->file))
+        dr_apply_block(a, "disk-replaced", "shut the guest down and start it on the right image",
+                       "two images of one backing chain have the same name '%s': a file was renamed while in use", file->file);
+    }
+  }
+}
+
 static void
 warn_bitmaps(DrApply *a)
 {
@@ -54,6 +84,15 @@ can_be_gone(const DrDrive *drive)
          (g_str_equal(interface, "none") || g_str_equal(interface, "virtio") || g_str_equal(interface, "scsi"));
 }
 
+/* Its top is a temporary overlay, which dr_argv_blockers() refuses. */
+static gboolean
+is_temporary(const DrApply *a, const DrDrive *drive)
+{
+  gboolean snapshot = dr_argv_has(a->argv, "snapshot");
+
+  return dr_opts_get_bool(drive->opts, "snapshot", snapshot, &snapshot, NULL) && snapshot;
+}
+
 static gboolean
 apply_drives(DrApply *a, GError **error)
 {
@@ -67,7 +106,8 @@ apply_drives(DrApply *a, GError **error)
 
     if (entry) {
       g_hash_table_add(a->seen, entry);
-      dr_drive_apply(a, drive, entry);
+      if (!is_temporary(a, drive))
+        dr_drive_apply(a, drive, entry);
     } else if (can_be_gone(drive)) {
       dr_argv_remove(a->argv, drive->opt);
     } else {
@@ -252,6 +292,8 @@ gboolean
 dr_apply_disks(DrApply *a, GError **error)
 {
   check_jobs(a);
+  check_graph(a);
+  check_loops(a);
   warn_bitmaps(a);
   if (!a->inventory->block)
     return TRUE; /* a QEMU built without block devices */

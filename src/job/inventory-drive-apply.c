@@ -9,71 +9,6 @@
 
 #include <string.h>
 
-/* --- What the option says --- */
-
-/* The image's name, wherever the option has it; `ret_driver` is file.driver= where that is given. */
-static const char *
-given_source(const DrOpts *opts, const char **ret_driver)
-{
-  static const char *const keys[] = { "file", "file.filename", "filename" };
-
-  *ret_driver = dr_opts_get(opts, "file.driver");
-  for (guint i = 0; i < G_N_ELEMENTS(keys); i++) {
-    const char *value = dr_opts_get(opts, keys[i]);
-
-    if (value && *value)
-      return value;
-  }
-  return NULL;
-}
-
-static const char *
-given_format(const DrOpts *opts)
-{
-  const char *format = dr_opts_get(opts, "format");
-
-  return format ? format : dr_opts_get(opts, "driver");
-}
-
-static gboolean
-is_cdrom(const DrOpts *opts)
-{
-  const char *media = dr_opts_get(opts, "media");
-
-  return media && g_str_equal(media, "cdrom");
-}
-
-/* --- Is it the same image? --- */
-
-/* nbd:unix:PATH[:exportname=NAME], nbd:HOST:PORT[…], nbd://…, nbd+unix:///NAME?socket=PATH, all as the last two. */
-static char *
-canonical_url(const char *url)
-{
-  g_autofree char *rest = NULL;
-  const char *name;
-  char *at;
-
-  if (!g_str_has_prefix(url, "nbd:") || g_str_has_prefix(url, "nbd://"))
-    return g_strdup(url);
-  rest = g_strdup(url + strlen("nbd:"));
-  at = strstr(rest, ":exportname=");
-  name = at ? at + strlen(":exportname=") : "";
-  if (at)
-    *at = '\0';
-  if (g_str_has_prefix(rest, "unix:"))
-    return g_strdup_printf("nbd+unix://%s%s?socket=%s", *name ? "/" : "", name, rest + strlen("unix:"));
-  return g_strdup_printf("nbd://%s%s%s", rest, *name ? "/" : "", name);
-}
-
-static gboolean
-same_url(const char *a, const char *b)
-{
-  g_autofree char *x = canonical_url(a);
-  g_autofree char *y = canonical_url(b);
-
-  return g_str_equal(x, y);
-}
-
 static const DrNode *
 protocol_of(const DrNode *top)
 {
@@ -82,109 +17,12 @@ protocol_of(const DrNode *top)
   return file ? file : top;
 }
 
-/* json:{"driver":"qcow2","file":{"driver":"file","filename":"/x"}} as the name of an image. */
 static gboolean
-same_json(DrApply *a, const char *text, const DrNode *top)
+is_cdrom(const DrOpts *opts)
 {
-  g_autoptr(JsonObject) object = dr_json_parse_object(text, -1, 65536, NULL);
-  const DrNode *file = protocol_of(top);
-  const char *name = object ? dr_json_str(object, "file.filename", dr_json_str(object, "filename", NULL)) : NULL;
+  const char *media = dr_opts_get(opts, "media");
 
-  return name && g_str_equal(dr_json_str(object, "driver", ""), top->driver) && dr_node_is_plain_file(file) &&
-         dr_same_file(name, dr_node_path(file), a->cwd);
-}
-
-/* offset= and size= of a raw drive, which make it a part of the file: in force exactly if QEMU's name of it has them. */
-static gboolean
-same_window(const DrOpts *opts, const DrNode *top)
-{
-  static const char *const keys[] = { "offset", "size" };
-  g_autoptr(JsonObject) object = NULL;
-
-  if (!g_str_equal(top->driver, "raw"))
-    return TRUE;
-  if (g_str_has_prefix(top->file, "json:"))
-    object = dr_json_parse_object(top->file + strlen("json:"), -1, 1024 * 1024, NULL);
-  for (guint i = 0; i < G_N_ELEMENTS(keys); i++) {
-    JsonNode *runs = object ? json_object_get_member(object, keys[i]) : NULL;
-    g_autofree char *text = runs ? dr_json_print(runs, FALSE) : NULL;
-    guint64 given, value;
-
-    if (!dr_opts_get_size(opts, keys[i], 0, &given, NULL))
-      return FALSE;
-    value = text ? g_ascii_strtoull(text + (*text == '"'), NULL, 0) : 0;
-    if (given != value)
-      return FALSE;
-  }
-  return TRUE;
-}
-
-/* -drive driver=raw,file.driver=nbd,file.server.type=unix,…: the URL that QEMU makes of it. */
-static char *
-nbd_url(const DrOpts *opts, const char *prefix)
-{
-  static const char *const names[] = { "export", "server.path", "server.host", "server.port", "path", "host", "port" };
-  const char *values[G_N_ELEMENTS(names)];
-  const char *path, *host, *port;
-
-  for (guint i = 0; i < G_N_ELEMENTS(names); i++) {
-    g_autofree char *key = g_strconcat(prefix, names[i], NULL);
-
-    values[i] = dr_opts_get(opts, key);
-  }
-  path = values[1] ? values[1] : values[4];
-  host = values[2] ? values[2] : values[5];
-  port = values[3] ? values[3] : values[6];
-  if (path)
-    return g_strdup_printf("nbd+unix://%s%s?socket=%s", values[0] ? "/" : "", values[0] ? values[0] : "", path);
-  return g_strdup_printf("nbd://%s:%s%s%s", host ? host : "", port ? port : "10809", values[0] ? "/" : "",
-                         values[0] ? values[0] : "");
-}
-
-/* A drive that spells out its nodes: each driver, and the name at the bottom. */
-static gboolean
-same_nodes(DrApply *a, const DrOpts *opts, const char *prefix, const DrNode *node)
-{
-  g_autofree char *driver_key = g_strconcat(prefix, "driver", NULL);
-  g_autofree char *file_key = g_strconcat(prefix, "filename", NULL);
-  g_autofree char *below = g_strconcat(prefix, "file.", NULL);
-  const char *driver = dr_opts_get(opts, driver_key);
-  const char *filename = dr_opts_get(opts, file_key);
-  const DrNode *child = dr_node_child(node, "file");
-
-  if (driver && !g_str_equal(driver, node->driver))
-    return FALSE;
-  if (child)
-    return same_nodes(a, opts, below, child);
-  if (dr_node_is_plain_file(node))
-    return filename && dr_same_file(filename, dr_node_path(node), a->cwd);
-  if (g_str_equal(node->driver, "nbd")) {
-    g_autofree char *url = nbd_url(opts, prefix);
-
-    return same_url(url, node->file);
-  }
-  return filename && same_url(filename, node->file);
-}
-
-static gboolean
-same_source(DrApply *a, const DrOpts *opts, const DrNode *top)
-{
-  const char *driver, *source = given_source(opts, &driver), *format = given_format(opts);
-  const DrNode *file = protocol_of(top);
-
-  if ((format && !g_str_equal(format, top->driver)) || !same_window(opts, top))
-    return FALSE;
-  if (!source && !driver)
-    return format && file == top; /* a driver without a file: null-co */
-  if (driver && !dr_opts_get(opts, "file"))
-    return same_nodes(a, opts, "", top);
-  if (g_str_has_prefix(source, "json:"))
-    return same_json(a, source + strlen("json:"), top);
-  if (driver && !g_str_equal(driver, file->driver))
-    return FALSE;
-  if (dr_node_is_plain_file(file))
-    return dr_same_file(source, dr_node_path(file), a->cwd);
-  return same_url(source, file->file) || same_url(source, top->file);
+  return media && g_str_equal(media, "cdrom");
 }
 
 /* --- Writing --- */
@@ -255,7 +93,7 @@ write_source(DrApply *a, DrOpts *opts, const DrNode *top)
                    "says", a->disk, top->name, file->driver, file->file);
     return FALSE;
   }
-  keep_only(opts, g_strcmp0(given_format(opts), "qcow2") == 0 && g_str_equal(top->driver, "qcow2")
+  keep_only(opts, g_strcmp0(dr_drive_format(opts), "qcow2") == 0 && g_str_equal(top->driver, "qcow2")
                       ? is_option_of_any_qcow2
                       : is_option_of_any_image);
   path = file_argument(dr_node_path(file));
@@ -282,6 +120,8 @@ write_backing(DrApply *a, DrOpts *opts, DrNode *top)
 {
   DrNode *below = dr_node_child(top, "backing");
 
+  if (below && dr_drive_spells(a, opts, "backing.", below))
+    return TRUE;
   dr_opts_unset(opts, "backing");
   if (dr_chain_is_implicit(top, a->cwd))
     return TRUE;
@@ -345,7 +185,7 @@ write_medium(DrApply *a, DrOpts *opts, JsonObject *entry)
                    "%s: QEMU does not tell the block node it runs on", a->disk);
     return FALSE;
   }
-  if (!same_source(a, opts, top)) {
+  if (!dr_drive_is_on(a, opts, top)) {
     if (!write_source(a, opts, top))
       return FALSE;
   }
@@ -401,14 +241,13 @@ dr_drive_apply(DrApply *a, DrDrive *drive, JsonObject *entry)
   JsonObject *inserted = dr_json_obj(entry, "inserted");
   g_autoptr(DrOpts) opts = dr_opts_copy(drive->opts);
   g_autofree char *disk = g_strdup_printf("disk '%s'", drive->backend);
-  const char *driver;
 
   a->disk = disk;
   if (inserted) {
     if (!write_medium(a, opts, entry))
       return;
     dr_throttle_apply(opts, drive->backend, inserted);
-  } else if (given_source(drive->opts, &driver) || given_format(drive->opts)) {
+  } else if (dr_drive_has_source(drive->opts) || dr_drive_format(drive->opts)) {
     keep_only(opts, is_option_of_slot); /* ejected */
   }
   store(a, drive, opts);

@@ -85,6 +85,17 @@ struct DrInventory {
 char *dr_value_text(JsonNode *node);
 #define DR_VALUE_LIST "(a list)" /* what a property that holds a non-empty list reads as */
 
+GHashTable *dr_props_new(void);
+/* A refusal by QEMU is no error, and leaves *ret NULL: not every version and machine has every command and property. */
+gboolean dr_ask_array(DrQmp *qmp, const char *command, JsonObject *arguments, JsonArray **ret, GError **error);
+gboolean dr_ask_property(DrQmp *qmp, const char *path, const char *property, JsonNode **ret, GError **error);
+/* A property into props, if there is one with a plain value. */
+gboolean dr_ask_into(DrQmp *qmp, const char *path, const char *property, GHashTable *props, GError **error);
+
+/* --- inventory-plugged.c --- */
+gboolean dr_read_devices(DrInventory *inventory, DrQmp *qmp, GError **error);
+gboolean dr_read_objects(DrInventory *inventory, DrQmp *qmp, GError **error);
+
 /* --- inventory-qtree.c --- */
 GPtrArray *dr_qtree_parse(const char *text); /* of DrQdev */
 GPtrArray *dr_ram_parse(const char *text);   /* `info ramblock`: of DrRam */
@@ -178,6 +189,15 @@ typedef struct {
 GPtrArray *dr_drives_of(DrApply *a, GError **error);
 /* "if=ide,index=2,media=cdrom" for "ide2-cd0": drives that a board has without being asked. (transfer full) (nullable) */
 char *dr_drive_head_of_default(const DrInventory *inventory, const char *backend);
+
+/* --- inventory-source.c: what a -drive names --- */
+const char *dr_drive_format(const DrOpts *opts); /* nullable */
+gboolean dr_drive_has_source(const DrOpts *opts);
+/* FALSE also where it cannot be told. */
+gboolean dr_drive_is_on(DrApply *a, const DrOpts *opts, const DrNode *top);
+
+/* Whether the keys below `prefix` ("backing.") already say `node` and its chain. */
+gboolean dr_drive_spells(DrApply *a, const DrOpts *opts, const char *prefix, const DrNode *node);
 
 /* --- inventory-drive-apply.c --- */
 /* Makes `drive` what runs as `entry` of query-block. */

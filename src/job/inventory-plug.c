@@ -191,15 +191,34 @@ write_cpu(DrApply *a, DrOpts *opts, const DrPlugged *plugged)
   return refuse(a, plugged, "query-cpus-fast does not list it");
 }
 
+static int
+by_name(gconstpointer a, gconstpointer b)
+{
+  return strcmp(dr_json_str(*(JsonObject *const *)a, "name", ""), dr_json_str(*(JsonObject *const *)b, "name", ""));
+}
+
+/* In an order that does not depend on the version. */
+static GPtrArray *
+sorted_properties(JsonArray *list)
+{
+  GPtrArray *sorted = g_ptr_array_new();
+
+  for (guint i = 0; i < json_array_get_length(list); i++)
+    g_ptr_array_add(sorted, json_array_get_object_element(list, i));
+  g_ptr_array_sort(sorted, by_name);
+  return sorted;
+}
+
 static gboolean
 write_properties(DrApply *a, DrOpts *opts, const DrPlugged *plugged, const DrQdev *dev)
 {
   JsonArray *list = g_hash_table_lookup(a->inventory->types, plugged->type);
+  g_autoptr(GPtrArray) sorted = list ? sorted_properties(list) : NULL;
 
-  if (!list)
+  if (!sorted)
     return refuse(a, plugged, "its properties cannot be read");
-  for (guint i = 0; i < json_array_get_length(list); i++)
-    if (!write_property(a, opts, plugged, dev, json_array_get_object_element(list, i)))
+  for (guint i = 0; i < sorted->len; i++)
+    if (!write_property(a, opts, plugged, dev, sorted->pdata[i]))
       return FALSE;
   if (strstr(plugged->type, "dimm")) {
     const char *addr = g_hash_table_lookup(plugged->props, "addr");

@@ -22,6 +22,8 @@ const char *dr_inventory_uuid(const DrInventory *inventory);
 const char *dr_inventory_cpu(const DrInventory *inventory);
 guint64 dr_inventory_memory(const DrInventory *inventory); /* bytes */
 gboolean dr_inventory_kvm(const DrInventory *inventory);
+/* Bytes of a RAM block by its name in "info ramblock" ("pc.bios"); 0: it has none of that name. */
+guint64 dr_inventory_block_size(const DrInventory *inventory, const char *name);
 
 /* The user-mode host forwards in force (HMP `info usernet`): each as `hostfwd_add`/`hostfwd_remove` take it:
  * netdev id and rule "tcp:127.0.0.1:2222-10.0.2.15:22". A -nic or -net without id gets a name from QEMU
@@ -51,6 +53,11 @@ GPtrArray *dr_inventory_taps(const DrInventory *inventory);
  * FALSE only for an error that is not the VM's (`argv` does not parse). */
 gboolean dr_inventory_apply(const DrInventory *inventory, DrArgv *argv, const char *cwd, DrFindings *findings,
                             GError **error);
+
+/* Whether each image that the QEMU `pid` has open is still what its name leads to: a file that was renamed, replaced or
+ * deleted below a running guest would give the next QEMU another disk. Blockers; nothing where /proc cannot be read. `cwd`
+ * as above. */
+void dr_inventory_check_files(const DrInventory *inventory, pid_t pid, const char *cwd, DrFindings *findings);
 
 /* What the guest could see that differs between a source and the destination that was built for it (blockers), for
  * machine, CPU type and features, memory, PCI tree, devices and their properties, NICs and MACs, disks and the files

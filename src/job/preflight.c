@@ -3,6 +3,8 @@
 #include "job/preflight.h"
 #include "base/error.h"
 #include "job/blockers.h"
+#include "job/preflight-cpu.h"
+#include "job/preflight-unversioned.h"
 #include "vm/describe.h"
 
 #include <fcntl.h>
@@ -393,6 +395,9 @@ dr_preflight(DrVm *vm, DrQmp *source, const char *qemu, DrMemoryMode wanted, GEr
       g_ptr_array_remove_index(p->ram, i); /* an -object that the guest does not have */
   check_binary(p, vm, qemu);
   check_known(p);
+  dr_preflight_unversioned(p, vm, qemu, dr_qmp_version_number(source));
+  if (!dr_preflight_cpu(p, source, error))
+    return NULL;
   check_files(p, vm);
   decide_memory(p, wanted, dr_qmp_version_number(source));
   if (!try_rewrite(p, error))

@@ -5,6 +5,7 @@
 #include "job/upgrade-internal.h"
 #include "qemu/spawn.h"
 #include "vm/console.h"
+#include "vm/describe.h"
 
 #include <string.h>
 #include <sys/stat.h>
@@ -271,6 +272,28 @@ name_paths(DrUpgrade *u, GError **error)
   return TRUE;
 }
 
+/* On the command line they are relative to QEMU's directory; it is droverd that renames them. */
+static void
+make_absolute(char **path, const char *cwd)
+{
+  char *absolute = g_canonicalize_filename(*path, cwd);
+
+  g_free(*path);
+  *path = absolute;
+}
+
+static GPtrArray *
+absolute_renames(DrUpgrade *u, const DrRewrite *rewrite)
+{
+  for (guint i = 0; i < rewrite->renames->len; i++) {
+    DrRename *item = rewrite->renames->pdata[i];
+
+    make_absolute(&item->private_path, dr_vm_record(u->vm)->cwd);
+    make_absolute(&item->public_path, dr_vm_record(u->vm)->cwd);
+  }
+  return g_ptr_array_ref(rewrite->renames);
+}
+
 static gboolean
 write_argv(DrUpgrade *u, GArray *ram, GError **error)
 {
@@ -286,6 +309,7 @@ write_argv(DrUpgrade *u, GArray *ram, GError **error)
     .console_path = u->plan.console_path,
     .ram = (DrRewriteRam *)(void *)ram->data,
     .n_ram = ram->len,
+    .switchover = dr_describe_switchover(u->pre->caps, dr_inventory_machine(u->pre->inventory)),
     .needs = u->pre->needs,
   };
 
@@ -296,7 +320,7 @@ write_argv(DrUpgrade *u, GArray *ram, GError **error)
     return dr_findings_to_error(findings, doing, error);
   u->plan.argv = dr_argv_to_strv(rewrite->argv);
   u->plan.console = rewrite->console;
-  u->plan.renames = g_ptr_array_ref(rewrite->renames);
+  u->plan.renames = absolute_renames(u, rewrite);
   u->plan.forwards = forwards_json(u);
   u->plan.vnc = vnc_json(u, rewrite->vnc);
   u->plan.pidfile = g_strdup(rewrite->pidfile);
@@ -389,6 +413,23 @@ dr_upgrade_start_destination(DrUpgrade *u, GError **error)
   return TRUE;
 }
 
+/* Where the new QEMU has the console: drover's own, or that of the user's which somebody reads through drover just now. */
+static const char *
+next_console(DrUpgrade *u)
+{
+  const char *path = dr_vm_record(u->vm)->console_path;
+
+  if (u->plan.console)
+    return u->plan.console_path;
+  for (guint i = 0; path && dr_console_is_open(dr_vm_console(u->vm)) && i < u->plan.renames->len; i++) {
+    const DrRename *item = u->plan.renames->pdata[i];
+
+    if (g_str_equal(item->public_path, path))
+      return item->private_path;
+  }
+  return NULL;
+}
+
 gboolean
 dr_upgrade_verify_destination(DrUpgrade *u, GError **error)
 {
@@ -407,5 +448,5 @@ dr_upgrade_verify_destination(DrUpgrade *u, GError **error)
   dr_job_set_findings(u->job, u->pre->findings);
   if (!same)
     return FALSE;
-  return dr_console_prepare(dr_vm_console(u->vm), u->plan.console ? u->plan.console_path : NULL, error);
+  return dr_console_prepare(dr_vm_console(u->vm), next_console(u), error);
 }

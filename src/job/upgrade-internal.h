@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the parts of the upgrade share. Each part is a file: plan (what goes into the journal), destination (start and
- * verify the new QEMU), transfer (move the state), settle (where is the guest?), commit (make the new one the VM). */
+ * verify the new QEMU), transfer (move the state), reach (which QEMU answers, which has ended?), settle (where is the
+ * guest?), commit (make the new one the VM). */
 #pragma once
 #include "job/preflight.h"
 #include "job/upgrade.h"
@@ -10,8 +11,10 @@
 typedef struct {
   guint generation;     /* of the new QEMU */
   DrProcId source;      /* the old QEMU */
+  char *source_qmp, *source_console, *source_exit; /* files of drover's own that end with it; nullable */
+  char *version_before;
   char *qmp_path, *console_path, *migration_path, *exit_path;
-  char *mark_path;      /* exists once the destination has been chosen to run; in the run directory */
+  char *mark_path;      /* names the destination once it has been chosen to run; in the run directory */
   gboolean console;     /* it has drover's console */
   gboolean was_running;
   DrMemoryMode mode;
@@ -36,6 +39,10 @@ typedef struct {
   DrUpgradePlan plan;
   DrProcId dest_id;       /* pid 0: not started, or not found */
   DrQmp *source, *dest;   /* NULL: not connected */
+  gboolean watched;       /* we have listened to the destination without a gap since before it could run */
+  gboolean chosen;        /* the mark is written: what the file says to a recovery */
+  gboolean postcopy_begun; /* pages may have left the source for good */
+  gboolean waited;        /* for a QEMU that does not answer: the VM's note says so */
   DrTapGuard *guard;
   GArray *fds, *numbers;  /* of int: what the destination is handed; closed at the end */
   GArray *tap_fds;        /* of int: borrowed from `fds` */
@@ -70,6 +77,27 @@ gboolean dr_upgrade_reset_capabilities(DrQmp *qmp, GError **error);
 guint64 dr_upgrade_memory(const DrUpgrade *u); /* bytes that the two QEMUs take now */
 gboolean dr_upgrade_wait_postcopy(DrUpgrade *u, GError **error);
 
+/* reach.c */
+typedef enum {
+  DR_REACH_GONE,  /* it has ended, or was never started */
+  DR_REACH_MUTE,  /* it lives, but its monitor does not answer: it may run the guest */
+  DR_REACH_TALKS, /* it answers; u->source or u->dest is its monitor */
+} DrReach;
+DrReach dr_upgrade_reach_source(DrUpgrade *u);
+DrReach dr_upgrade_reach_dest(DrUpgrade *u);
+/* Waits for a while, or until the process ends; at first tells the VM's record and the log whom it waits for. */
+void dr_upgrade_wait_for_word(DrUpgrade *u, const DrProcId *id, const char *who);
+/* Takes the destination's queued events: the time of its RESUME. */
+void dr_upgrade_note_resume(DrUpgrade *u);
+/* It has ended without having run, for we have listened to it all the time and it never said RESUME (which QEMU says
+ * before it lets the first vCPU go: vm_prepare_start()). */
+gboolean dr_upgrade_never_ran(DrUpgrade *u);
+gboolean dr_upgrade_is_source(const DrUpgrade *u, const DrProcId *id);
+gboolean dr_upgrade_is_dest(const DrUpgrade *u, const DrProcId *id);
+
+/* upgrade.c: what is on record about the VM. `ended`: that is how its guest ended. */
+void dr_upgrade_note(DrVm *vm, const char *text, gboolean ended);
+
 /* settle.c: where is the guest? It leaves at most one QEMU that runs or may run. */
 typedef enum {
   DR_ON_SOURCE,      /* it runs (or is paused, as before) under the old QEMU; the new one is gone */
@@ -80,6 +108,8 @@ DrWhere dr_upgrade_settle(DrUpgrade *u, GError **ret_reason);
 gboolean dr_upgrade_choose(DrUpgrade *u, GError **error); /* writes the mark */
 gboolean dr_upgrade_is_chosen(const DrUpgrade *u);
 void dr_upgrade_remove_leftovers(DrUpgrade *u);
+/* Removes the exit file of a process that has just ended, once its keeper has written it. */
+void dr_upgrade_remove_exit(const char *exit_path, const DrProcId *id);
 
-/* commit.c */
+/* commit.c. FALSE: the guest has ended under the new QEMU meanwhile. */
 gboolean dr_upgrade_commit(DrUpgrade *u, DrFindings *findings, GError **error);

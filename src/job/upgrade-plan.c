@@ -47,6 +47,10 @@ dr_upgrade_plan_write(const DrUpgradePlan *plan)
   json_object_set_int_member(object, "generation", plan->generation);
   json_object_set_int_member(object, "source_pid", plan->source.pid);
   json_object_set_int_member(object, "source_start_time", (gint64)plan->source.start_time);
+  json_object_set_string_member(object, "source_qmp", plan->source_qmp);
+  json_object_set_string_member(object, "source_console", plan->source_console);
+  json_object_set_string_member(object, "source_exit", plan->source_exit);
+  json_object_set_string_member(object, "version_before", plan->version_before);
   json_object_set_string_member(object, "qmp_path", plan->qmp_path);
   json_object_set_string_member(object, "console_path", plan->console_path);
   json_object_set_string_member(object, "migration_path", plan->migration_path);
@@ -82,6 +86,10 @@ dr_upgrade_plan_read(DrUpgradePlan *plan, JsonObject *object)
   plan->generation = (guint)dr_json_int(object, "generation", 0);
   plan->source.pid = (pid_t)dr_json_int(object, "source_pid", 0);
   plan->source.start_time = (guint64)dr_json_int(object, "source_start_time", 0);
+  plan->source_qmp = g_strdup(dr_json_str(object, "source_qmp", NULL));
+  plan->source_console = g_strdup(dr_json_str(object, "source_console", NULL));
+  plan->source_exit = g_strdup(dr_json_str(object, "source_exit", NULL));
+  plan->version_before = g_strdup(dr_json_str(object, "version_before", NULL));
   plan->qmp_path = g_strdup(dr_json_str(object, "qmp_path", NULL));
   plan->console_path = g_strdup(dr_json_str(object, "console_path", NULL));
   plan->migration_path = g_strdup(dr_json_str(object, "migration_path", NULL));
@@ -104,6 +112,10 @@ dr_upgrade_plan_read(DrUpgradePlan *plan, JsonObject *object)
 void
 dr_upgrade_plan_clear(DrUpgradePlan *plan)
 {
+  g_free(plan->source_qmp);
+  g_free(plan->source_console);
+  g_free(plan->source_exit);
+  g_free(plan->version_before);
   g_free(plan->qmp_path);
   g_free(plan->console_path);
   g_free(plan->migration_path);

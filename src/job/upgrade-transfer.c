@@ -2,6 +2,7 @@
 /* Moving the state from one QEMU to the other: shared RAM, pre-copy, post-copy. */
 #include "base/error.h"
 #include "job/upgrade-internal.h"
+#include "vm/console.h"
 
 #include <string.h>
 #include <sys/stat.h>
@@ -73,9 +74,9 @@ static gboolean
 prepare(DrUpgrade *u, GError **error)
 {
   g_autofree char *uri = g_strdup_printf("unix:%s", u->plan.migration_path);
+  gboolean hold = u->many_queues || u->plan.mode == DR_MEMORY_COPY;
 
-  return set_capabilities(u->source, u->plan.mode, u->many_queues, error) &&
-         set_capabilities(u->dest, u->plan.mode, u->many_queues, error) &&
+  return set_capabilities(u->source, u->plan.mode, hold, error) && set_capabilities(u->dest, u->plan.mode, hold, error) &&
          set_downtime(u, DOWNTIME_MS, error) && dr_qmp_do(u->dest, "migrate-incoming", dr_json("{'uri': <%s>}", uri), error);
 }
 
@@ -216,13 +217,22 @@ sample(DrUpgrade *u, Progress *progress, GError **error)
   return u->plan.mode != DR_MEMORY_COPY || judge_pass(u, progress, ram, error);
 }
 
+/* From here on what is typed waits until it is known which QEMU has the guest. */
+static void
+hold_console(DrUpgrade *u)
+{
+  dr_console_hold(dr_vm_console(u->vm), &u->plan.source);
+}
+
 /* The source has stopped and waits: the tap's queues change hands. */
 static gboolean
-hand_over_taps(DrUpgrade *u, Progress *progress, GError **error)
+hand_over(DrUpgrade *u, Progress *progress, GError **error)
 {
   if (!g_str_equal(progress->status, "pre-switchover"))
     return TRUE;
-  dr_tap_guard_hand_over(u->guard);
+  if (u->many_queues)
+    dr_tap_guard_hand_over(u->guard);
+  hold_console(u);
   g_free(progress->status);
   progress->status = g_strdup("device");
   return dr_qmp_do(u->source, "migrate-continue", dr_json("{'state': <'pre-switchover'>}"), error);
@@ -243,7 +253,7 @@ wait_status(DrUpgrade *u, Progress *progress, const char *wanted, DrDeadline dea
       return TRUE;
     if (g_str_equal(progress->status, "failed") || g_str_equal(progress->status, "cancelled"))
       return failed(u, error);
-    if (!hand_over_taps(u, progress, error) || !both_live(u, error))
+    if (!hand_over(u, progress, error) || !both_live(u, error))
       return FALSE;
     if (dr_deadline_passed(deadline))
       return dr_error_set(error, DR_ERROR_TIMEOUT, "moving the state of VM '%s' took too long", dr_vm_name(u->vm));
@@ -305,6 +315,8 @@ start_migration(DrUpgrade *u, GError **error)
 {
   g_autofree char *uri = g_strdup_printf("unix:%s", u->plan.migration_path);
 
+  if (u->plan.mode == DR_MEMORY_SHARED) /* it will be over in some ms; else the console is held just before the end */
+    hold_console(u);
   return dr_qmp_do(u->source, "migrate", dr_json("{'uri': <%s>}", uri), error);
 }
 
@@ -340,6 +352,7 @@ postcopy(DrUpgrade *u, Progress *progress, GError **error)
     return FALSE;
   if (!dr_job_enter(u->job, DR_STAGE_POSTCOPY, NULL, error))
     return FALSE;
+  hold_console(u);
   if (!dr_qmp_do(u->source, "migrate-start-postcopy", NULL, error) ||
       !wait_status(u, progress, "postcopy-active|completed", dr_deadline_in(SHARED_MS), error))
     return FALSE;

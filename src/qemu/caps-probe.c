@@ -23,6 +23,7 @@
 
 typedef struct {
   const char *binary;
+  const char *accel; /* nullable: its default */
   pid_t pid; /* 0: none */
   int pidfd;
   int output; /* what it writes to stdout and stderr */
@@ -60,6 +61,8 @@ start_child(Probe *probe, int null_fd, int output, int socket, GError **error)
                          "socket,id=drover,fd=3",
                          "-mon",
                          "chardev=drover,mode=control",
+                         probe->accel ? "-accel" : NULL,
+                         probe->accel,
                          NULL };
   DrChild child = { .path = probe->binary,
                     .argv = (char *const *)argv,
@@ -337,6 +340,27 @@ converse(Probe *probe, DrCaps *caps, GError **error)
          ask_names(probe, "query-cpu-definitions", "name", NULL, &caps->cpus, error) &&
          ask_names(probe, "query-migrate-capabilities", "capability", NULL, &caps->migration_caps, error) &&
          ask_kvm(probe, caps, error) && ask_devices(probe, caps, error);
+}
+
+JsonObject *
+dr_caps_cpu_model(const DrCaps *caps, gboolean kvm, const char *model, GError **error)
+{
+  Probe probe = { .binary = caps->binary,
+                  .accel = kvm ? "kvm" : "tcg",
+                  .pidfd = -1,
+                  .output = -1,
+                  .deadline = dr_deadline_in(DR_CAPS_PROBE_MS) };
+  g_autoptr(JsonObject) answer = NULL;
+  JsonObject *props;
+
+  if (greet(&probe, error))
+    answer = dr_qmp_call_object(probe.qmp, "query-cpu-model-expansion",
+                                dr_json("{'type': <'static'>, 'model': <{'name': <%s>}>}", model), error);
+  stop(&probe);
+  props = answer ? dr_json_obj(answer, "model.props") : NULL;
+  if (answer && !props)
+    dr_error_set(error, DR_ERROR_INVALID, "'%s' does not tell what the CPU model '%s' has", caps->binary, model);
+  return props ? json_object_ref(props) : NULL;
 }
 
 gboolean

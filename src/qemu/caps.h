@@ -36,3 +36,8 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrCaps, dr_caps_unref)
  * DR_ERROR_TIMEOUT (10 s). A file that is not an ELF or #! script of a QEMU must do no harm when tried: no stdin, its
  * own session, killed at the deadline. Returns: (transfer full). */
 DrCaps *dr_caps_get(const char *binary, const char *cache_dir, GError **error);
+
+/* The properties of a CPU model on this host under KVM or TCG: each feature's name with true or false, and family, model,
+ * stepping as numbers (query-cpu-model-expansion, "static"). Not kept: starts the binary each time, some 70 ms. It is for
+ * "host" and "max", which are something else in each version. (transfer full) */
+JsonObject *dr_caps_cpu_model(const DrCaps *caps, gboolean kvm, const char *model, GError **error);

@@ -14,8 +14,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/pidfd.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/sysmacros.h>
+#include <sys/un.h>
+#include <unistd.h>
 
 #define MAX_STAT 4096
 #define MAX_WORDS (4 * 1024 * 1024) /* twice what Linux lets a process be started with by default */
@@ -67,31 +70,6 @@ dr_proc_identify(pid_t pid, DrProcId *ret_id, GError **error)
   return TRUE;
 }
 
-/* A pidfd keeps meaning the process it was opened for, so looking at the start time AFTER opening it proves that
- * it is the right one. */
-static int
-open_exactly(const DrProcId *id, GError **error)
-{
-  dr_autofd int fd = -1;
-  char state;
-  guint64 start;
-
-  if (id->pid <= 0) {
-    no_process(id->pid, error);
-    return -1;
-  }
-  fd = pidfd_open(id->pid, 0);
-  if (fd < 0 && errno != ESRCH && errno != EINVAL) {
-    dr_error_set_errno(error, errno, "cannot open process %d", (int)id->pid);
-    return -1;
-  }
-  if (fd < 0 || !read_stat(id->pid, &state, &start) || start != id->start_time) {
-    no_process(id->pid, error);
-    return -1;
-  }
-  return dr_fd_steal(&fd);
-}
-
 /* Whether the process of a pidfd has ended, all its threads too: only then are its descriptors, locks and memory
  * free. (The state in /proc/PID/stat is the main thread's alone.) */
 static gboolean
@@ -105,6 +83,36 @@ wait_ended(int pidfd, int timeout_ms)
     got = poll(&poll_fd, 1, dr_deadline_left(deadline));
   while (got < 0 && errno == EINTR);
   return got > 0;
+}
+
+/* A pidfd keeps meaning the process it was opened for, so looking at the start time AFTER opening it proves that
+ * it is the right one. */
+static int
+open_exactly(const DrProcId *id, GError **error)
+{
+  dr_autofd int fd = -1;
+  char state;
+  guint64 start = 0;
+
+  if (id->pid <= 0) {
+    no_process(id->pid, error);
+    return -1;
+  }
+  fd = pidfd_open(id->pid, 0);
+  if (fd < 0 && errno != ESRCH && errno != EINVAL) {
+    dr_error_set_errno(error, errno, "cannot open process %d", (int)id->pid);
+    return -1;
+  }
+  if (fd >= 0 && !read_stat(id->pid, &state, &start) && !wait_ended(fd, /* timeout_ms= */ 0)) {
+    /* It lives, and we are short of descriptors or memory: not the same as having ended. */
+    dr_error_set(error, DR_ERROR_IO, "cannot read /proc/%d/stat", (int)id->pid);
+    return -1;
+  }
+  if (fd < 0 || start != id->start_time) {
+    no_process(id->pid, error);
+    return -1;
+  }
+  return dr_fd_steal(&fd);
 }
 
 int
@@ -122,9 +130,10 @@ dr_proc_open(const DrProcId *id, GError **error)
 gboolean
 dr_proc_alive(const DrProcId *id)
 {
-  dr_autofd int fd = dr_proc_open(id, NULL);
+  g_autoptr(GError) error = NULL;
+  dr_autofd int fd = dr_proc_open(id, &error);
 
-  return fd >= 0;
+  return fd >= 0 || !g_error_matches(error, DR_ERROR, DR_ERROR_NOT_FOUND);
 }
 
 gboolean
@@ -398,6 +407,44 @@ dr_proc_get_unix_listener(const DrProcId *id, const char *path, GError **error)
 
   find_listeners(id->pid, "unix", match_unix, path, inodes);
   return get_socket(id, inodes, what, error);
+}
+
+/* Whether `fd` was accepted where `peer` connected to, and from this process. */
+static gboolean
+is_accepted_from_us(int fd, const struct sockaddr_un *peer, socklen_t peer_len)
+{
+  struct sockaddr_un name;
+  struct ucred who = { 0 };
+  socklen_t name_len = sizeof name, who_len = sizeof who, flag_len = sizeof(int);
+  int listens = 1;
+
+  return getsockname(fd, (struct sockaddr *)&name, &name_len) == 0 && name_len == peer_len &&
+         memcmp(&name, peer, name_len) == 0 && getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &flag_len) == 0 &&
+         !listens && getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &who_len) == 0 && who.pid == getpid();
+}
+
+int
+dr_proc_get_peer(const DrProcId *id, int fd, GError **error)
+{
+  struct sockaddr_un peer = { 0 };
+  socklen_t len = sizeof peer;
+  g_autoptr(GPtrArray) fds = NULL;
+
+  if (getpeername(fd, (struct sockaddr *)&peer, &len) < 0) {
+    dr_error_set_errno(error, errno, "cannot tell the other end of a connection to process %d", (int)id->pid);
+    return -1;
+  }
+  fds = dr_proc_fds(id->pid, error);
+  for (guint i = 0; fds && i < fds->len; i++) {
+    const DrProcFd *theirs = fds->pdata[i];
+    dr_autofd int copy = g_str_has_prefix(theirs->link, "socket:") ? dr_proc_get_fd(id, theirs->fd, NULL) : -1;
+
+    if (copy >= 0 && is_accepted_from_us(copy, &peer, len))
+      return dr_fd_steal(&copy);
+  }
+  if (fds)
+    dr_error_set(error, DR_ERROR_NOT_FOUND, "process %d has not accepted our connection to '%s'", (int)id->pid, peer.sun_path);
+  return -1;
 }
 
 /* The value of a line "Name:   123 kB", in bytes; 0 without one. */

@@ -16,6 +16,7 @@ gboolean dr_proc_identify(pid_t pid, DrProcId *ret_id, GError **error);
 /* Opens a pidfd for exactly that process. Returns -1 with DR_ERROR_NOT_FOUND when it is gone, a zombie, or the pid
  * belongs to another process now. The caller closes it; it becomes readable when the process ends. */
 int dr_proc_open(const DrProcId *id, GError **error);
+/* FALSE: it has ended. Where that cannot be found out (no descriptor is left to look with) it counts as alive. */
 gboolean dr_proc_alive(const DrProcId *id);
 
 /* SIGKILL by pidfd, then waits until the process is gone. TRUE also if it was gone already. */
@@ -51,6 +52,10 @@ int dr_proc_get_fd(const DrProcId *id, int fd, GError **error);
  * A unix path is compared with the text that was given to bind(2), which may be relative to its directory then. */
 int dr_proc_get_tcp_listener(const DrProcId *id, guint port, GError **error);
 int dr_proc_get_unix_listener(const DrProcId *id, const char *path, GError **error);
+
+/* Its end of a unix connection that this process made to it, `fd` being ours. Duplicated into ours; -1 with NOT_FOUND if it
+ * has none: it did not accept it yet. */
+int dr_proc_get_peer(const DrProcId *id, int fd, GError **error);
 
 /* Proportional set size of a process in bytes, from smaps_rollup; 0 if it cannot be read. */
 guint64 dr_proc_pss(pid_t pid);

@@ -11,6 +11,7 @@
 #include <stddef.h>
 #include <string.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
 #define MAX_LINE (16 * 1024 * 1024) /* query-named-block-nodes of a VM with many snapshots has some hundred KiB */
@@ -445,7 +446,7 @@ greet(DrQmp *qmp, DrDeadline deadline, GError **error)
 
   while (!qmp->greeting) {
     if (!wait_readable(&qmp, 1, deadline, qmp->what, &local)) {
-      dr_error_set(error, DR_ERROR_BUSY, "%s accepted a connection but does not greet: another client holds it",
+      dr_error_set(error, DR_ERROR_BUSY, "%s accepted a connection but does not greet: another client holds it, or it is no QMP socket",
                    qmp->what);
       return dr_error_remedy(error, "close the other client of that monitor, or give the VM a second -qmp socket");
     }
@@ -538,6 +539,25 @@ keep_trying(const char *path, int pidfd, DrDeadline deadline)
   return fd;
 }
 
+/* connect(2) refuses a file as it refuses a socket on which nobody listens any more. */
+static void
+connect_error(const char *path, int err, GError **error)
+{
+  struct stat st;
+
+  if (err == EAGAIN) {
+    dr_error_set(error, DR_ERROR_BUSY, "cannot connect to QMP socket '%s': its queue is full, other clients hold it", path);
+  } else if (err == ECONNREFUSED && stat(path, &st) == 0 && !S_ISSOCK(st.st_mode)) {
+    dr_error_set(error, DR_ERROR_IO, "cannot connect to QMP socket '%s': it is no socket", path);
+  } else if (err == ECONNREFUSED) {
+    dr_error_set(error, DR_ERROR_IO, "cannot connect to QMP socket '%s': nobody listens there any more", path);
+  } else {
+    dr_error_set_errno(error, err, "cannot connect to QMP socket '%s'", path);
+    if (err == ENOENT)
+      dr_error_remedy(error, "give the path that stands behind -qmp unix: on the command line of its QEMU");
+  }
+}
+
 static DrQmp *
 connected(int fd, int err, const char *path, DrDeadline deadline, GError **error)
 {
@@ -545,10 +565,7 @@ connected(int fd, int err, const char *path, DrDeadline deadline, GError **error
 
   if (fd >= 0)
     return dr_qmp_new_fd(fd, what, deadline, error);
-  if (err == EAGAIN)
-    dr_error_set(error, DR_ERROR_BUSY, "cannot connect to QMP socket '%s': its queue is full, other clients hold it", path);
-  else
-    dr_error_set_errno(error, err, "cannot connect to QMP socket '%s'", path);
+  connect_error(path, err, error);
   return NULL;
 }
 

@@ -26,10 +26,15 @@ static gboolean
 fail(DrStore *store, const char *doing, GError **error)
 {
   int code = sqlite3_errcode(store->db);
+  int err = code == SQLITE_CANTOPEN ? sqlite3_system_errno(store->db) : 0;
 
-  dr_error_set(error, DR_ERROR_IO, "cannot %s in '%s': %s", doing, store->path, sqlite3_errmsg(store->db));
+  dr_error_set(error, DR_ERROR_IO, "cannot %s in '%s': %s%s%s", doing, store->path, sqlite3_errmsg(store->db),
+               err ? ": " : "", err ? g_strerror(err) : "");
   if (code == SQLITE_FULL)
-    dr_error_remedy(error, "free some room on the file system of the state directory, then try again");
+    return dr_error_remedy(error, "free some room on the file system of the state directory, then try again");
+  if (code == SQLITE_NOTADB || code == SQLITE_CORRUPT)
+    return dr_error_remedy(error, "put a copy of it back, or move it away: VMs run on without it, and drover adopt takes them "
+                                  "up again");
   return FALSE;
 }
 
@@ -101,7 +106,7 @@ set_up(DrStore *store, GError **error)
 
   for (guint i = 0; i < G_N_ELEMENTS(pragmas); i++)
     if (sqlite3_exec(store->db, pragmas[i], NULL, NULL, NULL) != SQLITE_OK)
-      return fail(store, "set up the state file", error);
+      return fail(store, "set up the tables", error);
   stmt = query(store, error, "read the version", "PRAGMA user_version", "");
   if (!stmt || sqlite3_step(stmt) != SQLITE_ROW)
     return fail(store, "read the version of the state file", error);
@@ -129,7 +134,7 @@ dr_store_open(const char *state_dir, GError **error)
     return NULL;
   if (sqlite3_open_v2(store->path, &store->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX,
                       NULL) != SQLITE_OK) {
-    fail(store, "open the state file", error);
+    fail(store, "open the database", error);
     return NULL;
   }
   if (!set_up(store, error)) {
@@ -193,7 +198,10 @@ dr_store_load_vms(DrStore *store, GError **error)
     JsonObject *record = column_object(stmt, 1, error);
 
     if (!record) {
-      g_prefix_error(error, "VM '%s' in '%s': ", sqlite3_column_text(stmt, 0), store->path);
+      g_prefix_error(error, "cannot read the record of VM '%s' in '%s': ", sqlite3_column_text(stmt, 0), store->path);
+      dr_error_remedy(error, "put a copy of the file back, or drop the record: sqlite3 %s \"DELETE FROM vms WHERE name = '%s'\"; "
+                             "a VM runs on without it, and drover adopt takes it up again",
+                      store->path, sqlite3_column_text(stmt, 0));
       return NULL;
     }
     json_object_set_object_member(all, (const char *)sqlite3_column_text(stmt, 0), record);

@@ -11,6 +11,42 @@
 
 #define CONNECT_MS 5000
 
+/* The state file and the API are JSON, which has no place for other bytes. */
+static gboolean
+words_are_utf8(const DrVmRecord *record, GError **error)
+{
+  for (char **word = record->argv_given; *word; word++) {
+    g_autofree char *shown = NULL;
+
+    if (g_utf8_validate(*word, -1, NULL))
+      continue;
+    shown = g_utf8_make_valid(*word, -1);
+    dr_error_set(error, DR_ERROR_UNSUPPORTED, "word %d of the command line of pid %d is not UTF-8: '%s'",
+                 (int)(word - record->argv_given) + 1, record->id.pid, shown);
+    return dr_error_remedy(error, "restart it with words and file names that are UTF-8");
+  }
+  return TRUE;
+}
+
+/* Without the variables that are not UTF-8, as drover run does it. */
+static char **
+readable_environment(pid_t pid, GError **error)
+{
+  g_auto(GStrv) all = dr_proc_environ(pid, error);
+  g_autoptr(GStrvBuilder) kept = g_strv_builder_new();
+
+  if (!all)
+    return NULL;
+  for (char **one = all; *one; one++) {
+    if (g_utf8_validate(*one, -1, NULL))
+      g_strv_builder_add(kept, *one);
+    else
+      g_message("pid %d: environment variable %.*s is not UTF-8, and its next QEMU will not have it", (int)pid,
+                (int)strcspn(*one, "="), *one);
+  }
+  return g_strv_builder_end(kept);
+}
+
 /* Reads what /proc says of the process into the record. */
 static gboolean
 read_process(DrVmRecord *record, GError **error)
@@ -19,7 +55,7 @@ read_process(DrVmRecord *record, GError **error)
   g_autoptr(DrArgv) argv = NULL;
 
   record->argv_given = dr_proc_cmdline(pid, error);
-  if (!record->argv_given)
+  if (!record->argv_given || !words_are_utf8(record, error))
     return FALSE;
   argv = dr_argv_parse((const char *const *)record->argv_given, error);
   if (!argv) {
@@ -27,11 +63,13 @@ read_process(DrVmRecord *record, GError **error)
     return FALSE;
   }
   record->argv_running = g_strdupv(record->argv_given);
-  record->env = dr_proc_environ(pid, error);
+  record->env = readable_environment(pid, error);
   if (!record->env)
     return FALSE;
   record->cwd = dr_proc_cwd(pid, error);
-  return record->cwd != NULL;
+  if (!record->cwd || g_utf8_validate(record->cwd, -1, NULL))
+    return record->cwd != NULL;
+  return dr_error_set(error, DR_ERROR_UNSUPPORTED, "the working directory of pid %d is not UTF-8", pid);
 }
 
 static gboolean
@@ -102,16 +140,12 @@ connect_any(DrVmRecord *record, GError **error)
 }
 
 static DrQmp *
-by_pid(DrVmRecord *record, gint64 pid, GError **error)
+by_pid(DrVmRecord *record, pid_t pid, GError **error)
 {
-  if (pid <= 0 || pid > G_MAXINT) {
-    dr_error_set(error, DR_ERROR_INVALID, "%" G_GINT64_FORMAT " is no pid", pid);
+  if (!dr_proc_identify(pid, &record->id, error))
     return NULL;
-  }
-  if (!dr_proc_identify((pid_t)pid, &record->id, error))
-    return NULL;
-  record->argv_given = dr_proc_cmdline((pid_t)pid, error);
-  if (!record->argv_given || !looks_like_qemu(record, error))
+  record->argv_given = dr_proc_cmdline(pid, error);
+  if (!record->argv_given || !words_are_utf8(record, error) || !looks_like_qemu(record, error))
     return NULL;
   g_clear_pointer(&record->argv_given, g_strfreev);
   return read_process(record, error) ? connect_any(record, error) : NULL;
@@ -120,13 +154,8 @@ by_pid(DrVmRecord *record, gint64 pid, GError **error)
 static DrQmp *
 by_socket(DrVmRecord *record, const char *path, GError **error)
 {
-  g_autoptr(DrQmp) qmp = NULL;
+  g_autoptr(DrQmp) qmp = dr_qmp_connect(path, FALSE, dr_deadline_in(CONNECT_MS), error);
 
-  if (!g_path_is_absolute(path)) {
-    dr_error_set(error, DR_ERROR_INVALID, "the QMP socket '%s' is not an absolute path", path);
-    return NULL;
-  }
-  qmp = dr_qmp_connect(path, FALSE, dr_deadline_in(CONNECT_MS), error);
   if (!qmp)
     return NULL;
   record->qmp_path = g_strdup(path);
@@ -182,6 +211,23 @@ find_memory(DrVmRecord *record, DrQmp *qmp, GError **error)
   return TRUE;
 }
 
+/* The highest of the QEMUs whose files are there: one that drover had before and that was forgotten while it ran. */
+static guint
+last_generation(const char *run_dir)
+{
+  g_autoptr(GDir) dir = g_dir_open(run_dir, 0, NULL);
+  guint64 last = 1, number;
+  const char *name;
+
+  while (dir && (name = g_dir_read_name(dir))) {
+    const char *dot = strrchr(name, '.');
+
+    if (dot && g_ascii_string_to_unsigned(dot + 1, 10, 1, 1000000, &number, NULL))
+      last = MAX(last, number);
+  }
+  return (guint)last;
+}
+
 static gboolean
 complete(DrVm *vm, DrQmp *qmp, GError **error)
 {
@@ -194,9 +240,30 @@ complete(DrVm *vm, DrQmp *qmp, GError **error)
   record->log_path = g_build_filename(state_dir, "qemu.log", NULL);
   record->adopted = record->borrowed = TRUE;
   record->want_shared = TRUE; /* its first upgrade puts its RAM where the next one can take it over */
-  record->generation = 1;
+  record->generation = last_generation(run_dir);
   find_console(record);
   return dr_describe(vm, qmp, error) && find_memory(record, qmp, error) && dr_vm_save(vm, error) && dr_vm_watch(vm, error);
+}
+
+static DrQmp *
+connect_to(DrVmRecord *record, JsonObject *request, GError **error)
+{
+  const char *socket = dr_json_str(request, "qmp", NULL);
+  gint64 pid = dr_json_int(request, "pid", 0);
+  DrQmp *qmp;
+
+  if (!socket && (pid <= 0 || pid > G_MAXINT)) {
+    dr_error_set(error, DR_ERROR_INVALID, "%" G_GINT64_FORMAT " is no pid", pid);
+    return NULL;
+  }
+  if (socket && !g_path_is_absolute(socket)) {
+    dr_error_set(error, DR_ERROR_INVALID, "the QMP socket '%s' is not an absolute path", socket);
+    return NULL;
+  }
+  qmp = socket ? by_socket(record, socket, error) : by_pid(record, (pid_t)pid, error);
+  if (!qmp)
+    dr_error_not_the_words(error);
+  return qmp;
 }
 
 DrVm *
@@ -214,12 +281,13 @@ dr_vm_adopt(DrHost *host, JsonObject *request, GError **error)
     return NULL;
   }
   vm = dr_vm_new(host, name);
-  qmp = socket ? by_socket(dr_vm_record(vm), socket, error)
-               : by_pid(dr_vm_record(vm), dr_json_int(request, "pid", 0), error);
+  qmp = connect_to(dr_vm_record(vm), request, error);
   if (!qmp || !complete(vm, qmp, error)) {
     g_prefix_error(error, "cannot adopt '%s': ", name);
     dr_qmp_free(qmp);
     dr_vm_detach(vm);
+    dr_store_drop_vm(host->store, name, NULL);
+    dr_host_remove_empty(host, name);
     return NULL;
   }
   dr_vm_refresh(vm, qmp);

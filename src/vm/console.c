@@ -12,6 +12,7 @@
 
 #define SCROLLBACK (64 * 1024)
 #define INPUT_MAX 4096 /* typed, not yet taken by the guest */
+#define UNREAD_MAX (512 * 1024) /* more than a socket's buffer holds (net.core.wmem_default) */
 #define MAX_CLIENTS 16
 
 typedef struct {
@@ -26,6 +27,8 @@ struct DrConsole {
   GRecMutex lock;
   GMainContext *context;
   int qemu, next; /* the current QEMU's socket and the one being prepared; -1: none */
+  gboolean held;  /* input waits: see dr_console_hold() */
+  gboolean lent;  /* the socket is the user's own */
   GSource *qemu_read, *qemu_write;
   GByteArray *scrollback;
   GByteArray *input;
@@ -170,13 +173,14 @@ pace_clients(DrConsole *console)
 static void
 flush_input(DrConsole *console)
 {
+  gboolean open = console->qemu >= 0 && !console->held;
   gssize n = 0;
 
-  if (console->qemu >= 0 && console->input->len)
+  if (open && console->input->len)
     n = send(console->qemu, console->input->data, console->input->len, MSG_DONTWAIT | MSG_NOSIGNAL);
   if (n > 0)
     g_byte_array_remove_range(console->input, 0, n);
-  if (console->input->len && console->qemu >= 0)
+  if (console->input->len && open)
     watch(console, &console->qemu_write, console->qemu, G_IO_OUT, on_qemu_writable, console);
   else
     unwatch(&console->qemu_write);
@@ -194,6 +198,21 @@ on_qemu_writable(int fd, GIOCondition condition, gpointer data)
   return G_SOURCE_CONTINUE;
 }
 
+/* A socket of the user's own is taken only while it is read here; a move goes to its end with what it began with. */
+static void
+let_go(DrConsole *console)
+{
+  if (console->lent && console->clients->len == 0 && console->next < 0)
+    close_qemu(console);
+}
+
+static void
+remove_client(DrConsole *console, Client *client)
+{
+  g_ptr_array_remove_fast(console->clients, client);
+  let_go(console);
+}
+
 static gboolean
 on_client_readable(int fd, GIOCondition condition, gpointer data)
 {
@@ -208,7 +227,7 @@ on_client_readable(int fd, GIOCondition condition, gpointer data)
     g_byte_array_append(console->input, chunk, n);
     flush_input(console);
   } else if (n == 0 || (errno != EAGAIN && errno != EINTR)) {
-    g_ptr_array_remove_fast(console->clients, client);
+    remove_client(console, client);
   }
   g_rec_mutex_unlock(&console->lock);
   return G_SOURCE_CONTINUE;
@@ -226,7 +245,7 @@ on_client_writable(int fd, GIOCondition condition, gpointer data)
   if (n > 0)
     g_byte_array_remove_range(client->out, 0, n);
   if ((n < 0 && errno != EAGAIN && errno != EINTR) || (client->ending && client->out->len == 0))
-    g_ptr_array_remove_fast(console->clients, client);
+    remove_client(console, client);
   else if (client->out->len == 0)
     unwatch(&client->write);
   g_rec_mutex_unlock(&console->lock);
@@ -258,12 +277,13 @@ make_current(DrConsole *console, int fd)
 {
   close_qemu(console);
   console->qemu = fd;
+  console->held = FALSE;
   watch(console, &console->qemu_read, fd, G_IO_IN, on_qemu_readable, console);
   flush_input(console);
 }
 
-gboolean
-dr_console_open(DrConsole *console, const char *path, GError **error)
+static gboolean
+open_it(DrConsole *console, const char *path, gboolean lent, GError **error)
 {
   int fd = connect_to(path, error);
 
@@ -271,8 +291,15 @@ dr_console_open(DrConsole *console, const char *path, GError **error)
     return FALSE;
   g_rec_mutex_lock(&console->lock);
   make_current(console, fd);
+  console->lent = lent;
   g_rec_mutex_unlock(&console->lock);
   return TRUE;
+}
+
+gboolean
+dr_console_open(DrConsole *console, const char *path, GError **error)
+{
+  return open_it(console, path, FALSE, error);
 }
 
 gboolean
@@ -292,6 +319,32 @@ dr_console_prepare(DrConsole *console, const char *path, GError **error)
   return TRUE;
 }
 
+/* One recv() for all: it and QEMU's exclude each other, and nothing comes between what it returns. */
+static void
+take_back(DrConsole *console, const DrProcId *qemu)
+{
+  g_autoptr(GError) error = NULL;
+  dr_autofd int theirs = dr_proc_get_peer(qemu, console->qemu, &error);
+  g_autofree guint8 *unread = g_malloc(UNREAD_MAX);
+  gssize n = theirs >= 0 ? recv(theirs, unread, UNREAD_MAX, MSG_DONTWAIT) : 0;
+
+  if (theirs < 0)
+    g_warning("what is typed just now may be lost: %s", error->message);
+  if (n > 0)
+    g_byte_array_prepend(console->input, unread, n);
+}
+
+void
+dr_console_hold(DrConsole *console, const DrProcId *qemu)
+{
+  g_rec_mutex_lock(&console->lock);
+  if (console->qemu >= 0 && !console->held)
+    take_back(console, qemu);
+  console->held = TRUE;
+  flush_input(console);
+  g_rec_mutex_unlock(&console->lock);
+}
+
 void
 dr_console_commit(DrConsole *console)
 {
@@ -300,6 +353,8 @@ dr_console_commit(DrConsole *console)
     drain(console, G_MAXUINT);
   if (console->next >= 0)
     make_current(console, dr_fd_steal(&console->next));
+  console->held = FALSE;
+  let_go(console);
   g_rec_mutex_unlock(&console->lock);
 }
 
@@ -310,6 +365,9 @@ dr_console_abort(DrConsole *console)
   if (console->next >= 0)
     close(console->next);
   console->next = -1;
+  console->held = FALSE;
+  flush_input(console);
+  let_go(console);
   g_rec_mutex_unlock(&console->lock);
 }
 
@@ -361,12 +419,18 @@ dr_console_attach(DrConsole *console, GError **error)
 }
 
 gboolean
-dr_console_ensure(DrConsole *console, const char *path, GError **error)
+dr_console_is_open(DrConsole *console)
 {
   gboolean open;
 
   g_rec_mutex_lock(&console->lock);
   open = console->qemu >= 0;
   g_rec_mutex_unlock(&console->lock);
-  return open || dr_console_open(console, path, error);
+  return open;
+}
+
+gboolean
+dr_console_ensure(DrConsole *console, const char *path, GError **error)
+{
+  return dr_console_is_open(console) || open_it(console, path, TRUE, error);
 }

@@ -50,6 +50,15 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Start, start_clear)
 /* --- What to start --- */
 
 static gboolean
+check_environment(char **env, GError **error)
+{
+  for (; *env; env++)
+    if (!strchr(*env, '=') || **env == '=')
+      return dr_error_set(error, DR_ERROR_INVALID, "'%.80s' is no environment variable: NAME=VALUE", *env);
+  return TRUE;
+}
+
+static gboolean
 read_request(Start *s, JsonObject *request, GError **error)
 {
   DrVmRecord *record = dr_vm_record(s->vm);
@@ -66,6 +75,8 @@ read_request(Start *s, JsonObject *request, GError **error)
   record->env = dr_json_strv(dr_json_arr(request, "env"));
   if (!record->env)
     record->env = g_get_environ();
+  if (!check_environment(record->env, error))
+    return FALSE;
   if (!g_path_is_absolute(record->cwd))
     return dr_error_set(error, DR_ERROR_INVALID, "the working directory '%s' is not an absolute path", record->cwd);
   s->given = dr_argv_parse((const char *const *)record->argv_given, error);
@@ -126,7 +137,7 @@ somebody_listens(const char *path)
 
 /* A VM of the same name that was forgotten while it ran still has its sockets there. */
 static gboolean
-is_unused(const char *run_dir, GError **error)
+is_unused(const char *run_dir, const char *vm, GError **error)
 {
   g_autoptr(GDir) dir = g_dir_open(run_dir, 0, NULL);
   const char *name;
@@ -134,10 +145,10 @@ is_unused(const char *run_dir, GError **error)
   while (dir && (name = g_dir_read_name(dir))) {
     g_autofree char *path = g_build_filename(run_dir, name, NULL);
 
-    if (!somebody_listens(path))
+    if (!g_str_has_prefix(name, "qmp.") || !somebody_listens(path))
       continue;
     dr_error_set(error, DR_ERROR_EXISTS, "a QEMU that was forgotten under this name still listens on '%s'", path);
-    return dr_error_remedy(error, "choose another name, or take it up again: drover adopt NAME --pid PID");
+    return dr_error_remedy(error, "choose another name, or take it up again: drover adopt %s --qmp %s", vm, path);
   }
   return TRUE;
 }
@@ -149,7 +160,7 @@ name_paths(DrVm *vm, GError **error)
   g_autofree char *run_dir = dr_host_run_dir(dr_vm_host(vm), record->name, error);
   g_autofree char *state_dir = run_dir ? dr_host_state_dir(dr_vm_host(vm), record->name, error) : NULL;
 
-  if (!state_dir || !is_unused(run_dir, error))
+  if (!state_dir || !is_unused(run_dir, record->name, error))
     return FALSE;
   record->generation = 1;
   record->qmp_path = g_strdup_printf("%s/qmp.1", run_dir);
@@ -162,6 +173,23 @@ name_paths(DrVm *vm, GError **error)
   return TRUE;
 }
 
+/* A QEMU that is told nothing here sends what an older one cannot read. What cannot be asked about itself will say so
+ * when it is started. */
+static DrSwitchover
+plan_switchover(Start *s)
+{
+  DrVmRecord *record = dr_vm_record(s->vm);
+  g_autoptr(DrOpts) machine = dr_argv_effective(s->given, "machine", NULL);
+  const char *type = machine ? dr_opts_get(machine, "type") : NULL;
+  g_autofree char *program = dr_describe_program(dr_argv_program(s->given), record);
+  g_autoptr(DrCaps) caps = NULL;
+
+  if (!type || dr_describe_is_versioned(type) || dr_argv_launcher(s->given)[0])
+    return DR_SWITCHOVER_AS_GIVEN;
+  caps = dr_caps_get(program, dr_vm_host(s->vm)->cache_dir, NULL);
+  return caps && caps->version_number >= DR_QEMU(10, 0) ? dr_describe_switchover(caps, type) : DR_SWITCHOVER_AS_GIVEN;
+}
+
 static gboolean
 write_argv(Start *s, GError **error)
 {
@@ -170,13 +198,17 @@ write_argv(Start *s, GError **error)
                                              record->qmp_path);
   g_autoptr(DrFindings) findings = dr_findings_new();
   DrRewriteRam ram = { .id = s->ram_id, .size = s->ram_size, .fd = MEMORY_FD };
-  DrRewritePlan plan = { .qmp_path = record->qmp_path, .console_path = console, .ram = &ram, .n_ram = s->ram_id ? 1 : 0 };
+  DrRewritePlan plan = { .qmp_path = record->qmp_path, .console_path = console, .ram = &ram, .n_ram = s->ram_id ? 1 : 0,
+                         .switchover = plan_switchover(s) };
 
   s->rewrite = dr_rewrite(s->given, &plan, findings, error);
   if (!s->rewrite)
     return FALSE;
   record->argv_running = dr_argv_to_strv(s->rewrite->argv);
-  record->console_path = s->rewrite->console ? g_steal_pointer(&console) : g_strdup(s->rewrite->console_public);
+  if (s->rewrite->console)
+    record->console_path = g_steal_pointer(&console);
+  else if (s->rewrite->console_public)
+    record->console_path = g_canonicalize_filename(s->rewrite->console_public, record->cwd);
   return TRUE;
 }
 
@@ -321,6 +353,7 @@ make_it(Start *s, GError **error)
 {
   if (plan_ram(s, error) && write_argv(s, error) && start_it(s, error))
     return TRUE;
+  dr_vm_detach(s->vm); /* first, or its end would be noted in the state file */
   undo(s);
   return FALSE;
 }
@@ -338,7 +371,6 @@ dr_vm_run(DrHost *host, JsonObject *request, GError **error)
     if (name_paths(s.vm, error) && make_it(&s, error))
       return g_steal_pointer(&s.vm);
     dr_error_not_the_words(error);
-    dr_vm_detach(s.vm);
     dr_store_drop_vm(host->store, name, NULL);
     dr_host_remove_empty(host, name);
   }

@@ -122,11 +122,16 @@ gboolean
 dr_vm_check_name(const char *name, GError **error)
 {
   static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
+  g_autofree char *shown = NULL;
 
   if (name && name[0] && name[0] != '.' && name[0] != '-' && strlen(name) <= 63 &&
       strspn(name, allowed) == strlen(name))
     return TRUE;
-  dr_error_set(error, DR_ERROR_INVALID, "'%s' cannot be the name of a VM", name ? name : "");
+  shown = g_utf8_make_valid(name ? name : "", name ? (gssize)MIN(strlen(name), 80) : 0);
+  for (char *at = shown; *at; at++)
+    if (g_ascii_iscntrl(*at))
+      *at = '?';
+  dr_error_set(error, DR_ERROR_INVALID, "'%s%s' cannot be the name of a VM", shown, name && strlen(name) > 80 ? "…" : "");
   return dr_error_remedy(error, "use 1 to 63 letters, digits, '.', '_' and '-', beginning with a letter or digit");
 }
 

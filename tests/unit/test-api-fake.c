@@ -129,9 +129,10 @@ start_thread(Work work, GThreadFunc run)
 static JsonObject *
 vm(const char *name, const char *state)
 {
-  return dr_json("{'name': <%s>, 'state': <%s>, 'pid': <4711>, 'qemu_version': <'7.2.22'>, 'machine': <'pc-q35-7.2'>, "
-                 "'uuid': <'5fb2c0de-0000-4000-8000-000000000001'>, 'memory_mode': <'shared'>, 'adopted': <false>}",
-                 name, state);
+  return dr_json(
+      "{'name': <%s>, 'state': <%s>, 'pid': <4711>, 'qemu_version': <'7.2.22'>, 'machine': <'pc-q35-7.2'>, "
+      "'uuid': <'5fb2c0de-0000-4000-8000-000000000001'>, 'memory_mode': <'shared'>, 'adopted': <false>}",
+      name, state);
 }
 
 static gboolean
@@ -277,7 +278,8 @@ echo(Work *work)
 
   while (wait_for(work, POLLIN) && (n = read(work->fd, buffer, sizeof buffer)) > 0)
     for (gssize at = 0; at < n;) {
-      gssize written = wait_for(work, POLLOUT) ? send(work->fd, buffer + at, n - at, MSG_NOSIGNAL | MSG_DONTWAIT) : -1;
+      gssize written =
+          wait_for(work, POLLOUT) ? send(work->fd, buffer + at, n - at, MSG_NOSIGNAL | MSG_DONTWAIT) : -1;
 
       if (written < 0 && errno != EAGAIN)
         return;
@@ -379,8 +381,9 @@ add_finding(Job *job, const char *severity, const char *text, const char *remedy
 {
   if (!job->findings)
     job->findings = json_array_new();
-  json_array_add_object_element(job->findings, dr_json("{'severity': <%s>, 'code': <'x'>, 'text': <%s>, 'remedy': <%s>}",
-                                                       severity, text, remedy));
+  json_array_add_object_element(
+      job->findings,
+      dr_json("{'severity': <%s>, 'code': <'x'>, 'text': <%s>, 'remedy': <%s>}", severity, text, remedy));
 }
 
 static void
@@ -389,7 +392,8 @@ end_job(DrService *service, Job *job)
   if (g_str_equal(job->vm, "bad")) {
     add_finding(job, "blocker", "it has a vfio device", "unplug it");
     add_finding(job, "blocker", "the machine type is unknown", "take another binary");
-    job->error = dr_json("{'code': <'refused'>, 'message': <'cannot upgrade VM \\'bad\\': A; B'>, 'remedy': <'unplug it'>}");
+    job->error = dr_json(
+        "{'code': <'refused'>, 'message': <'cannot upgrade VM \\'bad\\': A; B'>, 'remedy': <'unplug it'>}");
     enter(service, job, "failed", "preflight");
   } else if (g_str_equal(job->vm, "att")) {
     job->error = dr_json("{'code': <'attention'>, 'message': <'both may run'>, 'remedy': <'look'>}");
@@ -398,8 +402,9 @@ end_job(DrService *service, Job *job)
     job->error = dr_json("{'code': <'cancelled'>, 'message': <'cancelled'>}");
     enter(service, job, "cancelled", job->stage);
   } else {
-    job->result = dr_json("{'memory_mode': <'shared'>, 'pause_ms': <2.9>, 'total_ms': <212>, 'bytes_moved': <200000>, "
-                          "'qemu_before': <'7.2.22'>, 'qemu_after': <'10.0.11'>}");
+    job->result =
+        dr_json("{'memory_mode': <'shared'>, 'pause_ms': <2.9>, 'total_ms': <212>, 'bytes_moved': <200000>, "
+                "'qemu_before': <'7.2.22'>, 'qemu_after': <'10.0.11'>}");
     enter(service, job, "succeeded", "done");
   }
 }
@@ -478,14 +483,16 @@ dr_service_upgrade_check(DrService *service, JsonObject *request, GError **error
   JsonArray *array = names ? json_array_new() : NULL;
 
   for (char **name = names; name && *name; name++) {
-    JsonObject *report = dr_json("{'vm': <%s>, 'ok': <%b>, 'memory_mode': <'shared'>, 'qemu_before': <'7.2.22'>, "
-                                 "'qemu_after': <'10.0.11'>}",
-                                 *name, !g_str_equal(*name, "bad"));
+    JsonObject *report =
+        dr_json("{'vm': <%s>, 'ok': <%b>, 'memory_mode': <'shared'>, 'qemu_before': <'7.2.22'>, "
+                "'qemu_after': <'10.0.11'>}",
+                *name, !g_str_equal(*name, "bad"));
     JsonArray *findings = json_array_new();
 
     if (g_str_equal(*name, "bad"))
-      json_array_add_object_element(findings, dr_json("{'severity': <'blocker'>, 'code': <'vfio'>, "
-                                                      "'text': <'it has a vfio device'>, 'remedy': <'unplug it'>}"));
+      json_array_add_object_element(findings,
+                                    dr_json("{'severity': <'blocker'>, 'code': <'vfio'>, "
+                                            "'text': <'it has a vfio device'>, 'remedy': <'unplug it'>}"));
     json_object_set_array_member(report, "findings", findings);
     json_array_add_object_element(array, report);
   }

@@ -27,7 +27,8 @@ open_events(const Server *server, const char *query)
 static void
 publish(const Server *server, const char *vm, const char *text)
 {
-  dr_events_publish(server->events, dr_json("{'type': <'vm'>, 'vm': <{'name': <%s>, 'state': <%s>}>}", vm, text));
+  dr_events_publish(server->events,
+                    dr_json("{'type': <'vm'>, 'vm': <{'name': <%s>, 'state': <%s>}>}", vm, text));
 }
 
 static void
@@ -43,7 +44,8 @@ test_events(void)
   publish(server, "web1", "paused");
   publish(server, "web2", "running");
   first = http_read_until(all, "web2");
-  assert_contains(first, "event: vm\ndata: {\"type\":\"vm\",\"vm\":{\"name\":\"web1\",\"state\":\"paused\"}}\n\n");
+  assert_contains(first,
+                  "event: vm\ndata: {\"type\":\"vm\",\"vm\":{\"name\":\"web1\",\"state\":\"paused\"}}\n\n");
   filtered = http_read_until(one, "web");
   g_assert_null(strstr(filtered, "web1"));
   assert_contains(filtered, "web2");
@@ -257,7 +259,8 @@ open_console(const Server *server, const char *vm)
 {
   int fd = http_connect(server);
   g_autofree char *request =
-      g_strdup_printf("GET /v1/vms/%s/console HTTP/1.1\r\nHost: d\r\nUpgrade: websocket\r\nConnection: keep-alive, Upgrade\r\n"
+      g_strdup_printf("GET /v1/vms/%s/console HTTP/1.1\r\nHost: d\r\nUpgrade: websocket\r\nConnection: "
+                      "keep-alive, Upgrade\r\n"
                       "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AQIDBAUGBwgJCgsMDQ4PEA==\r\n"
                       "Sec-WebSocket-Extensions: permessage-deflate\r\n\r\n",
                       vm);
@@ -329,7 +332,10 @@ test_console_end(void)
   g_assert_cmpstr((const char *)reader.control + 2, ==, "the VM has ended");
   close(fd); /* without an answer */
 
-  http_send(bad, "\x82\x01" "a", 3); /* not masked */
+  http_send(bad,
+            "\x82\x01"
+            "a",
+            3); /* not masked */
   g_assert_cmpint(read_console(bad, &bad_reader, payload, MB), ==, DR_WS_CLOSE);
   g_assert_cmpint(bad_reader.control[0] << 8 | bad_reader.control[1], ==, 1002);
   g_assert_true(http_is_closed(bad, 5000));

@@ -66,7 +66,8 @@ open_api(gpointer data)
   Server *server = data;
   g_autoptr(GError) error = NULL;
 
-  server->api = dr_api_new_with_limits(server->service, server->events, server->path, &server->limits, &error);
+  server->api =
+      dr_api_new_with_limits(server->service, server->events, server->path, &server->limits, &error);
   g_assert_no_error(error);
   return G_SOURCE_REMOVE;
 }
@@ -78,6 +79,12 @@ close_api(gpointer data)
 
   g_clear_pointer(&server->api, dr_api_free);
   return G_SOURCE_REMOVE;
+}
+
+void
+server_open(Server *server)
+{
+  invoke(server, open_api);
 }
 
 Server *
@@ -93,7 +100,7 @@ server_start(const DrApiLimits *limits)
   server->context = g_main_context_new();
   server->loop = g_main_loop_new(server->context, FALSE);
   server->thread = g_thread_new("server", run_loop, server);
-  invoke(server, open_api);
+  server_open(server);
   return server;
 }
 
@@ -193,8 +200,8 @@ guint
 http_call(const Server *server, const char *method, const char *path, const char *body, char **ret_answer)
 {
   int fd = http_connect(server);
-  g_autofree char *head = body ? g_strdup_printf("%s %s HTTP/1.1\r\nHost: d\r\nContent-Length: %zu\r\n\r\n", method, path,
-                                                 strlen(body))
+  g_autofree char *head = body ? g_strdup_printf("%s %s HTTP/1.1\r\nHost: d\r\nContent-Length: %zu\r\n\r\n",
+                                                 method, path, strlen(body))
                                : g_strdup_printf("%s %s HTTP/1.1\r\nHost: d\r\n\r\n", method, path);
   g_autofree char *answer = NULL;
   guint status;

@@ -17,8 +17,9 @@ typedef struct {
 
 /* `limits` NULL: the usual ones. */
 Server *server_start(const DrApiLimits *limits);
-/* The API alone; may be called before server_stop(). */
+/* The API alone, as when droverd restarts. */
 void server_close(Server *server);
+void server_open(Server *server);
 void server_stop(Server *server);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(Server, server_stop)
 
@@ -35,13 +36,16 @@ char *http_read_until(int fd, const char *text);
 gboolean http_is_closed(int fd, int timeout_ms);
 
 /* One request; `body` NULL: none. Returns the status; *ret_answer (optional, transfer full) all of the answer. */
-guint http_call(const Server *server, const char *method, const char *path, const char *body, char **ret_answer);
+guint http_call(const Server *server, const char *method, const char *path, const char *body,
+                char **ret_answer);
 
-#define assert_contains(text, part) \
-  G_STMT_START { \
-    if (!strstr((text), (part))) \
-      g_error("%s:%d: '%s' is not in:\n%s", __FILE__, __LINE__, (part), (text)); \
-  } G_STMT_END
+#define assert_contains(text, part)                                                                          \
+  G_STMT_START                                                                                               \
+  {                                                                                                          \
+    if (!strstr((text), (part)))                                                                             \
+      g_error("%s:%d: '%s' is not in:\n%s", __FILE__, __LINE__, (part), (text));                             \
+  }                                                                                                          \
+  G_STMT_END
 
 /* test-api-cli.c, test-api-stream.c */
 void add_cli_tests(void);

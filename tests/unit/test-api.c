@@ -28,7 +28,8 @@ static const Case cases[] = {
   { "GET", "/v1/vms", NULL, 200, "\"web1\"" },
   { "HEAD", "/v1/vms", NULL, 200, "Content-Length: " },
   { "POST", "/v1/vms", "{\"name\":\"web9\",\"argv\":[\"q\"]}", 201, "\"web9\"" },
-  { "POST", "/v1/vms", "{\"name\":\"taken\"}", 409, "\"code\":\"exists\",\"remedy\":\"choose another name\"" },
+  { "POST", "/v1/vms", "{\"name\":\"taken\"}", 409,
+    "\"code\":\"exists\",\"remedy\":\"choose another name\"" },
   { "POST", "/v1/vms", "{\"name\":\"a b\"}", 400, "application/problem+json" },
   { "POST", "/v1/vms/adopt", "{\"name\":\"web9\",\"pid\":1}", 201, "\"web9\"" },
   { "GET", "/v1/vms/adopt", NULL, 200, "\"adopt\"" },
@@ -106,7 +107,8 @@ test_job_wait(void)
   g_autoptr(Server) server = server_start(NULL);
   g_autofree char *started = NULL, *ended = NULL, *running = NULL, *cancelled = NULL, *again = NULL;
 
-  g_assert_cmpuint(http_call(server, "POST", "/v1/upgrade", "{\"vms\":[\"web1\",\"hang\"]}", &started), ==, 202);
+  g_assert_cmpuint(http_call(server, "POST", "/v1/upgrade", "{\"vms\":[\"web1\",\"hang\"]}", &started), ==,
+                   202);
   assert_contains(started, "\"id\":\"1\"");
   g_assert_cmpuint(http_call(server, "GET", "/v1/jobs/1?wait=60", NULL, &ended), ==, 200);
   assert_contains(ended, "\"succeeded\"");
@@ -116,13 +118,6 @@ test_job_wait(void)
   g_assert_cmpuint(http_call(server, "GET", "/v1/jobs/2?wait=60", NULL, &cancelled), ==, 200);
   assert_contains(cancelled, "\"cancelled\"");
   g_assert_cmpuint(http_call(server, "POST", "/v1/jobs/2/cancel", NULL, &again), ==, 409);
-}
-
-/* GObject warns of a negative length that libsoup hands on; that is all that comes of it. */
-static gboolean
-only_ours_are_fatal(const char *domain, GLogLevelFlags level, const char *message, gpointer unused)
-{
-  return g_strcmp0(domain, "GLib-GObject") != 0;
 }
 
 /* What libsoup itself has to say to. */
@@ -138,7 +133,6 @@ test_bad_requests(void)
     "OPTIONS * HTTP/1.1\r\nHost: d\r\n\r\n",
     "CONNECT d:80 HTTP/1.1\r\nHost: d\r\n\r\n",
     "GET /v1/vms HTTP/1.1\r\nHost: d\r\nRange: bytes=0-0,1-1,2-2\r\n\r\n",
-    "POST /v1/vms HTTP/1.1\r\nHost: d\r\nTransfer-Encoding: gzip\r\n\r\n",
     "POST /v1/vms HTTP/1.1\r\nHost: d\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
     "POST /v1/vms HTTP/1.1\r\nHost: d\r\nContent-Length: -5\r\n\r\n",
     "POST /v1/vms HTTP/1.1\r\nHost: d\r\nContent-Length: 99999999999999999999\r\n\r\n",
@@ -150,7 +144,6 @@ test_bad_requests(void)
   };
   g_autoptr(Server) server = server_start(NULL);
 
-  g_test_log_set_fatal_handler(only_ours_are_fatal, NULL);
   for (guint i = 0; i < G_N_ELEMENTS(requests); i++) {
     int fd = http_connect(server);
     g_autofree char *answer = NULL;
@@ -184,20 +177,29 @@ test_large_body(void)
   g_autoptr(Server) server = server_start(NULL);
   gsize len = 10 * 1000 * 1000;
   g_autofree char *bytes = g_malloc(len);
-  g_autofree char *chunked = g_strdup_printf("POST /v1/vms HTTP/1.1\r\nHost: d\r\nTransfer-Encoding: chunked\r\n\r\n%zx\r\n", len - 7);
+  g_autofree char *chunked = g_strdup_printf(
+      "POST /v1/vms HTTP/1.1\r\nHost: d\r\nTransfer-Encoding: chunked\r\n\r\n%zx\r\n", len - 7);
   g_autofree char *whole = NULL, *in_chunks = NULL, *expecting = NULL;
 
   memset(bytes, ' ', len);
-  whole = post_bytes(server, "POST /v1/vms HTTP/1.1\r\nHost: d\r\nContent-Length: 10000000\r\n\r\n", bytes, len);
+  whole =
+      post_bytes(server, "POST /v1/vms HTTP/1.1\r\nHost: d\r\nContent-Length: 10000000\r\n\r\n", bytes, len);
   assert_contains(whole, "HTTP/1.1 413 ");
   assert_contains(whole, "larger than the limit of 1048576 bytes");
   memcpy(bytes + len - 7, "\r\n0\r\n\r\n", 7);
   in_chunks = post_bytes(server, chunked, bytes, len);
   assert_contains(in_chunks, "HTTP/1.1 413 ");
   /* One that asks first is told so before it sends. */
-  expecting = post_bytes(server, "POST /v1/vms HTTP/1.1\r\nHost: d\r\nExpect: 100-continue\r\nContent-Length: 10000000\r\n\r\n",
-                         "", 0);
+  expecting = post_bytes(
+      server, "POST /v1/vms HTTP/1.1\r\nHost: d\r\nExpect: 100-continue\r\nContent-Length: 10000000\r\n\r\n",
+      "", 0);
   assert_contains(expecting, "HTTP/1.1 413 ");
+  g_free(expecting);
+  expecting = post_bytes(
+      server, "POST /v1/vms HTTP/1.1\r\nHost: d\r\nExpect: 100-continue\r\nContent-Length: 15\r\n\r\n",
+      "{\"name\":\"web9\"}", 15);
+  assert_contains(expecting, "HTTP/1.1 100 ");
+  assert_contains(expecting, "HTTP/1.1 201 ");
   g_assert_cmpuint(http_call(server, "GET", "/v1/version", NULL, NULL), ==, 200);
 }
 
@@ -328,7 +330,8 @@ static void
 test_gone_client(void)
 {
   g_autoptr(Server) server = server_start(NULL);
-  static const char request[] = "POST /v1/vms HTTP/1.1\r\nHost: d\r\nContent-Length: 15\r\n\r\n{\"name\":\"slow\"}";
+  static const char request[] =
+      "POST /v1/vms HTTP/1.1\r\nHost: d\r\nContent-Length: 15\r\n\r\n{\"name\":\"slow\"}";
 
   for (int i = 0; i < 10; i++) {
     int fd = http_connect(server);

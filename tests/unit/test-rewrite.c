@@ -147,7 +147,7 @@ static void
 test_blockers(void)
 {
   static const char *const blocked[] = { "qemu -serial udp::1@:2", "qemu -serial pipe:/p", "qemu -serial /dev/ttyS0",
-                                         "qemu -vnc :1,websocket=on" };
+                                         "qemu -vnc :1,websocket=on", "qemu -vnc unix:/v -vnc :1,id=b" };
 
   for (guint i = 0; i < G_N_ELEMENTS(blocked); i++) {
     g_autoptr(DrFindings) findings = dr_findings_new();

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """A droverd of its own for a test, and the drover command line against it."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -97,6 +98,10 @@ class Daemon:
     def state(self, name):
         return next(vm["state"] for vm in self.json("list") if vm["name"] == name)
 
+    def qmp(self, name, command, arguments=None):
+        """A QMP command through `drover qmp`; returns what QEMU returned."""
+        return self.json("qmp", name, command, *([json.dumps(arguments)] if arguments else []))["return"]
+
     def upgrade(self, name, qemu=None, *options, **kwargs):
         """Upgrades one VM; returns the job, whose state is succeeded."""
         job = self.json("upgrade", name, *(["--qemu", qemu] if qemu else []), *options, **kwargs)
@@ -111,9 +116,33 @@ class Daemon:
         return answer["error"]
 
     def journal(self, job):
-        """The stages of a job, from the state file (droverd must not run: it holds the file)."""
-        with sqlite3.connect(self.state_dir / "drover.db") as db:
-            return [row[0] for row in db.execute("SELECT stage FROM journal WHERE job = ? ORDER BY seq", (int(job),))]
+        """The stages of a job, from a copy of the state file: droverd, which keeps others out of it, must not run."""
+        with tempfile.TemporaryDirectory(dir=self.dir) as copy:
+            for path in self.state_dir.glob("drover.db*"):
+                shutil.copy(path, copy)
+            with contextlib.closing(sqlite3.connect(Path(copy) / "drover.db")) as db:
+                return [row[0] for row in db.execute("SELECT stage FROM journal WHERE job = ? ORDER BY seq", (int(job),))]
+
+    def ended_job(self, job, timeout=90):
+        """A job, once it has ended."""
+        def ended():
+            shown = self.json("job", job)
+            return shown if shown["state"] not in ("queued", "running") else None
+
+        return wait_until(ended, timeout, f"job {job} to end")
+
+    def keepers(self, name):
+        """The pids of the drover-keepers of a VM."""
+        found = []
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    words = (entry / "cmdline").read_bytes().split(b"\0")
+                except OSError:
+                    continue
+                if words[0] == b"drover-keeper" and words[1].startswith(f"{self.state_dir}/vms/{name}/".encode()):
+                    found.append(int(entry.name))
+        return found
 
     # --- The end ---
 
@@ -158,7 +187,8 @@ class Witness:
     """A witness guest that drover runs: its console through a user's own unix socket, its health at the end."""
 
     def __init__(self, daemon, name="vm", version="7.2", machine="pc-q35-7.2", ram="262152k", mem=64, rate=100, extra=(),
-                 options=(), witness=None, adopt=None, base=("-nodefaults", "-display", "none"), serial=None, console=None):
+                 options=(), witness=None, adopt=None, base=("-nodefaults", "-display", "none"), serial=None, console=None,
+                 cwd=None):
         """base: how it begins; serial: another first serial port, for which `console(self)` opens the console."""
         self.daemon, self.name = daemon, name
         self.serial = daemon.dir / f"{name}.serial"
@@ -170,7 +200,7 @@ class Witness:
         if adopt:
             self._adopt(adopt, options)
         else:
-            daemon.run("run", name, *options, "--", *self.argv)
+            daemon.run("run", name, *options, "--", *self.argv, cwd=cwd)
         self.console = console(self) if console else guest.Console(self.serial)
         self.console.wait_ready()
         self.bootid = self.console.status()["bootid"]
@@ -189,6 +219,12 @@ class Witness:
     def upgrade(self, version, *options, **kwargs):
         """One upgrade, after which the console is followed to the new QEMU and the guest is checked."""
         job = self.daemon.upgrade(self.name, guest.qemu(version), *options, **kwargs)
+        self.healthy()
+        return job
+
+    def upgrade_in_place(self, *options, **kwargs):
+        """The same without --qemu."""
+        job = self.daemon.upgrade(self.name, None, *options, **kwargs)
         self.healthy()
         return job
 

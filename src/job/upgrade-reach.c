@@ -1,0 +1,132 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Which of the two QEMUs answers, and which has ended?
+ *
+ * The two are never mixed up: a QEMU that says nothing (its main loop waits for a disk, somebody else holds its monitor,
+ * it is being debugged) may run the guest. It is neither killed nor replaced by the other one for its silence. */
+#include "base/error.h"
+#include "base/fd.h"
+#include "job/upgrade-internal.h"
+
+#include <poll.h>
+
+#define CONNECT_MS 5000
+#define DYING_MS 3000 /* between the end of a monitor and that of its process: a large one takes a moment to die */
+#define AGAIN_MS 2000 /* between two questions to one that does not answer */
+
+static gboolean
+same(const DrProcId *a, const DrProcId *b)
+{
+  return a->pid && a->pid == b->pid && a->start_time == b->start_time;
+}
+
+gboolean
+dr_upgrade_is_source(const DrUpgrade *u, const DrProcId *id)
+{
+  return same(&u->plan.source, id);
+}
+
+gboolean
+dr_upgrade_is_dest(const DrUpgrade *u, const DrProcId *id)
+{
+  return same(&u->dest_id, id);
+}
+
+/* FALSE also where that cannot be found out. */
+static gboolean
+ends_within(const DrProcId *id, int timeout_ms)
+{
+  g_autoptr(GError) error = NULL;
+  dr_autofd int fd = id->pid ? dr_proc_open(id, &error) : -1;
+  struct pollfd end = { .fd = fd, .events = POLLIN };
+
+  if (fd < 0)
+    return !id->pid || g_error_matches(error, DR_ERROR, DR_ERROR_NOT_FOUND);
+  return poll(&end, 1, timeout_ms) > 0;
+}
+
+static gboolean
+answers(DrQmp *qmp)
+{
+  g_autoptr(JsonObject) status = dr_qmp_call_object(qmp, "query-status", NULL, NULL);
+
+  return status != NULL;
+}
+
+/* `path` is tried where there is no connection, or none any more; NULL: it is not known. */
+static DrReach
+reach(DrQmp **qmp, const DrProcId *id, const char *path)
+{
+  if (*qmp) {
+    dr_qmp_set_cancel_fd(*qmp, -1);
+    if (answers(*qmp))
+      return DR_REACH_TALKS;
+    if (dr_qmp_closed(*qmp))
+      g_clear_pointer(qmp, dr_qmp_free);
+  }
+  if (ends_within(id, *qmp ? 0 : DYING_MS)) {
+    g_clear_pointer(qmp, dr_qmp_free);
+    return DR_REACH_GONE;
+  }
+  if (!*qmp && path)
+    *qmp = dr_qmp_connect(path, FALSE, dr_deadline_in(CONNECT_MS), NULL);
+  return *qmp && answers(*qmp) ? DR_REACH_TALKS : DR_REACH_MUTE;
+}
+
+DrReach
+dr_upgrade_reach_source(DrUpgrade *u)
+{
+  const DrVmRecord *record = dr_vm_record(u->vm);
+
+  return reach(&u->source, &u->plan.source, dr_upgrade_is_source(u, &record->id) ? record->qmp_path : NULL);
+}
+
+DrReach
+dr_upgrade_reach_dest(DrUpgrade *u)
+{
+  DrReach found;
+
+  if (u->dest && !answers(u->dest) && dr_qmp_closed(u->dest)) {
+    /* What it said before it closed is all there; if it lives on, it may say more that we do not hear. */
+    dr_upgrade_note_resume(u);
+    g_clear_pointer(&u->dest, dr_qmp_free);
+    u->watched = u->watched && ends_within(&u->dest_id, DYING_MS);
+  }
+  found = reach(&u->dest, &u->dest_id, u->plan.qmp_path);
+  dr_upgrade_note_resume(u);
+  return found;
+}
+
+void
+dr_upgrade_note_resume(DrUpgrade *u)
+{
+  DrQmpEvent *event;
+
+  while (u->dest && (event = dr_qmp_pop_event(u->dest))) {
+    if (g_str_equal(event->name, "RESUME"))
+      u->resumed_us = event->time_us;
+    dr_qmp_event_free(event);
+  }
+}
+
+gboolean
+dr_upgrade_never_ran(DrUpgrade *u)
+{
+  dr_upgrade_note_resume(u);
+  return u->watched && u->resumed_us == 0;
+}
+
+void
+dr_upgrade_wait_for_word(DrUpgrade *u, const DrProcId *id, const char *who)
+{
+  if (!u->waited) {
+    g_autofree char *text = g_strdup_printf("the %s QEMU (pid %d) lives, but its monitor does not answer; nothing is "
+                                            "decided before it does, or ends (kill -9 %d if it hangs for good)",
+                                            who, id->pid, id->pid);
+
+    g_warning("VM '%s': %s", dr_vm_name(u->vm), text);
+    dr_upgrade_note(u->vm, text, FALSE);
+    dr_vm_set_state(u->vm, "attention");
+    u->waited = TRUE;
+  }
+  ends_within(id, AGAIN_MS);
+}
