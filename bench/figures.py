@@ -121,7 +121,7 @@ def table(cells):
         for i in range(min(4, len(entry))):
             widths[i] = max(widths[i], len(entry[i]))
     lines = ["  ".join(text.ljust(width) for text, width in zip(entry, widths)).rstrip() for entry in rows]
-    return [lines[0], "-" * max(map(len, lines[:1])), *lines[1:]]
+    return [lines[0], "-" * max(map(len, lines)), *lines[1:]]
 
 
 LEGEND = """\
@@ -132,7 +132,7 @@ pause     source STOP to destination RESUME, by QEMU's own time stamps
 gap       longest silence of the guest's ticks (1 ms apart), seen from outside: with TCG the new process translates all code anew
 total     drover: the job from preflight to commit; floor: from spawning the new QEMU until the old one is gone
 MB        what the source sent
-extra MB  Pss of both QEMUs together (each page once), peak less before; one run of its own, for sampling holds the guest up
+extra MB  Pss of both QEMUs together (each page once), peak less before; one run of its own, for sampling takes time
 wall      of the command `drover upgrade`; start-up: spawn of a new QEMU to its first QMP answer, in the floor's runs; own: wall less start-up"""
 
 

@@ -1,18 +1,20 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The two sides of the benchmark: a guest that drover upgrades, and its twin that is moved by the bare QMP sequence."""
 
+import contextlib
+import dataclasses
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
-import tempfile
 import threading
 import time
 from pathlib import Path
 
-from lib import bare, guest, hosts
-from lib.procs import PeakMemory, pss_mib, wait_until
+from lib import bare, guest
+from lib.procs import private_mib
 
 VERSIONS = ("7.2", "10.0")  # to and fro
 # So many ticks of 1 ms before and after each upgrade: the guest must have warmed up, and its silence must have ended.
@@ -41,11 +43,32 @@ def qemus_with(marker):
     return found
 
 
-class PssPeak:
-    """Samples the Pss of all QEMUs with `marker` on their command line, together; .extra_mib is the peak less before.
+def _counted_mib(pids):
+    """Anonymous memory of these processes and what their memfds hold, each once: counters, no walk through page tables."""
+    memfds = {}
+    for pid in pids:
+        for entry in Path(f"/proc/{pid}/fd").iterdir():
+            try:
+                if os.readlink(entry).startswith("/memfd:"):
+                    status = os.stat(entry)
+                    memfds[status.st_ino] = status.st_blocks * 512 / 2**20
+            except OSError:
+                pass
+    return sum(map(private_mib, pids)) + sum(memfds.values())
 
-    Pss counts what several processes share once over them all. Reading it walks the page tables and holds the guest up, so
-    it is done in runs of its own. The programs' own code is in it.
+
+def _files_mib(pid):
+    """Its share of mapped files: the program and its libraries."""
+    found = re.search(r"^Pss_File:\s*(\d+)", Path(f"/proc/{pid}/smaps_rollup").read_text(), re.M)
+    return int(found[1]) / 1024
+
+
+class PssPeak:
+    """The Pss of all QEMUs with `marker` on their command line, together; .extra_mib is the peak less before.
+
+    Pss of two processes cannot be read at one instant: while pages move from one to the other, or are mapped by the second,
+    they would count twice. So it is put together from its parts: anonymous memory and shared RAM, each page once, by counters
+    and sampled; and the files that the new QEMU maps, read once when it runs.
     """
 
     def __init__(self, marker):
@@ -53,30 +76,25 @@ class PssPeak:
         self.stopping = threading.Event()
         self.samples = 0
 
-    def _now(self):
-        total = 0.0
-        for pid in qemus_with(self.marker):
-            try:
-                total += pss_mib(pid)
-            except (OSError, KeyError):
-                pass  # it ended meanwhile
-        return total
-
     def __enter__(self):
-        self.before = self.peak = self._now()
+        self.pids = qemus_with(self.marker)
+        self.before = self.peak = _counted_mib(self.pids)
         self.thread = threading.Thread(target=self._run, daemon=True)
         self.thread.start()
         return self
 
     def _run(self):
-        while not self.stopping.wait(0.01):
-            self.peak = max(self.peak, self._now())
-            self.samples += 1
+        while not self.stopping.wait(0.005):
+            if len(self.pids) < 2:
+                self.pids |= qemus_with(self.marker)
+            with contextlib.suppress(OSError):  # one has ended
+                self.peak = max(self.peak, _counted_mib(self.pids))
+                self.samples += 1
 
     def __exit__(self, *_):
         self.stopping.set()
         self.thread.join()
-        self.extra_mib = self.peak - self.before
+        self.extra_mib = self.peak - self.before + max(map(_files_mib, qemus_with(self.marker)), default=0)
 
 
 class Side:
@@ -162,7 +180,7 @@ class DroverSide(Side):
         self.serial = self.dir / "console"
         kind = "shared" if self.shared else "private"
         # drover makes the RAM, so that the command line has none of it; all else is the twin's.
-        argv = bare.dataclasses.replace(self.spec, shared=False).argv(guest.qemu(self.version))
+        argv = dataclasses.replace(self.spec, shared=False).argv(guest.qemu(self.version))
         daemon.run("run", self.name, "--memory", kind, "--", *argv,
                    "-chardev", f"socket,id=console,path={self.serial},server=on,wait=off", "-serial", "chardev:console")
         self.console = guest.Console(self.serial)

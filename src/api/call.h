@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the files of the API share: the server, a connection, and a request under way.
  *
- * Everything here belongs to the main context's thread, with one exception: between dr_call_start() and the route's
- * answer, the worker thread has the members of DrCall that are marked so. The message is paused meanwhile. A client that
- * goes away only sets `gone`: the call ends when its worker does, and then nobody is answered. */
+ * Everything here belongs to the main context's thread, with one exception: between dr_call_start() and
+ * the route's answer, the worker thread has the members of DrCall that are marked so. The message is
+ * paused meanwhile. A client that goes away only sets `gone`: the call ends when its worker does, and then
+ * nobody is answered. */
 #pragma once
 #include "api/http.h"
 
@@ -45,8 +46,8 @@ typedef struct {
 
 DrConnection *dr_connection_of(SoupServerMessage *message);
 
-/* Calls back when the other end has closed; the caller destroys the source before the socket is closed. (Not GSocket's own
- * source, which also fires at the socket's timeout.) */
+/* Calls back when the other end has closed; the caller destroys the source before the socket is closed.
+ * (Not GSocket's own source, which also fires at the socket's timeout.) */
 GSource *dr_connection_watch(DrConnection *connection, GUnixFDSourceFunc hung_up, gpointer data);
 
 typedef enum {
@@ -98,8 +99,8 @@ void dr_call_work(gpointer call, gpointer api); /* the pool's function */
 /* Whether its worker should end early. */
 gboolean dr_call_abandoned(DrCall *call);
 
-/* For work(): the result, made into text there so that the main loop does not have to. Both take over the reference; NULL
- * (with the error set) gives FALSE. */
+/* For work(): the result, made into text there so that the main loop does not have to. Both take over the
+ * reference; NULL (with the error set) gives FALSE. */
 gboolean dr_call_take_object(DrCall *call, JsonObject *object);
 gboolean dr_call_take_array(DrCall *call, JsonArray *array);
 

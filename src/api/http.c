@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The server: accepts connections within limits, reads requests within limits, hands them to routes.c.
  *
- * drover accepts the connections and gives them to libsoup one by one, because libsoup 3.2 has none of the limits that
- * are needed here (number of connections, time, size of a body), and because an HTTP/1.0 request without a Host makes it
- * take the local address for an internet address: it is given one. The remote address is an object of its own for each
- * connection, by which a message's connection is found again. */
+ * drover accepts the connections and gives them to libsoup one by one, because libsoup 3.2 has none of the
+ * limits that are needed here (number of connections, time, size of a body), and because an HTTP/1.0
+ * request without a Host makes it take the local address for an internet address: it is given one. The
+ * remote address is an object of its own for each connection, by which a message's connection is found
+ * again. */
 #include "api/call.h"
 #include "api/listen.h"
 #include "api/problem.h"
@@ -74,8 +75,8 @@ refuse_body(SoupServerMessage *message, DrConnection *connection)
   say_close(message);
 }
 
-/* libsoup reads a request to its end before it answers, so what comes after the limit is read and dropped: the client
- * gets its 413 when it has sent all, or is cut off. */
+/* libsoup reads a request to its end before it answers, so what comes after the limit is read and dropped:
+ * the client gets its 413 when it has sent all, or is cut off. */
 static void
 on_got_chunk(SoupServerMessage *message, GBytes *chunk, gpointer unused)
 {
@@ -208,7 +209,8 @@ on_retry(gpointer data)
   return G_SOURCE_REMOVE;
 }
 
-/* Out of descriptors or memory: the connection waits in the kernel's queue, and the loop must not spin on it. */
+/* Out of descriptors or memory: the connection waits in the kernel's queue, and the loop must not spin on
+ * it. */
 static void
 retry_later(DrApi *api, const GError *error)
 {

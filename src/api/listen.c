@@ -21,7 +21,8 @@ fill_address(const char *path, struct sockaddr_un *address, GError **error)
   return dr_error_remedy(error, "choose a run directory with a shorter name");
 }
 
-/* Removes a socket file that refuses connections. A connection that would block means a full queue of a live one. */
+/* Removes a socket file that refuses connections. A connection that would block means a full queue of a
+ * live one. */
 static gboolean
 clear_stale(const char *path, const struct sockaddr_un *address, GError **error)
 {
@@ -55,7 +56,8 @@ dr_listen(const char *path, GError **error)
   if (!fill_address(path, &address, error) || !clear_stale(path, &address, error))
     return NULL;
   fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  /* Before bind(): the file takes the socket's mode (less umask), so that there's no moment with another one. */
+  /* Before bind(): the file takes the socket's mode (less umask), so that there's no moment with another
+   * one. */
   if (fd < 0 || fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 ||
       listen(fd, SOMAXCONN) < 0) {
     dr_error_set_errno(error, errno, "cannot listen on '%s'", path);

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The pump: four sources, each there only while there is something to do for it.
  *
- * Each source fires once and is made anew by update(), the one place that decides what to wait for: libsoup's input
- * stream has sources that fire for ever while its buffer holds something. */
+ * Each source fires once and is made anew by update(), the one place that decides what to wait for:
+ * libsoup's input stream has sources that fire for ever while its buffer holds something. */
 #include "api/pump.h"
 #include "api/ws.h"
 #include "base/error.h"
@@ -103,8 +103,8 @@ on_control(DrPump *pump, DrWsOpcode opcode)
   send_close(pump, 1000, "");
 }
 
-/* What we have to send must not keep us from receiving: two ends that both waited so would wait for ever. Only a client that
- * sends pings and takes no answers gets that far. */
+/* What we have to send must not keep us from receiving: two ends that both waited so would wait for ever.
+ * Only a client that sends pings and takes no answers gets that far. */
 static gboolean
 room_for_pong(const DrPump *pump)
 {
@@ -256,7 +256,8 @@ want_ws(DrPump *pump, gboolean wanted, GSource **source, gboolean in)
   g_source_attach(*source, pump->context);
 }
 
-/* A lost connection ends when what had come is delivered; an orderly one when both closes are through, too. */
+/* A lost connection ends when what had come is delivered; an orderly one when both closes are through,
+ * too. */
 static gboolean
 is_done(const DrPump *pump)
 {

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Carries bytes between a WebSocket and descriptors, both ways, holding at most 128 KiB a way: a side that does not take
- * makes the pump stop reading from the other one. droverd has one a console client, `drover console` has one. */
+/* Carries bytes between a WebSocket and descriptors, both ways, holding at most 128 KiB a way: a side that
+ * does not take makes the pump stop reading from the other one. droverd has one a console client, `drover
+ * console` has one. */
 #pragma once
 #include <gio/gio.h>
 
@@ -22,7 +23,8 @@ typedef struct {
   const char *goodbye; /* what a close of ours says */
   guint linger_ms;     /* how long a close may take: what is left to write, and the other end's answer */
 
-  /* Optional: looks at what was read from in_fd; returns how many bytes of it to send. Fewer than all: then end. */
+  /* Optional: looks at what was read from in_fd; returns how many bytes of it to send. Fewer than all:
+   * then end. */
   gsize (*filter)(gpointer data, const guint8 *bytes, gsize len);
   /* The last thing that happens; it may free the pump. */
   void (*ended)(gpointer data, DrPumpEnd end, const char *text);

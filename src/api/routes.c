@@ -157,7 +157,8 @@ static const DrRoute routes[] = {
   { "GET", "/metrics", DR_BODY_NONE, dr_metrics_work },
 };
 
-/* Whether the raw (still escaped) path fits; *ret_name is what stood for "{}", or NULL where it cannot be unescaped. */
+/* Whether the raw (still escaped) path fits; *ret_name is what stood for "{}", or NULL where it cannot be
+ * unescaped. */
 static gboolean
 path_fits(const char *pattern, const char *path, char **ret_name)
 {

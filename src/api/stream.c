@@ -1,9 +1,10 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* GET /v1/events: server-sent events.
  *
- * What waits for a reader is bounded twice: at most UNSENT_MAX events are with libsoup, the rest is in the subscription,
- * which drops the oldest and counts them. A reader that has taken nothing between two comments is dropped. One that has
- * gone is seen at once by its socket's hang-up, which libsoup does not look at while it has nothing to write. */
+ * What waits for a reader is bounded twice: at most UNSENT_MAX events are with libsoup, the rest is in the
+ * subscription, which drops the oldest and counts them. A reader that has taken nothing between two
+ * comments is dropped. One that has gone is seen at once by its socket's hang-up, which libsoup does not
+ * look at while it has nothing to write. */
 #include "api/call.h"
 #include "api/problem.h"
 #include "base/error.h"
@@ -140,7 +141,8 @@ on_comment(gpointer data)
   DrStream *stream = data;
 
   if (stream->unsent > 0 && !stream->taken) {
-    /* libsoup waits for the socket to take more: this wakes it with an error, and it lets go of the message. */
+    /* libsoup waits for the socket to take more: this wakes it with an error, and it lets go of the
+     * message. */
     g_socket_shutdown(stream->socket, TRUE, TRUE, NULL);
     return G_SOURCE_CONTINUE;
   }

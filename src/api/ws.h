@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* WebSocket frames (RFC 6455) as bytes: writing one, and reading them as they come.
  *
- * libsoup has its own, but it reads as long as a client sends and queues as long as we send: a console between a fast
- * guest and a slow reader would have no bound. pump.c is built on these two functions instead, at both ends. */
+ * libsoup has its own, but it reads as long as a client sends and queues as long as we send: a console
+ * between a fast guest and a slow reader would have no bound. pump.c is built on these two functions
+ * instead, at both ends. */
 #pragma once
 #include <glib.h>
 
@@ -36,8 +37,9 @@ void dr_ws_append(GByteArray *out, DrWsOpcode opcode, gconstpointer data, gsize 
 /* Appends a close frame; `reason` is at most 123 bytes. Code: RFC 6455, 7.4.1. */
 void dr_ws_append_close(GByteArray *out, guint16 code, const char *reason, gboolean from_client);
 
-/* Takes bytes in, appends what they carry of text and binary messages to `payload` (never more bytes than were taken), and
- * stops behind a control frame: *ret_control is then its opcode and its content stands in `control`, NUL-terminated.
- * Returns: how many of the bytes were taken; -1 with DR_ERROR_INVALID when they are no WebSocket. */
+/* Takes bytes in, appends what they carry of text and binary messages to `payload` (never more bytes than
+ * were taken), and stops behind a control frame: *ret_control is then its opcode and its content stands in
+ * `control`, NUL-terminated. Returns: how many of the bytes were taken; -1 with DR_ERROR_INVALID when they
+ * are no WebSocket. */
 gssize dr_ws_read(DrWsReader *reader, const guint8 *data, gsize len, GByteArray *payload,
                   DrWsOpcode *ret_control, GError **error);

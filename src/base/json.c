@@ -105,10 +105,47 @@ as_utf8(char *text)
   return g_utf8_validate(text, -1, NULL) ? g_steal_pointer(&owned) : g_utf8_make_valid(text, -1);
 }
 
+/* json-glib prints 2.9 as 2.8999999999999999. The shorter form reads as the same number for every purpose here. */
+static void
+append_number(GString *out, const char *number, gsize len)
+{
+  char short_form[G_ASCII_DTOSTR_BUF_SIZE];
+  g_autofree char *text = g_strndup(number, len);
+
+  if (len > 16 && strchr(text, '.'))
+    g_string_append(out, g_ascii_formatd(short_form, sizeof short_form, "%.15g", g_ascii_strtod(text, NULL)));
+  else
+    g_string_append_len(out, number, len);
+}
+
+static char *
+shorten_numbers(char *text)
+{
+  g_autofree char *owned = text;
+  GString *out = g_string_sized_new(strlen(text));
+  gboolean in_string = FALSE;
+
+  while (*text) {
+    gsize len = in_string ? 0 : strspn(text, "0123456789.+-eE");
+
+    if (len > 0) {
+      append_number(out, text, len);
+      text += len;
+      continue;
+    }
+    if (*text == '"')
+      in_string = !in_string;
+    else if (in_string && *text == '\\' && text[1])
+      g_string_append_c(out, *text++);
+    g_string_append_c(out, *text++);
+  }
+  return g_string_free(out, FALSE);
+}
+
 char *
 dr_json_print(JsonNode *node, gboolean pretty)
 {
-  return as_utf8(json_to_string(node, pretty));
+  return shorten_numbers(as_utf8(json_to_string(node, pretty)));
 }
 
 char *
@@ -116,7 +153,15 @@ dr_json_print_object(JsonObject *object, gboolean pretty)
 {
   g_autoptr(JsonNode) node = json_node_init_object(json_node_alloc(), object);
 
-  return as_utf8(json_to_string(node, pretty));
+  return shorten_numbers(as_utf8(json_to_string(node, pretty)));
+}
+
+JsonNode *
+dr_json_dup(JsonNode *node)
+{
+  g_autofree char *text = json_to_string(node, FALSE);
+
+  return json_from_string(text, NULL);
 }
 
 JsonNode *

@@ -27,6 +27,10 @@ JsonObject *dr_json(const char *format, ...);
 char *dr_json_print(JsonNode *node, gboolean pretty);
 char *dr_json_print_object(JsonObject *object, gboolean pretty);
 
+/* A copy that shares nothing with the original. json_node_copy() shares objects and arrays, whose reference counts are
+ * not atomic in 1.6: what another thread will read must be copied by this. Returns: (transfer full). */
+JsonNode *dr_json_dup(JsonNode *node);
+
 /* An object as a node. Takes over the reference. Returns: (transfer full). */
 JsonNode *dr_json_node(JsonObject *object);
 

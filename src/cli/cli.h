@@ -31,8 +31,9 @@ struct DrCli {
   DrClient *client;
 };
 
-/* Takes the options out of the verb's argv (`entries` may be NULL) and checks that `min` to `max` (-1: any number) words
- * are left in cli->words. FALSE with the error set: dr_cli_fail() it. --help prints and ends the process. */
+/* Takes the options out of the verb's argv (`entries` may be NULL) and checks that `min` to `max` (-1: any
+ * number) words are left in cli->words. FALSE with the error set: dr_cli_fail() it. --help prints and ends
+ * the process. */
 gboolean dr_cli_parse(DrCli *cli, int argc, char **argv, const GOptionEntry *entries, int min, int max,
                       GError **error);
 
@@ -51,8 +52,8 @@ int dr_exit_of(const GError *error);
 JsonNode *dr_cli_call(DrCli *cli, const char *method, const char *path, const char *name, JsonObject *body,
                       GError **error);
 
-/* The same for each of cli->words, going on after an error. `tell` prints one answer; with --json one name gives an
- * object, several an array. Returns: the exit code. */
+/* The same for each of cli->words, going on after an error. `tell` prints one answer; with --json one name
+ * gives an object, several an array. Returns: the exit code. */
 int dr_cli_each(DrCli *cli, const char *method, const char *path, JsonObject *body,
                 void (*tell)(const char *name, JsonObject *answer));
 

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* HTTP over the unix socket: a SoupSession stripped of what a local call does not need (proxies, TLS, cookies). */
+/* HTTP over the unix socket: a SoupSession stripped of what a local call does not need (proxies, TLS,
+ * cookies). */
 #include "cli/client.h"
 #include "base/error.h"
 

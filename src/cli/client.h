@@ -7,7 +7,8 @@
 
 typedef struct DrClient DrClient;
 
-/* `connect`: "unix:PATH", or NULL for DROVER_CONNECT or the default. Does not connect yet. Errors: INVALID. */
+/* `connect`: "unix:PATH", or NULL for DROVER_CONNECT or the default. Does not connect yet. Errors:
+ * INVALID. */
 DrClient *dr_client_new(const char *connect, GError **error);
 void dr_client_free(DrClient *client);
 
@@ -17,21 +18,22 @@ const char *dr_client_path(const DrClient *client);
  * start of a VM with much RAM to be prepared may take minutes. */
 void dr_client_set_timeout(DrClient *client, guint seconds);
 
-/* One call; `body` may be NULL. (transfer full): the answer, a null node where there was none. A problem of droverd's is
- * its error, with its remedy; no droverd there is DR_ERROR_CLOSED with a remedy. */
+/* One call; `body` may be NULL. (transfer full): the answer, a null node where there was none. A problem
+ * of droverd's is its error, with its remedy; no droverd there is DR_ERROR_CLOSED with a remedy. */
 JsonNode *dr_client_call(DrClient *client, const char *method, const char *path, JsonObject *body,
                          GError **error);
 
 /* The event stream; `query` is "" or "?job=ID". (transfer full) */
 GDataInputStream *dr_client_events(DrClient *client, const char *query, GError **error);
 
-/* Waits for the next event. droverd says something every 15 s: silence for the timeout is an error. NULL without an error:
- * the stream ended. (transfer full) */
+/* Waits for the next event. droverd says something every 15 s: silence for the timeout is an error. NULL
+ * without an error: the stream ended. (transfer full) */
 JsonObject *dr_client_next_event(GDataInputStream *events, GError **error);
 
 /* A connection after a WebSocket handshake for `path`. (transfer full) */
 GIOStream *dr_client_websocket(DrClient *client, const char *path, GError **error);
 
-/* For those two: an error of the connection, and an answer that is not the one hoped for (a problem's text). */
+/* For those two: an error of the connection, and an answer that is not the one hoped for (a problem's
+ * text). */
 void dr_client_transport_error(const DrClient *client, const GError *cause, GError **error);
 void dr_client_problem(guint status, const char *text, gsize len, GError **error);

@@ -7,8 +7,8 @@
 #include <string.h>
 #include <unistd.h>
 
-/* The environment of this process with --env's on top, less what is meant for drover itself. JSON cannot carry bytes that
- * are no UTF-8: such a variable is left out, and said so. */
+/* The environment of this process with --env's on top, less what is meant for drover itself. JSON cannot
+ * carry bytes that are no UTF-8: such a variable is left out, and said so. */
 static JsonArray *
 environment(char **extra)
 {

@@ -25,20 +25,19 @@ options_clear(Options *options)
 
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Options, options_clear)
 
-/* As the shell finds a program: a path is taken from here, a bare word from PATH. droverd has another directory and
- * another PATH. */
+/* As the shell finds a program: a path is taken from here, a bare word from PATH. droverd has another
+ * directory and another PATH. */
 static char *
 find_qemu(const char *qemu, GError **error)
 {
-  g_autofree char *found =
-      strchr(qemu, '/') ? g_canonicalize_filename(qemu, NULL) : g_find_program_in_path(qemu);
+  g_autofree char *found = strchr(qemu, '/') ? g_strdup(qemu) : g_find_program_in_path(qemu);
 
   if (!found) {
     dr_error_set(error, DR_ERROR_NOT_FOUND, "upgrade: there is no program '%s' in PATH", qemu);
     dr_error_remedy(error, "give its path: --qemu /usr/bin/qemu-system-x86_64");
     return NULL;
   }
-  return g_steal_pointer(&found);
+  return g_canonicalize_filename(found, NULL);
 }
 
 static gboolean
@@ -154,8 +153,8 @@ print_started(JsonArray *jobs)
   }
 }
 
-/* The event stream is opened first, so that the jobs' first stages are in it. Without one (droverd has no place for more)
- * droverd is asked. */
+/* The event stream is opened first, so that the jobs' first stages are in it. Without one (droverd has no
+ * place for more) droverd is asked. */
 static int
 upgrade(DrCli *cli, const Options *options, JsonObject *body, GError **error)
 {

@@ -8,7 +8,8 @@ gboolean dr_job_view_ended(JsonObject *job);
 /* 0, 1 or 3. */
 int dr_job_view_exit(JsonObject *job);
 
-/* One line, no newline: "web1: upgraded 7.2.22 -> 10.0.11, paused 2.9 ms, …", or how it ended otherwise. (transfer full) */
+/* One line, no newline: "web1: upgraded 7.2.22 -> 10.0.11, paused 2.9 ms, …", or how it ended otherwise.
+ * (transfer full) */
 char *dr_job_view_sentence(JsonObject *job);
 
 /* How far it is: "copying RAM 40% (1.2 GB of 3.0 GB, 812 MiB/s, pass 2)". (transfer full) */

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Raw mode. The signal handlers act themselves, not through the main loop: that may be stuck in a write to a terminal
- * that takes nothing. tcsetattr(), raise() and signal masks are async-signal-safe. */
+/* Raw mode. The signal handlers act themselves, not through the main loop: that may be stuck in a write to
+ * a terminal that takes nothing. tcsetattr(), raise() and signal masks are async-signal-safe. */
 #include "cli/terminal.h"
 
 #include <errno.h>

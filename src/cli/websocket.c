@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The client's handshake of a WebSocket (RFC 6455, section 4.1); frames are api/ws.c's. By hand, because libsoup's own
- * WebSocket reads and queues without bounds (see api/ws.h) and does not give its connection away. */
+/* The client's handshake of a WebSocket (RFC 6455, section 4.1); frames are api/ws.c's. By hand, because
+ * libsoup's own WebSocket reads and queues without bounds (see api/ws.h) and does not give its connection
+ * away. */
 #include "base/error.h"
 #include "cli/client.h"
 

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Hands each event to every subscriber's bounded queue and wakes it in its own main context.
  *
- * An event is kept as text: json-glib 1.6 counts an object's references without atomics, so that one object must not be
- * held by two threads. The text is made once and shared. */
+ * An event is kept as text: json-glib 1.6 counts an object's references without atomics, so that one
+ * object must not be held by two threads. The text is made once and shared. */
 #include "daemon/events.h"
 
 #define QUEUE_MAX 256

@@ -85,7 +85,7 @@ start(Daemon *d, GError **error)
   d->host.store = dr_store_open(d->host.state_dir, error);
   if (!d->host.store)
     return FALSE;
-  /* What an earlier droverd left half done is settled before anybody can ask for more. */
+  /* What an earlier droverd left half done is taken up before anybody can ask for more: its VMs have a job already. */
   d->service = dr_service_new(&d->host, error);
   if (!d->service)
     return FALSE;

@@ -481,9 +481,9 @@ dr_service_forget(DrService *service, const char *name, gboolean force, GError *
 
   if (!vm)
     return FALSE;
-  lives = dr_vm_check(vm);
   if (dr_vm_job(vm))
     return dr_error_set(error, DR_ERROR_BUSY, "VM '%s' has job %" G_GINT64_FORMAT " under way", name, dr_vm_job(vm));
+  lives = dr_vm_check(vm);
   if (lives && !dr_vm_record(vm)->borrowed && !force) {
     dr_error_set(error, DR_ERROR_REFUSED, "VM '%s' runs, and would run on without anybody to look after it", name);
     return dr_error_remedy(error, "stop it first (drover stop %s), or forget it all the same: --force", name);
@@ -510,7 +510,7 @@ requested_vms(DrService *service, JsonObject *request, GError **error)
   if (dr_json_bool(request, "all", FALSE)) {
     vms = all(service);
     for (guint i = vms->len; i-- > 0;)
-      if (!dr_vm_check(vms->pdata[i]))
+      if (!dr_vm_job(vms->pdata[i]) && !dr_vm_check(vms->pdata[i]))
         g_ptr_array_remove_index(vms, i);
     return g_steal_pointer(&vms);
   }
@@ -711,37 +711,48 @@ load_vms(DrService *service, GError **error)
   return TRUE;
 }
 
+/* Takes up a job of an earlier droverd: claims its VM, so that nobody else touches it before its guest is found. */
 static void
-recover_job(DrService *service, const DrJobRow *row)
+take_up(DrService *service, const DrJobRow *row, GPtrArray *batch)
 {
   DrVm *vm = g_hash_table_lookup(service->vms, row->vm);
-  g_autoptr(GError) error = NULL;
-  g_autoptr(DrJob) job = NULL;
+  DrJob *job = vm ? dr_jobs_resume(service->jobs, row, vm, NULL) : NULL;
 
-  if (!vm) {
+  if (!job) {
+    /* Its VM was forgotten; or it was made, and could not begin, while another job had the VM. */
     dr_store_put_job(service->host->store, row->id, "failed", row->stage, row->record, NULL);
     return;
   }
-  job = dr_jobs_resume(service->jobs, row, vm, &error);
-  if (!job) {
-    g_warning("%s", error->message);
-    return;
-  }
-  g_message("job %" G_GINT64_FORMAT ": an earlier droverd left it at stage '%s'", row->id, row->stage);
-  dr_upgrade_recover(job, row, &error);
-  dr_job_end(job, error);
+  g_message("job %" G_GINT64_FORMAT ": an earlier droverd left it unfinished", row->id);
+  dr_vm_reserve(vm, "the recovery of an upgrade");
+  g_ptr_array_add(batch, job);
 }
 
-/* Newest last, as they were made; one VM has at most one that had begun. */
+static gboolean
+recover(DrJob *job, GError **error)
+{
+  gboolean done = dr_upgrade_recover(job, error);
+
+  dr_vm_attach(dr_job_vm(job));
+  return done;
+}
+
+/* Of a VM at most one had begun: those first. */
 static gboolean
 recover_jobs(DrService *service, GError **error)
 {
+  static const char *const states[] = { "running", "queued" };
   g_autoptr(GPtrArray) rows = dr_store_list_jobs(service->host->store, TRUE, 10000, error);
+  g_autoptr(GPtrArray) batch = g_ptr_array_new_with_free_func((GDestroyNotify)dr_job_unref);
 
   if (!rows)
     return FALSE;
-  for (guint i = rows->len; i-- > 0;)
-    recover_job(service, rows->pdata[i]);
+  for (guint n = 0; n < G_N_ELEMENTS(states); n++)
+    for (guint i = 0; i < rows->len; i++)
+      if (g_str_equal(((DrJobRow *)rows->pdata[i])->state, states[n]))
+        take_up(service, rows->pdata[i], batch);
+  if (batch->len)
+    dr_jobs_recover(service->jobs, g_steal_pointer(&batch), recover);
   return TRUE;
 }
 
@@ -764,7 +775,8 @@ dr_service_new(DrHost *host, GError **error)
   }
   vms = all(service);
   for (guint i = 0; i < vms->len; i++)
-    dr_vm_attach(vms->pdata[i]);
+    if (!dr_vm_job(vms->pdata[i]))
+      dr_vm_attach(vms->pdata[i]);
   return service;
 }
 

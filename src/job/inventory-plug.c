@@ -151,8 +151,8 @@ static gboolean
 write_place(DrApply *a, DrOpts *opts, const DrPlugged *plugged, const DrQdev *dev)
 {
   const char *path = g_hash_table_lookup(plugged->props, "parent_bus");
-  const char *bus = dev ? dev->bus : path && *path ? last_part(path) : NULL;
-  const char *addr = running_value(a, plugged, dev, "addr");
+  const char *bus = dev ? dev->bus : path && *path ? last_part(path) : NULL; /* memory has none */
+  const char *addr = dev ? g_hash_table_lookup(dev->props, "addr") : NULL;
   guint same = 0;
 
   if (!bus)

@@ -108,43 +108,39 @@ read_all_properties(DrInventory *inv, DrQmp *qmp, DrPlugged *plugged, GError **e
         !dr_ask_into(qmp, plugged->path, name, plugged->props, error))
       return FALSE;
   }
-  /* "addr" is a number there, and 7.2 wants the "SLOT.FUNCTION" that only the old twin of the property has. */
-  if (g_hash_table_contains(plugged->props, "addr")) {
-    g_autoptr(JsonNode) addr = NULL;
-
-    if (!dr_ask_property(qmp, plugged->path, "legacy-addr", &addr, error))
-      return FALSE;
-    if (addr)
-      g_hash_table_replace(plugged->props, g_strdup("addr"), dr_value_text(addr));
-  }
   return TRUE;
 }
 
+/* What cannot be had from info qtree, which has most of it for a device with an id: each of these is a round trip. */
 static gboolean
-is_cpu(const char *type)
+read_anonymous(DrInventory *inv, DrQmp *qmp, DrPlugged *plugged, GError **error)
 {
-  return g_str_has_suffix(type, "-cpu");
+  g_autoptr(JsonNode) hot = NULL;
+
+  if (!dr_ask_property(qmp, plugged->path, "hotplugged", &hot, error) ||
+      !dr_ask_into(qmp, plugged->path, "parent_bus", plugged->props, error))
+    return FALSE;
+  plugged->hot = hot && JSON_NODE_HOLDS_VALUE(hot) && json_node_get_boolean(hot);
+  return !plugged->hot || (read_type(inv, qmp, plugged->type, error) && read_all_properties(inv, qmp, plugged, error));
 }
 
 static gboolean
 read_plugged(DrInventory *inv, DrQmp *qmp, DrPlugged *plugged, GError **error)
 {
-  static const char *const extra[] = { "parent_bus", "bootindex", "iothread-vq-mapping" }; /* not in info qtree */
-  g_autoptr(JsonNode) hot = NULL;
+  static const char *const extra[] = { "bootindex", "iothread-vq-mapping" }; /* not in info qtree, or without its value */
 
   plugged->props = dr_props_new();
-  if (!read_type(inv, qmp, plugged->type, error) || !dr_ask_property(qmp, plugged->path, "hotplugged", &hot, error))
-    return FALSE;
-  plugged->hot = hot && JSON_NODE_HOLDS_VALUE(hot) && json_node_get_boolean(hot);
-  if (is_cpu(plugged->type))
+  if (g_str_has_suffix(plugged->type, "-cpu"))
     return TRUE; /* hundreds of features, which -cpu gives; query-cpus-fast has the place */
-  for (guint i = 0; i < G_N_ELEMENTS(extra); i++)
-    if ((i == 0 || type_has(inv, plugged->type, extra[i])) &&
-        !dr_ask_into(qmp, plugged->path, extra[i], plugged->props, error))
-      return FALSE;
-  /* A device without an id cannot be found in info qtree; one from the command line need not be. */
-  if (plugged->anon ? plugged->hot : !dr_qtree_find(inv, plugged->name))
+  if (plugged->anon)
+    return read_anonymous(inv, qmp, plugged, error);
+  if (!read_type(inv, qmp, plugged->type, error))
+    return FALSE;
+  if (!dr_qtree_find(inv, plugged->name))
     return read_all_properties(inv, qmp, plugged, error);
+  for (guint i = 0; i < G_N_ELEMENTS(extra); i++)
+    if (type_has(inv, plugged->type, extra[i]) && !dr_ask_into(qmp, plugged->path, extra[i], plugged->props, error))
+      return FALSE;
   return read_links(inv, qmp, plugged, error);
 }
 

@@ -167,36 +167,6 @@ dr_qtree_find(const DrInventory *inventory, const char *id)
   return NULL;
 }
 
-static gboolean
-may_be(const DrQdev *dev, const DrPlugged *plugged)
-{
-  const char *path = g_hash_table_lookup(plugged->props, "parent_bus");
-  const char *addr = g_hash_table_lookup(plugged->props, "addr");
-  const char *other = g_hash_table_lookup(dev->props, "addr");
-  g_autofree char *bus = path && *path ? g_path_get_basename(path) : NULL;
-
-  return !dev->id && bus && g_str_equal(dev->type, plugged->type) && g_str_equal(dev->bus, bus) &&
-         !(addr && other && !g_str_equal(addr, other));
-}
-
-DrQdev *
-dr_qtree_find_plugged(const DrInventory *inventory, const DrPlugged *plugged, GHashTable *taken)
-{
-  if (!plugged->anon)
-    return dr_qtree_find(inventory, plugged->name);
-  /* A bus is listed with the newest device first, and those without an id are asked for from the oldest on. */
-  for (guint i = inventory->qdevs->len; i > 0; i--) {
-    DrQdev *dev = inventory->qdevs->pdata[i - 1];
-
-    if (!may_be(dev, plugged) || (taken && g_hash_table_contains(taken, dev)))
-      continue;
-    if (taken)
-      g_hash_table_add(taken, dev);
-    return dev;
-  }
-  return NULL;
-}
-
 /* The one device on a bus inside of `dev` that does its work: virtio-net-device below virtio-net-pci. */
 static const DrQdev *
 backend_of(const DrInventory *inventory, const DrQdev *dev)
@@ -220,6 +190,45 @@ dr_qdev_prop(const DrInventory *inventory, const DrQdev *dev, const char *name)
     return value;
   backend = backend_of(inventory, dev);
   return backend ? g_hash_table_lookup(backend->props, name) : NULL;
+}
+
+/* Same type, same bus, no id, and no property that says otherwise. ("addr" is a number in QOM and SLOT.FUNCTION here.) */
+static gboolean
+may_be(const DrInventory *inventory, const DrQdev *dev, const DrPlugged *plugged)
+{
+  const char *path = g_hash_table_lookup(plugged->props, "parent_bus");
+  g_autofree char *bus = path && *path ? g_path_get_basename(path) : NULL;
+  GHashTableIter iter;
+  gpointer name, value;
+
+  if (dev->id || !bus || !g_str_equal(dev->type, plugged->type) || !g_str_equal(dev->bus, bus))
+    return FALSE;
+  g_hash_table_iter_init(&iter, plugged->props);
+  while (g_hash_table_iter_next(&iter, &name, &value)) {
+    const char *other = g_str_equal(name, "addr") ? NULL : dr_qdev_prop(inventory, dev, name);
+
+    if (other && !g_str_equal(value, other))
+      return FALSE;
+  }
+  return TRUE;
+}
+
+DrQdev *
+dr_qtree_find_plugged(const DrInventory *inventory, const DrPlugged *plugged, GHashTable *taken)
+{
+  if (!plugged->anon)
+    return dr_qtree_find(inventory, plugged->name);
+  /* A bus is listed with the newest device first, and those without an id are asked for from the oldest on. */
+  for (guint i = inventory->qdevs->len; i > 0; i--) {
+    DrQdev *dev = inventory->qdevs->pdata[i - 1];
+
+    if (!may_be(inventory, dev, plugged) || (taken && g_hash_table_contains(taken, dev)))
+      continue;
+    if (taken)
+      g_hash_table_add(taken, dev);
+    return dev;
+  }
+  return NULL;
 }
 
 const char *

@@ -66,9 +66,12 @@ pci_identity(const DrQdev *dev)
   return at ? at + strlen("pci id ") : NULL;
 }
 
+/* The virtio device behind a virtio-*-pci goes by that one's name. */
 static const char *
 name_of(const DrQdev *dev)
 {
+  if (!dev->id && dev->parent && g_str_equal(dev->bus, "virtio-bus"))
+    dev = dev->parent;
   return dev->id ? dev->id : dev->type;
 }
 

@@ -9,13 +9,16 @@
 #include <sys/eventfd.h>
 
 #define HOLD_MAX_MS 120000
+#define WRITE_AGAIN_S 5
 #define LIST_MAX 200
 
 struct DrJobs {
   DrHost *host;
   GMutex lock;
   GCond ended;
-  GHashTable *active; /* gint64* -> DrJob */
+  GHashTable *active;    /* gint64* -> DrJob */
+  GHashTable *unwritten; /* the same: ended, but the state file does not know yet (its disk is full) */
+  GSource *write_again;  /* while there are any */
 };
 
 struct DrJob {
@@ -34,7 +37,11 @@ struct DrJob {
 typedef struct {
   DrJobs *jobs;
   DrJobFunc run;
+  guint parallel;
+  gboolean again; /* their beginning is in the journal already */
 } Batch;
+
+static void write_ends(DrJobs *jobs);
 
 DrJobs *
 dr_jobs_new(DrHost *host)
@@ -45,6 +52,7 @@ dr_jobs_new(DrHost *host)
   g_mutex_init(&jobs->lock);
   g_cond_init(&jobs->ended);
   jobs->active = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL, (GDestroyNotify)dr_job_unref);
+  jobs->unwritten = g_hash_table_new_full(g_int64_hash, g_int64_equal, NULL, (GDestroyNotify)dr_job_unref);
   return jobs;
 }
 
@@ -53,7 +61,12 @@ dr_jobs_free(DrJobs *jobs)
 {
   if (!jobs)
     return;
+  write_ends(jobs);
+  if (jobs->write_again)
+    g_source_destroy(jobs->write_again);
+  g_clear_pointer(&jobs->write_again, g_source_unref);
   g_hash_table_unref(jobs->active);
+  g_hash_table_unref(jobs->unwritten);
   g_mutex_clear(&jobs->lock);
   g_cond_clear(&jobs->ended);
   g_free(jobs);
@@ -118,6 +131,7 @@ dr_jobs_add(DrJobs *jobs, const char *kind, DrVm *vm, JsonObject *request, GErro
   JsonObject *record = json_object_new();
   g_autoptr(DrJob) job = NULL;
 
+  write_ends(jobs); /* this one's own journal must not come before the end of the last */
   json_object_set_object_member(record, "request", json_object_ref(request));
   json_object_set_int_member(record, "created_ms", now_ms());
   job = job_new(jobs, kind, vm, record);
@@ -239,6 +253,12 @@ dr_job_enter(DrJob *job, const char *stage, JsonObject *note, GError **error)
 }
 
 void
+dr_job_hold(DrJob *job, const char *point)
+{
+  hold(job, point);
+}
+
+void
 dr_job_step(DrJob *job, const char *stage)
 {
   set_stage(job, stage);
@@ -312,13 +332,94 @@ error_json(const GError *error)
   return object;
 }
 
-/* A state file that cannot be written must not turn a move that is done into one that failed: it is logged, and the
- * next droverd finds the job unfinished and settles it once more, which changes nothing. */
+/* --- The end ---
+ *
+ * A state file that cannot be written must not turn a move that is done into one that failed: that is logged and tried again.
+ * As long as the end of a job is not on disk, the next droverd takes the job up and settles it once more, which changes
+ * nothing; so the record of its VM has to be there before. */
+
+static gboolean
+write_end(DrJob *job, GError **error)
+{
+  gboolean written;
+
+  if (!dr_vm_is_saved(job->vm) && !dr_vm_save(job->vm, error))
+    return FALSE;
+  g_mutex_lock(&job->lock);
+  written = dr_store_put_job(job->jobs->host->store, job->id, job->state, job->stage, job->record, error);
+  g_mutex_unlock(&job->lock);
+  return written;
+}
+
+/* Those that could not be written when they ended. */
+static void
+write_ends(DrJobs *jobs)
+{
+  g_autoptr(GPtrArray) all = g_ptr_array_new_with_free_func((GDestroyNotify)dr_job_unref);
+  GHashTableIter iter;
+  gpointer job;
+
+  g_mutex_lock(&jobs->lock);
+  g_hash_table_iter_init(&iter, jobs->unwritten);
+  while (g_hash_table_iter_next(&iter, NULL, &job))
+    g_ptr_array_add(all, dr_job_ref(job));
+  g_mutex_unlock(&jobs->lock);
+  for (guint i = 0; i < all->len; i++) {
+    DrJob *one = all->pdata[i];
+
+    if (!write_end(one, NULL))
+      continue;
+    g_message("job %" G_GINT64_FORMAT ": its end is in the state file now", one->id);
+    g_mutex_lock(&jobs->lock);
+    g_hash_table_remove(jobs->unwritten, &one->id);
+    g_mutex_unlock(&jobs->lock);
+  }
+}
+
+static void
+write_ends_task(GTask *task, gpointer object, gpointer data, GCancellable *cancellable)
+{
+  write_ends(data);
+}
+
+static gboolean
+on_write_again(gpointer data)
+{
+  DrJobs *jobs = data;
+  g_autoptr(GTask) task = g_task_new(NULL, NULL, NULL, NULL);
+  gboolean more;
+
+  g_mutex_lock(&jobs->lock);
+  more = g_hash_table_size(jobs->unwritten) > 0;
+  if (!more)
+    g_clear_pointer(&jobs->write_again, g_source_unref);
+  g_mutex_unlock(&jobs->lock);
+  if (!more)
+    return G_SOURCE_REMOVE;
+  g_task_set_task_data(task, jobs, NULL);
+  g_task_run_in_thread(task, write_ends_task);
+  return G_SOURCE_CONTINUE;
+}
+
+static void
+write_later(DrJob *job)
+{
+  DrJobs *jobs = job->jobs;
+
+  g_mutex_lock(&jobs->lock);
+  g_hash_table_insert(jobs->unwritten, &job->id, dr_job_ref(job));
+  if (!jobs->write_again) {
+    jobs->write_again = g_timeout_source_new_seconds(WRITE_AGAIN_S);
+    g_source_set_callback(jobs->write_again, on_write_again, jobs, NULL);
+    g_source_attach(jobs->write_again, jobs->host->context);
+  }
+  g_mutex_unlock(&jobs->lock);
+}
+
 void
 dr_job_end(DrJob *job, const GError *error)
 {
   g_autoptr(GError) store_error = NULL;
-  g_autoptr(JsonObject) copy = NULL;
   DrJobs *jobs = job->jobs;
 
   g_mutex_lock(&job->lock);
@@ -327,11 +428,14 @@ dr_job_end(DrJob *job, const GError *error)
   if (error)
     json_object_set_object_member(job->record, "error", error_json(error));
   json_object_set_int_member(job->record, "ended_ms", now_ms());
-  if (!dr_store_put_job(jobs->host->store, job->id, job->state, job->stage, job->record, &store_error))
-    g_warning("job %" G_GINT64_FORMAT " has %s, but %s", job->id, job->state, store_error->message);
   job->finished = TRUE;
   g_mutex_unlock(&job->lock);
+  if (!write_end(job, &store_error)) {
+    g_warning("job %" G_GINT64_FORMAT " has ended (%s), but %s", job->id, job->state, store_error->message);
+    write_later(job);
+  }
   dr_vm_release(job->vm);
+  dr_vm_note_end(job->vm);
   if (error)
     g_message("job %" G_GINT64_FORMAT " (%s %s) %s at stage '%s': %s", job->id, job->kind, dr_vm_name(job->vm), job->state,
               job->stage, error->message);
@@ -344,6 +448,17 @@ dr_job_end(DrJob *job, const GError *error)
   g_mutex_unlock(&jobs->lock);
 }
 
+static gboolean
+begin(DrJob *job, GError **error)
+{
+  g_mutex_lock(&job->lock);
+  g_free(job->state);
+  job->state = g_strdup("running");
+  json_object_set_int_member(job->record, "started_ms", now_ms());
+  g_mutex_unlock(&job->lock);
+  return dr_store_put_job(job->jobs->host->store, job->id, "running", "queued", job->record, error);
+}
+
 static void
 run_one(gpointer data, gpointer user_data)
 {
@@ -351,12 +466,7 @@ run_one(gpointer data, gpointer user_data)
   Batch *batch = user_data;
   g_autoptr(GError) error = NULL;
 
-  g_mutex_lock(&job->lock);
-  g_free(job->state);
-  job->state = g_strdup("running");
-  json_object_set_int_member(job->record, "started_ms", now_ms());
-  g_mutex_unlock(&job->lock);
-  if (dr_store_put_job(batch->jobs->host->store, job->id, "running", "queued", job->record, &error))
+  if (batch->again || begin(job, &error))
     batch->run(job, &error);
   dr_job_end(job, error);
 }
@@ -367,8 +477,7 @@ run_batch(gpointer data)
 {
   GPtrArray *all = data;
   Batch *batch = g_ptr_array_steal_index(all, all->len - 1);
-  guint parallel = GPOINTER_TO_UINT(g_ptr_array_steal_index(all, all->len - 1));
-  GThreadPool *pool = g_thread_pool_new(run_one, batch, (int)parallel, FALSE, NULL);
+  GThreadPool *pool = g_thread_pool_new(run_one, batch, (int)batch->parallel, FALSE, NULL);
 
   for (guint i = 0; i < all->len; i++)
     g_thread_pool_push(pool, all->pdata[i], NULL);
@@ -379,17 +488,25 @@ run_batch(gpointer data)
   return NULL;
 }
 
+static void
+run_in_pool(GPtrArray *batch_jobs, const Batch *how)
+{
+  g_ptr_array_set_free_func(batch_jobs, NULL);
+  g_ptr_array_add(batch_jobs, g_memdup2(how, sizeof *how));
+  g_thread_unref(g_thread_new("jobs", run_batch, batch_jobs));
+}
+
 void
 dr_jobs_run(DrJobs *jobs, GPtrArray *batch_jobs, DrJobFunc run, guint parallel)
 {
-  Batch *batch = g_new0(Batch, 1);
+  run_in_pool(batch_jobs, &(Batch){ .jobs = jobs, .run = run, .parallel = CLAMP(parallel, 1, 64) });
+}
 
-  batch->jobs = jobs;
-  batch->run = run;
-  g_ptr_array_set_free_func(batch_jobs, NULL);
-  g_ptr_array_add(batch_jobs, GUINT_TO_POINTER(CLAMP(parallel, 1, 64)));
-  g_ptr_array_add(batch_jobs, batch);
-  g_thread_unref(g_thread_new("jobs", run_batch, batch_jobs));
+void
+dr_jobs_recover(DrJobs *jobs, GPtrArray *batch_jobs, DrJobFunc recover)
+{
+  /* One that waits for a QEMU that does not answer must not hold up another. */
+  run_in_pool(batch_jobs, &(Batch){ .jobs = jobs, .run = recover, .parallel = MAX(batch_jobs->len, 1), .again = TRUE });
 }
 
 /* --- For the service --- */
@@ -400,7 +517,7 @@ copy_member(JsonObject *from, JsonObject *to, const char *name)
   JsonNode *node = json_object_get_member(from, name);
 
   if (node)
-    json_object_set_member(to, name, json_node_copy(node));
+    json_object_set_member(to, name, dr_json_dup(node));
   else
     json_object_set_null_member(to, name);
 }
@@ -433,14 +550,16 @@ dr_job_json(DrJob *job)
   return object;
 }
 
-/* The active one, or NULL. (transfer full) */
+/* One of which the state file does not know all yet, or NULL. (transfer full) */
 static DrJob *
-find_active(DrJobs *jobs, gint64 id)
+find_live(DrJobs *jobs, gint64 id)
 {
   DrJob *job;
 
   g_mutex_lock(&jobs->lock);
   job = g_hash_table_lookup(jobs->active, &id);
+  if (!job)
+    job = g_hash_table_lookup(jobs->unwritten, &id);
   if (job)
     dr_job_ref(job);
   g_mutex_unlock(&jobs->lock);
@@ -450,7 +569,7 @@ find_active(DrJobs *jobs, gint64 id)
 JsonObject *
 dr_jobs_show(DrJobs *jobs, gint64 id, GError **error)
 {
-  g_autoptr(DrJob) job = find_active(jobs, id);
+  g_autoptr(DrJob) job = find_live(jobs, id);
   g_autoptr(DrJobRow) row = NULL;
 
   if (job)
@@ -470,7 +589,7 @@ dr_jobs_list(DrJobs *jobs, GError **error)
   array = json_array_new();
   for (guint i = 0; i < rows->len; i++) {
     DrJobRow *row = rows->pdata[i];
-    g_autoptr(DrJob) job = find_active(jobs, row->id);
+    g_autoptr(DrJob) job = find_live(jobs, row->id);
 
     json_array_add_object_element(array, job ? dr_job_json(job)
                                              : show(row->id, row->kind, row->vm, row->state, row->stage, row->record));
@@ -494,10 +613,10 @@ dr_jobs_wait(DrJobs *jobs, gint64 id, int timeout_ms, GError **error)
 JsonObject *
 dr_jobs_cancel(DrJobs *jobs, gint64 id, GError **error)
 {
-  g_autoptr(DrJob) job = find_active(jobs, id);
+  g_autoptr(DrJob) job = find_live(jobs, id);
   gboolean refused;
 
-  if (!job) {
+  if (!job || job->finished) {
     g_autoptr(JsonObject) ended = dr_jobs_show(jobs, id, error);
 
     if (ended)

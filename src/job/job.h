@@ -26,6 +26,9 @@ void dr_jobs_run(DrJobs *jobs, GPtrArray *batch, DrJobFunc run, guint parallel);
 /* A job of an earlier droverd, taken up again under its old number (its VM is claimed). (transfer full) */
 DrJob *dr_jobs_resume(DrJobs *jobs, const DrJobRow *row, DrVm *vm, GError **error);
 
+/* Runs jobs of dr_jobs_resume() (element-type DrJob, consumed), all at a time; returns at once. */
+void dr_jobs_recover(DrJobs *jobs, GPtrArray *batch, DrJobFunc recover);
+
 DrJob *dr_job_ref(DrJob *job);
 void dr_job_unref(DrJob *job);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrJob, dr_job_unref)
@@ -44,6 +47,9 @@ int dr_job_cancel_fd(DrJob *job);
  * until the file RUN_DIR/hold is removed), so that a test can kill what it wants at that stage. */
 gboolean dr_job_enter(DrJob *job, const char *stage, JsonObject *note, GError **error);
 
+/* Holds here if DROVER_HOLD_AT is `point`, which is no stage: for tests. */
+void dr_job_hold(DrJob *job, const char *point);
+
 /* The stage of the moment without the journal: for steps inside a stage that a watcher may see. Also holds. */
 void dr_job_step(DrJob *job, const char *stage);
 
@@ -54,7 +60,7 @@ void dr_job_set_findings(DrJob *job, const DrFindings *findings);
 void dr_job_set_result(DrJob *job, JsonObject *result); /* consumed */
 void dr_job_progress(DrJob *job, gint64 bytes_done, gint64 bytes_total, double rate_mib, gint64 pass);
 
-/* Ends a job that was taken up by dr_jobs_resume(). `error` NULL: succeeded. */
+/* Ends a job that was never run. `error` NULL: succeeded. */
 void dr_job_end(DrJob *job, const GError *error);
 
 /* For the service. JSON as in docs/API.md. */

@@ -63,34 +63,42 @@ is_of_interest(const char *name, JsonNode *value)
   return json_node_get_value_type(value) == G_TYPE_INT64 && g_strv_contains(numbers, name);
 }
 
+/* The number "model" is a key of its own beside the name, which is what the parsed form calls so. */
 static gboolean
-pin(DrPreflight *p, DrQmp *source, DrOpts *opts, JsonObject *props, GError **error)
+is_given(const DrOpts *opts, const char *value, const char *name)
+{
+  return g_str_equal(name, "model") ? strstr(value, ",model=") != NULL : dr_opts_has(opts, name);
+}
+
+static gboolean
+pin(DrPreflight *p, DrQmp *source, DrOpt *opt, JsonObject *props, GError **error)
 {
   g_autofree char *cpu = first_cpu(source, error);
-  g_autoptr(GString) pinned = g_string_new(NULL);
+  g_autoptr(DrOpts) opts = dr_opt_parse(opt, error);
+  g_autoptr(GString) pinned = g_string_new(opt->value);
   JsonObjectIter iter;
   const char *name;
   JsonNode *value;
 
-  if (!cpu)
+  if (!cpu || !opts)
     return FALSE;
   json_object_iter_init(&iter, props);
   while (json_object_iter_next(&iter, &name, &value)) {
     g_autofree char *text = NULL;
 
-    if (!is_of_interest(name, value) || dr_opts_has(opts, name))
+    if (!is_of_interest(name, value) || is_given(opts, opt->value, name))
       continue;
     if (!wanted(source, cpu, name, value, &text, error))
       return FALSE;
-    if (text) {
-      dr_opts_set(opts, name, text);
-      g_string_append_printf(pinned, "%s%s=%s", pinned->len ? ", " : "", name, text);
-    }
+    if (text)
+      g_string_append_printf(pinned, ",%s=%s", name, text);
   }
-  if (pinned->len)
+  if (pinned->len > strlen(opt->value)) {
     dr_findings_add(p->findings, DR_FINDING_NOTE, "cpu-pinned", NULL,
-                    "CPU: '%s' is more in %s %s than the guest has, and is started with %s", dr_opts_get(opts, "model"),
-                    p->binary, p->caps->version, pinned->str);
+                    "CPU: '%s' is not in %s %s what the guest has, and is started as %s", opt->value, p->binary,
+                    p->caps->version, pinned->str);
+    dr_opt_set_value(opt, pinned->str);
+  }
   return TRUE;
 }
 
@@ -99,11 +107,10 @@ dr_preflight_cpu(DrPreflight *p, DrQmp *source, GError **error)
 {
   const char *model = floating_model(p->inventory);
   DrOpt *opt = dr_argv_find_last(p->truth, "cpu");
-  g_autoptr(DrOpts) opts = model && opt ? dr_opt_parse(opt, NULL) : NULL;
   g_autoptr(JsonObject) props = NULL;
   g_autoptr(GError) local = NULL;
 
-  if (!p->caps || !opts)
+  if (!p->caps || !model || !opt)
     return TRUE;
   props = dr_caps_cpu_model(p->caps, dr_inventory_kvm(p->inventory), model, &local);
   if (!props) {
@@ -111,8 +118,5 @@ dr_preflight_cpu(DrPreflight *p, DrQmp *source, GError **error)
                     "what '-cpu %s' is in the new QEMU cannot be found out before it is started: %s", model, local->message);
     return TRUE;
   }
-  if (!pin(p, source, opts, props, error))
-    return FALSE;
-  dr_opt_set_opts(opt, opts);
-  return TRUE;
+  return pin(p, source, opt, props, error);
 }

@@ -61,6 +61,7 @@ take_record(DrUpgrade *u)
   if (record->generation != u->plan.generation)
     record->upgrades++; /* once, also where a recovery comes through here again */
   record->generation = u->plan.generation;
+  g_clear_pointer(&record->exit_text, g_free);
   record->id = u->dest_id;
   g_free(record->qmp_path);
   record->qmp_path = g_strdup(u->plan.qmp_path);
@@ -169,25 +170,38 @@ restore_rest(DrUpgrade *u, DrFindings *findings)
     warn(findings, "capabilities", "%s", error->message);
 }
 
+/* What the old QEMU left: killed, it could remove nothing. */
 static void
-remove_old_sockets(const char *old_qmp, const char *old_console, const DrUpgradePlan *plan)
+remove_old_files(DrUpgrade *u)
 {
-  if (old_qmp && !g_str_equal(old_qmp, plan->qmp_path))
-    unlink(old_qmp);
-  if (old_console && plan->console && !g_str_equal(old_console, plan->console_path))
-    unlink(old_console);
-  unlink(plan->migration_path);
+  if (!u->plan.borrowed && u->plan.source_qmp)
+    unlink(u->plan.source_qmp);
+  if (u->plan.source_console && u->plan.console)
+    unlink(u->plan.source_console);
+  unlink(u->plan.migration_path);
+  dr_upgrade_remove_exit(u->plan.source_exit, &u->plan.source);
+}
+
+/* Nothing of the old QEMU is left by now. */
+static gboolean
+watch(DrUpgrade *u, GError **error)
+{
+  g_autoptr(GError) local = NULL;
+
+  if (dr_vm_watch(u->vm, &local))
+    return TRUE;
+  if (dr_vm_check(u->vm)) {
+    g_warning("VM '%s' runs, but its end will not be seen: %s", dr_vm_name(u->vm), local->message);
+    return TRUE;
+  }
+  dr_error_set(error, DR_ERROR_ATTENTION, "the guest of VM '%s' has ended: the new QEMU, which had taken over, %s",
+               dr_vm_name(u->vm), dr_vm_record(u->vm)->exit_text);
+  return dr_error_remedy(error, "see drover show %s and its log, then start it again", dr_vm_name(u->vm));
 }
 
 gboolean
 dr_upgrade_commit(DrUpgrade *u, DrFindings *findings, GError **error)
 {
-  DrVmRecord *record = dr_vm_record(u->vm);
-  g_autofree char *old_qmp = record->borrowed ? NULL : g_strdup(record->qmp_path);
-  g_autofree char *run_dir = dr_host_run_dir(u->host, record->name, NULL);
-  /* A console that is the user's own socket keeps its path. */
-  gboolean own_console = record->console_path && run_dir && g_str_has_prefix(record->console_path, run_dir);
-  g_autofree char *old_console = own_console ? g_strdup(record->console_path) : NULL;
   g_autoptr(GError) local = NULL;
 
   dr_console_commit(dr_vm_console(u->vm));
@@ -203,6 +217,6 @@ dr_upgrade_commit(DrUpgrade *u, DrFindings *findings, GError **error)
   add_forwards(u, findings);
   restore_vnc(u, findings);
   restore_rest(u, findings);
-  remove_old_sockets(old_qmp, old_console, &u->plan);
-  return dr_vm_watch(u->vm, error);
+  remove_old_files(u);
+  return watch(u, error);
 }

@@ -7,6 +7,7 @@
 #include "vm/console.h"
 #include "vm/describe.h"
 
+#include <poll.h>
 #include <string.h>
 #include <sys/stat.h>
 
@@ -238,17 +239,18 @@ vnc_json(DrUpgrade *u, GPtrArray *addresses)
   return array;
 }
 
-/* What the keepers of earlier QEMUs wrote when those were killed at their commit. */
+/* Files of earlier upgrades that could not be removed then: exit files of slow keepers, marks of commits that could not be
+ * written to the state file. */
 static void
-remove_old_exits(const char *state_dir, const char *current)
+remove_old(const char *directory, const char *prefix, const char *current)
 {
-  g_autoptr(GDir) dir = g_dir_open(state_dir, 0, NULL);
+  g_autoptr(GDir) dir = g_dir_open(directory, 0, NULL);
   const char *name;
 
   while (dir && (name = g_dir_read_name(dir))) {
-    g_autofree char *path = g_build_filename(state_dir, name, NULL);
+    g_autofree char *path = g_build_filename(directory, name, NULL);
 
-    if (g_str_has_prefix(name, "exit.") && g_strcmp0(path, current) != 0)
+    if (g_str_has_prefix(name, prefix) && g_strcmp0(path, current) != 0)
       unlink(path);
   }
 }
@@ -262,7 +264,8 @@ name_paths(DrUpgrade *u, GError **error)
 
   if (!state_dir)
     return FALSE;
-  remove_old_exits(state_dir, record->exit_path);
+  remove_old(state_dir, "exit.", record->exit_path);
+  remove_old(run_dir, "chosen.", NULL);
   u->plan.generation = record->generation + 1;
   u->plan.qmp_path = g_strdup_printf("%s/qmp.%u", run_dir, u->plan.generation);
   u->plan.console_path = g_strdup_printf("%s/console.%u", run_dir, u->plan.generation);
@@ -374,17 +377,50 @@ dr_upgrade_add_log(DrUpgrade *u, GError **error)
   }
 }
 
+/* Waits until there is a monitor to connect to. FALSE: cancelled. */
+static gboolean
+await_monitor(DrUpgrade *u, int pidfd, DrDeadline deadline, GError **error)
+{
+  struct pollfd fds[] = { { .fd = dr_job_cancel_fd(u->job), .events = POLLIN }, { .fd = pidfd, .events = POLLIN } };
+
+  while (access(u->plan.qmp_path, F_OK) < 0 && !dr_deadline_passed(deadline) && !fds[1].revents)
+    if (poll(fds, G_N_ELEMENTS(fds), 1) > 0 && fds[0].revents)
+      return dr_error_set(error, DR_ERROR_CANCELLED, "cancelled while the new QEMU was starting");
+  return TRUE;
+}
+
+/* A wrapper that does not exec would be killed in QEMU's place, and leave it behind. */
+static gboolean
+is_itself(DrUpgrade *u, GError **error)
+{
+  pid_t peer = dr_qmp_peer_pid(u->dest);
+  DrProcId real;
+
+  if (peer == 0 || peer == u->dest_id.pid)
+    return TRUE;
+  g_clear_pointer(&u->dest, dr_qmp_free);
+  if (dr_proc_identify(peer, &real, NULL))
+    dr_proc_kill(&real, START_MS, NULL);
+  dr_error_set(error, DR_ERROR_UNSUPPORTED, "'%s' starts QEMU as a child (pid %d) of the process that was started (pid %d)",
+               u->plan.argv[0], peer, u->dest_id.pid);
+  return dr_error_remedy(error, "let the wrapper script end with: exec qemu-system-x86_64 … \"$@\"");
+}
+
 static gboolean
 connect_it(DrUpgrade *u, GError **error)
 {
   dr_autofd int pidfd = dr_proc_open(&u->dest_id, NULL);
+  DrDeadline deadline = dr_deadline_in(START_MS);
 
-  u->dest = dr_qmp_await(u->plan.qmp_path, pidfd, dr_deadline_in(START_MS), error);
-  if (!u->dest) {
+  if (!await_monitor(u, pidfd, deadline, error))
+    return FALSE;
+  u->dest = dr_qmp_await(u->plan.qmp_path, pidfd, deadline, error);
+  if (!u->dest || !is_itself(u, error)) {
     g_prefix_error(error, "cannot start the new QEMU for VM '%s': ", dr_vm_name(u->vm));
     dr_upgrade_add_log(u, error);
     return FALSE;
   }
+  u->watched = TRUE;
   dr_qmp_set_cancel_fd(u->dest, dr_job_cancel_fd(u->job));
   u->plan.version = g_strdup(dr_qmp_version(u->dest));
   return TRUE;

@@ -11,7 +11,9 @@
 typedef struct {
   guint generation;     /* of the new QEMU */
   DrProcId source;      /* the old QEMU */
-  char *source_qmp, *source_console, *source_exit; /* files of drover's own that end with it; nullable */
+  char *source_qmp;     /* its monitor */
+  gboolean borrowed;    /* that is the user's */
+  char *source_console, *source_exit; /* nullable: files of drover's own */
   char *version_before;
   char *qmp_path, *console_path, *migration_path, *exit_path;
   char *mark_path;      /* names the destination once it has been chosen to run; in the run directory */
@@ -64,6 +66,8 @@ typedef struct {
 /* Steps within the stage "transfer" or "postcopy", which stand in the guest's pause: a mark, no journal row. */
 #define DR_STEP_SWITCHOVER "switchover" /* the source has stopped for good, the destination has not been told to run */
 #define DR_STEP_RESUME "resume"         /* it has been told */
+#define DR_STEP_RECOVER "recover"       /* the next droverd begins; for tests, as is the next */
+#define DR_STEP_UNDO "undo"             /* the destination is dead, the source has not been told to go on */
 
 /* destination.c */
 gboolean dr_upgrade_start_destination(DrUpgrade *u, GError **error);
@@ -85,8 +89,8 @@ typedef enum {
 } DrReach;
 DrReach dr_upgrade_reach_source(DrUpgrade *u);
 DrReach dr_upgrade_reach_dest(DrUpgrade *u);
-/* Waits for a while, or until the process ends; at first tells the VM's record and the log whom it waits for. */
-void dr_upgrade_wait_for_word(DrUpgrade *u, const DrProcId *id, const char *who);
+/* Waits for a while, or until the process ends; the first time it tells the VM's record and the log why. */
+void dr_upgrade_wait_for_word(DrUpgrade *u, const DrProcId *id, const char *why);
 /* Takes the destination's queued events: the time of its RESUME. */
 void dr_upgrade_note_resume(DrUpgrade *u);
 /* It has ended without having run, for we have listened to it all the time and it never said RESUME (which QEMU says

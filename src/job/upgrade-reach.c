@@ -52,7 +52,7 @@ answers(DrQmp *qmp)
   return status != NULL;
 }
 
-/* `path` is tried where there is no connection, or none any more; NULL: it is not known. */
+/* `path` is tried where there is no connection, or none any more. */
 static DrReach
 reach(DrQmp **qmp, const DrProcId *id, const char *path)
 {
@@ -75,9 +75,7 @@ reach(DrQmp **qmp, const DrProcId *id, const char *path)
 DrReach
 dr_upgrade_reach_source(DrUpgrade *u)
 {
-  const DrVmRecord *record = dr_vm_record(u->vm);
-
-  return reach(&u->source, &u->plan.source, dr_upgrade_is_source(u, &record->id) ? record->qmp_path : NULL);
+  return reach(&u->source, &u->plan.source, u->plan.source_qmp);
 }
 
 DrReach
@@ -116,12 +114,10 @@ dr_upgrade_never_ran(DrUpgrade *u)
 }
 
 void
-dr_upgrade_wait_for_word(DrUpgrade *u, const DrProcId *id, const char *who)
+dr_upgrade_wait_for_word(DrUpgrade *u, const DrProcId *id, const char *why)
 {
   if (!u->waited) {
-    g_autofree char *text = g_strdup_printf("the %s QEMU (pid %d) lives, but its monitor does not answer; nothing is "
-                                            "decided before it does, or ends (kill -9 %d if it hangs for good)",
-                                            who, id->pid, id->pid);
+    g_autofree char *text = g_strdup_printf("the upgrade waits: %s; if it hangs for good, end it: kill -9 %d", why, id->pid);
 
     g_warning("VM '%s': %s", dr_vm_name(u->vm), text);
     dr_upgrade_note(u->vm, text, FALSE);

@@ -4,10 +4,14 @@
  * What makes the answer safe:
  *  - The destination was started with -S: it runs only after a `cont`, and before that `cont` is sent the mark is written.
  *    So without a mark the destination has never run, and the source, stopped or not, has the guest.
- *  - With a mark the destination may have run. The source is then never resumed: guest memory, shared or moved, and the disks
- *    may have changed under it.
- *  - The mark is a file in the run directory, not a row in the state file: it is written while the guest stands still, and
- *    an fsync would take longer than the rest of the pause. It need not survive a power cut, after which no QEMU is left.
+ *  - With a mark the destination may have run. The source is then not resumed: guest memory, shared or moved, and the disks
+ *    may have changed under it. The one exception is a destination that has ended and is known not to have run
+ *    (dr_upgrade_never_ran()); the mark is taken away before the source is resumed, so that a crash in between cannot mislead.
+ *  - Post-copy takes pages away from the source: where it has begun, only the way forward is left.
+ *  - A QEMU that does not answer has not ended (reach.c): nothing that depends on it is decided before it answers or ends.
+ *  - The mark names the process of the destination, so that one of an earlier try means nothing. It is a file in the run
+ *    directory, not a row in the state file: it is written while the guest stands still, and an fsync would take longer than
+ *    the rest of the pause. It need not survive a power cut, after which no QEMU is left.
  */
 #include "job/upgrade-internal.h"
 #include "base/error.h"
@@ -15,30 +19,58 @@
 #include "qemu/spawn.h"
 #include "vm/console.h"
 
-#include <poll.h>
+#include <errno.h>
 #include <string.h>
 
 #define KILL_MS 10000
 #define CANCEL_MS 20000
 #define RESUME_MS 30000
-#define DYING_MS 3000
+#define LOAD_MS 20000 /* the destination reads what a source that has ended had sent */
+#define EXIT_MS 500   /* a keeper writes right after waitpid(2) */
+
+static char *
+mark_text(const DrUpgrade *u)
+{
+  return g_strdup_printf("%d %" G_GUINT64_FORMAT "\n", u->dest_id.pid, u->dest_id.start_time);
+}
 
 gboolean
 dr_upgrade_is_chosen(const DrUpgrade *u)
 {
-  return u->plan.mark_path && g_file_test(u->plan.mark_path, G_FILE_TEST_EXISTS);
+  g_autofree char *wanted = mark_text(u);
+  g_autofree char *found = NULL;
+
+  if (u->chosen || !u->plan.mark_path || !g_file_test(u->plan.mark_path, G_FILE_TEST_EXISTS))
+    return u->chosen;
+  found = dr_file_read(u->plan.mark_path, 100, NULL, NULL);
+  return !found || g_str_equal(found, wanted); /* one that cannot be read may be ours */
 }
 
 gboolean
 dr_upgrade_choose(DrUpgrade *u, GError **error)
 {
-  return dr_file_write(u->plan.mark_path, "destination\n", error);
+  g_autofree char *text = mark_text(u);
+
+  u->chosen = dr_file_write(u->plan.mark_path, text, error);
+  return u->chosen;
+}
+
+void
+dr_upgrade_remove_exit(const char *exit_path, const DrProcId *id)
+{
+  DrDeadline deadline = dr_deadline_in(EXIT_MS);
+  g_autofree char *status = NULL;
+
+  while (exit_path && id->pid && !dr_spawn_read_exit(exit_path, id, &status, NULL) && !dr_deadline_passed(deadline))
+    g_usleep(1000);
+  if (exit_path)
+    unlink(exit_path);
 }
 
 void
 dr_upgrade_remove_leftovers(DrUpgrade *u)
 {
-  const char *const paths[] = { u->plan.qmp_path, u->plan.console_path, u->plan.migration_path, u->plan.exit_path };
+  const char *const paths[] = { u->plan.qmp_path, u->plan.console_path, u->plan.migration_path, u->plan.mark_path };
 
   for (guint i = 0; i < G_N_ELEMENTS(paths); i++)
     if (paths[i])
@@ -50,19 +82,7 @@ dr_upgrade_remove_leftovers(DrUpgrade *u)
 
     unlink(path);
   }
-  if (u->plan.mark_path)
-    unlink(u->plan.mark_path);
-}
-
-/* A process whose monitor is away is given time to end: a large one takes a moment to die. One that lives on without
- * a monitor (somebody else holds it, it hangs) still has the guest, for the destination never ran. */
-static gboolean
-has_lasted(const DrProcId *id)
-{
-  dr_autofd int fd = dr_proc_open(id, NULL);
-  struct pollfd end = { .fd = fd, .events = POLLIN };
-
-  return fd >= 0 && poll(&end, 1, DYING_MS) == 0;
+  dr_upgrade_remove_exit(u->plan.exit_path, &u->dest_id);
 }
 
 static void
@@ -105,22 +125,14 @@ is_postcopy(const char *status)
   return g_str_has_prefix(status, "postcopy-");
 }
 
-/* Ends a migration that has not been decided. Returns the status in which it came to rest. */
-static char *
-cancel_migration(DrUpgrade *u)
+/* A state in which a QEMU is that has not run yet, or was paused. In the others (io-error, guest-panicked, shutdown, …) it
+ * came by running, and there the guest is to be left. */
+static gboolean
+waits_for_cont(const char *state)
 {
-  DrDeadline deadline = dr_deadline_in(CANCEL_MS);
-  g_autofree char *status = migration_status(u->source);
-
-  if (is_moving(status) && !g_str_equal(status, "cancelling"))
-    dr_qmp_do(u->source, "migrate_cancel", NULL, NULL);
-  while (is_moving(status) && !dr_deadline_passed(deadline)) {
-    g_autoptr(DrQmpEvent) event = dr_qmp_wait_event(u->source, "MIGRATION", dr_deadline_in(100), NULL);
-
-    g_free(status);
-    status = migration_status(u->source);
-  }
-  return g_steal_pointer(&status);
+  return g_strv_contains((const char *const[]){ "inmigrate", "prelaunch", "paused", "postmigrate", "finish-migrate",
+                                                "restore-vm", "unknown", NULL },
+                         state);
 }
 
 /* The guest goes on where it was. The destination must be gone before: it may hold the locks of the disks. */
@@ -128,21 +140,60 @@ static gboolean
 resume_source(DrUpgrade *u, GError **error)
 {
   DrDeadline deadline = dr_deadline_in(RESUME_MS);
-  g_autoptr(GError) last = NULL;
 
   for (;;) {
     g_autofree char *state = run_state(u->source);
+    g_autoptr(GError) last = NULL;
 
-    if (g_str_equal(state, "running") || (!u->plan.was_running && !g_str_equal(state, "finish-migrate")))
+    if (u->plan.was_running ? !waits_for_cont(state) : !g_str_equal(state, "finish-migrate"))
       return TRUE;
-    g_clear_error(&last);
-    if (dr_qmp_do(u->source, "cont", NULL, &last))
+    if (u->plan.was_running && dr_qmp_do(u->source, "cont", NULL, &last))
       return TRUE;
     if (dr_qmp_closed(u->source) || dr_deadline_passed(deadline))
-      return dr_error_set(error, DR_ERROR_ATTENTION, "the guest of VM '%s' is stopped under its old QEMU (%s): %s",
-                          dr_vm_name(u->vm), state, last->message);
+      return dr_error_set(error, DR_ERROR_ATTENTION, "the guest of VM '%s' is stopped under its old QEMU (%s)%s%s",
+                          dr_vm_name(u->vm), state, last ? ": " : "", last ? last->message : "");
     g_usleep(20000); /* a lock of the destination's that is on its way out; bounded by the deadline */
   }
+}
+
+/* Of the QEMU that had the guest: " (the new QEMU exited with status 1)", if its keeper has said so. (transfer full) */
+static char *
+how_it_ended(const char *which, const char *exit_path, const DrProcId *id)
+{
+  DrDeadline deadline = dr_deadline_in(EXIT_MS);
+  g_autofree char *status = NULL;
+
+  while (exit_path && id->pid && !dr_proc_alive(id)) {
+    if (dr_spawn_read_exit(exit_path, id, &status, NULL))
+      return g_strdup_printf(" (the %s QEMU %s)", which, status);
+    if (dr_deadline_passed(deadline))
+      break;
+    g_usleep(1000);
+  }
+  return g_strdup("");
+}
+
+/* The guest is lost: what is left of it is ended. */
+static DrWhere
+nowhere(DrUpgrade *u, GError **ret_reason, const char *why)
+{
+  g_autoptr(GError) error = NULL;
+  g_autofree char *old = how_it_ended("old", u->plan.source_exit, &u->plan.source);
+  g_autofree char *new = how_it_ended("new", u->plan.exit_path, &u->dest_id);
+
+  dr_console_abort(dr_vm_console(u->vm));
+  kill_destination(u);
+  g_clear_pointer(&u->source, dr_qmp_free);
+  if (!dr_proc_kill(&u->plan.source, KILL_MS, &error))
+    g_warning("VM '%s': %s", dr_vm_name(u->vm), error->message);
+  /* The new one's exit file is the record's where the commit had begun. */
+  if (dr_upgrade_is_dest(u, &dr_vm_record(u->vm)->id))
+    g_clear_pointer(&u->plan.exit_path, g_free);
+  dr_upgrade_remove_leftovers(u);
+  g_clear_error(ret_reason);
+  dr_error_set(ret_reason, DR_ERROR_ATTENTION, "the guest of VM '%s' has ended: %s%s%s", dr_vm_name(u->vm), why, old, new);
+  dr_error_remedy(ret_reason, "see drover show %s and its log, then start it again", dr_vm_name(u->vm));
+  return DR_NOWHERE;
 }
 
 static DrWhere
@@ -152,90 +203,18 @@ back_to_source(DrUpgrade *u, GError **ret_reason)
 
   dr_console_abort(dr_vm_console(u->vm));
   kill_destination(u);
+  dr_job_hold(u->job, DR_STEP_UNDO);
   if (u->guard)
     dr_tap_guard_take_back(u->guard);
-  if (u->source && !resume_source(u, &error)) {
+  if (!resume_source(u, &error)) {
     if (dr_qmp_closed(u->source))
-      return DR_NOWHERE;
+      return nowhere(u, ret_reason, "its QEMU ended while it was being resumed");
     g_propagate_error(ret_reason, g_steal_pointer(&error));
     dr_error_remedy(ret_reason, "resume it by hand: drover resume %s", dr_vm_name(u->vm));
   }
-  if (u->source)
-    dr_upgrade_reset_capabilities(u->source, NULL);
+  dr_upgrade_reset_capabilities(u->source, NULL);
   dr_upgrade_remove_leftovers(u);
   return DR_ON_SOURCE;
-}
-
-/* ": exited with status 1", if the keeper of the new QEMU has said so. (transfer full) */
-static char *
-how_it_ended(DrUpgrade *u)
-{
-  g_autofree char *status = NULL;
-
-  if (!u->dest_id.pid || has_lasted(&u->dest_id) || !dr_spawn_read_exit(u->plan.exit_path, &u->dest_id, &status, NULL))
-    return g_strdup("");
-  return g_strdup_printf(" (the new QEMU %s)", status);
-}
-
-static DrWhere
-nowhere(DrUpgrade *u, GError **ret_reason, const char *why)
-{
-  g_autoptr(GError) error = NULL;
-  g_autofree char *how = how_it_ended(u);
-
-  dr_console_abort(dr_vm_console(u->vm));
-  kill_destination(u);
-  g_clear_pointer(&u->source, dr_qmp_free);
-  if (!dr_proc_kill(&u->plan.source, KILL_MS, &error))
-    g_warning("VM '%s': %s", dr_vm_name(u->vm), error->message);
-  dr_upgrade_remove_leftovers(u);
-  g_clear_error(ret_reason);
-  dr_error_set(ret_reason, DR_ERROR_ATTENTION, "the guest of VM '%s' has ended: %s%s", dr_vm_name(u->vm), why, how);
-  dr_error_remedy(ret_reason, "see drover show %s and its log, then start it again", dr_vm_name(u->vm));
-  return DR_NOWHERE;
-}
-
-/* The destination has the guest: sees to it that it runs. */
-static DrWhere
-on_to_destination(DrUpgrade *u, GError **ret_reason)
-{
-  DrDeadline deadline = dr_deadline_in(RESUME_MS);
-  g_autoptr(GError) last = NULL;
-
-  while (u->plan.was_running) {
-    g_autofree char *state = run_state(u->dest);
-
-    if (g_str_equal(state, "running"))
-      break;
-    if (dr_qmp_closed(u->dest))
-      return nowhere(u, ret_reason, "the new QEMU ended after it had taken over");
-    g_clear_error(&last);
-    dr_qmp_do(u->dest, "cont", NULL, &last);
-    if (last && dr_deadline_passed(deadline)) {
-      g_warning("VM '%s' does not resume under its new QEMU: %s", dr_vm_name(u->vm), last->message);
-      break;
-    }
-    g_usleep(2000); /* `cont` before the state is loaded is noted by QEMU and acted on then; bounded by the deadline */
-    if (dr_deadline_passed(deadline))
-      break;
-  }
-  return DR_ON_DESTINATION;
-}
-
-/* Post-copy has begun: the guest's memory is in two processes, and only the way forward is left. */
-static DrWhere
-finish_postcopy(DrUpgrade *u, GError **ret_reason)
-{
-  g_autoptr(GError) error = NULL;
-
-  if (!dr_upgrade_is_chosen(u) && !dr_upgrade_choose(u, &error))
-    g_warning("%s", error->message);
-  g_clear_error(&error);
-  if (on_to_destination(u, ret_reason) == DR_NOWHERE)
-    return DR_NOWHERE;
-  if (dr_upgrade_wait_postcopy(u, &error))
-    return DR_ON_DESTINATION;
-  return nowhere(u, ret_reason, error->message);
 }
 
 static gboolean
@@ -246,63 +225,242 @@ destination_is_complete(DrUpgrade *u)
   return g_str_equal(status, "completed");
 }
 
+/* Its source has ended, but what that had sent may still be on its way through the socket. */
+static gboolean
+destination_completes(DrUpgrade *u)
+{
+  DrDeadline deadline = dr_deadline_in(LOAD_MS);
+
+  for (;;) {
+    g_autofree char *status = u->dest ? migration_status(u->dest) : g_strdup("gone");
+
+    if (!g_strv_contains((const char *const[]){ "active", "postcopy-active", "device", NULL }, status))
+      return g_str_equal(status, "completed");
+    if (dr_qmp_closed(u->dest) || dr_deadline_passed(deadline))
+      return FALSE;
+    g_usleep(2000); /* bounded by the deadline */
+  }
+}
+
+/* Its pages are all still its own: post-copy has not begun, or has not moved any. */
+static gboolean
+source_is_whole(DrUpgrade *u)
+{
+  g_autoptr(JsonObject) info = NULL;
+  const char *status;
+
+  if (!u->postcopy_begun)
+    return TRUE;
+  info = dr_qmp_call_object(u->source, "query-migrate", NULL, NULL);
+  status = info ? dr_json_str(info, "status", "none") : "unknown";
+  if (g_strv_contains((const char *const[]){ "none", "failed", "cancelled", NULL }, status))
+    return TRUE; /* before post-copy; in it, it would be "postcopy-paused" */
+  return g_str_equal(status, "completed") && dr_json_int(info, "ram.postcopy-bytes", -1) == 0; /* QEMU 7.0 tells */
+}
+
+/* The mark is there, the destination has ended, and it never ran. */
 static DrWhere
-without_source(DrUpgrade *u, GError **ret_reason)
+take_back(DrUpgrade *u, GError **ret_reason)
+{
+  DrReach source;
+
+  while ((source = dr_upgrade_reach_source(u)) == DR_REACH_MUTE)
+    dr_upgrade_wait_for_word(u, &u->plan.source, "the old QEMU's monitor does not answer");
+  if (source == DR_REACH_GONE)
+    return nowhere(u, ret_reason, "the old QEMU ended, and then the new one before it ran");
+  if (!source_is_whole(u))
+    return nowhere(u, ret_reason, "the new QEMU ended during post-copy, with a part of the guest's memory");
+  if (unlink(u->plan.mark_path) < 0 && errno != ENOENT)
+    return nowhere(u, ret_reason, "the new QEMU ended before it ran, and its mark cannot be removed");
+  u->chosen = FALSE;
+  return back_to_source(u, ret_reason);
+}
+
+static DrWhere
+lost_destination(DrUpgrade *u, GError **ret_reason)
+{
+  if (dr_upgrade_never_ran(u))
+    return take_back(u, ret_reason);
+  return nowhere(u, ret_reason, "the new QEMU ended after it had been told to run");
+}
+
+/* Its monitor was closed. FALSE: because it has ended. */
+static gboolean
+dest_is_back(DrUpgrade *u)
+{
+  DrReach dest;
+
+  while ((dest = dr_upgrade_reach_dest(u)) == DR_REACH_MUTE)
+    dr_upgrade_wait_for_word(u, &u->dest_id, "the new QEMU's monitor does not answer");
+  return dest == DR_REACH_TALKS;
+}
+
+/* It answers, has all of the guest, and will not run it: if it never has, the source still can. */
+static DrWhere
+refused_to_run(DrUpgrade *u, const GError *why, GError **ret_reason)
+{
+  g_autofree char *text = g_strdup_printf("the new QEMU does not resume the guest of VM '%s': %s", dr_vm_name(u->vm),
+                                          why ? why->message : "it takes too long");
+
+  dr_qmp_do(u->dest, "stop", NULL, NULL); /* a `cont` that it has only noted would count from now on */
+  if (u->watched && u->source && source_is_whole(u)) {
+    dr_proc_kill(&u->dest_id, KILL_MS, NULL);
+    if (!dest_is_back(u))
+      return lost_destination(u, ret_reason);
+  }
+  g_warning("%s", text);
+  return DR_ON_DESTINATION;
+}
+
+/* The destination has the guest: sees to it that it runs. */
+static DrWhere
+on_to_destination(DrUpgrade *u, GError **ret_reason)
+{
+  DrDeadline deadline = dr_deadline_in(RESUME_MS);
+  g_autoptr(GError) last = NULL;
+
+  for (;;) {
+    g_autofree char *state = run_state(u->dest);
+
+    dr_upgrade_note_resume(u);
+    if (u->plan.was_running ? !waits_for_cont(state) : destination_is_complete(u))
+      return DR_ON_DESTINATION;
+    if (dr_qmp_closed(u->dest) && !dest_is_back(u))
+      return lost_destination(u, ret_reason);
+    g_clear_error(&last);
+    if (u->plan.was_running)
+      dr_qmp_do(u->dest, "cont", NULL, &last);
+    if (dr_deadline_passed(deadline) && destination_is_complete(u))
+      return refused_to_run(u, last, ret_reason);
+    if (dr_deadline_passed(deadline))
+      dr_upgrade_wait_for_word(u, &u->dest_id, "the new QEMU still loads the guest's state");
+    g_usleep(2000); /* `cont` before the state is loaded is noted by QEMU and acted on then */
+  }
+}
+
+static void
+choose_anyway(DrUpgrade *u)
 {
   g_autoptr(GError) error = NULL;
 
-  if (!u->dest || !destination_is_complete(u))
+  /* Without the mark a recovery comes to the same end: the source cannot go on. */
+  if (!dr_upgrade_is_chosen(u) && !dr_upgrade_choose(u, &error))
+    g_warning("%s", error->message);
+}
+
+/* Post-copy has begun: the guest's memory is in two processes, and only the way forward is left. */
+static DrWhere
+finish_postcopy(DrUpgrade *u, GError **ret_reason)
+{
+  DrWhere where = DR_ON_DESTINATION;
+
+  choose_anyway(u);
+  if (u->plan.was_running)
+    where = on_to_destination(u, ret_reason);
+  while (where == DR_ON_DESTINATION) {
+    g_autoptr(GError) error = NULL;
+
+    if (u->source && dr_upgrade_wait_postcopy(u, &error))
+      return DR_ON_DESTINATION;
+    if (dr_upgrade_reach_dest(u) == DR_REACH_GONE)
+      return nowhere(u, ret_reason, "the new QEMU ended during post-copy, with a part of the guest's memory");
+    if (dr_upgrade_reach_source(u) == DR_REACH_GONE)
+      return destination_completes(u)
+                 ? DR_ON_DESTINATION
+                 : nowhere(u, ret_reason, "the old QEMU ended during post-copy, with a part of the guest's memory");
+    dr_upgrade_wait_for_word(u, &u->plan.source, error ? error->message : "the old QEMU's monitor does not answer");
+  }
+  return where;
+}
+
+static DrWhere
+without_source(DrUpgrade *u, GError **ret_reason)
+{
+  if (dr_upgrade_is_dest(u, &dr_vm_record(u->vm)->id) && !u->dest)
+    return nowhere(u, ret_reason, "the new QEMU ended after it had taken over");
+  if (!destination_completes(u))
     return nowhere(u, ret_reason, "its QEMU ended before the new one had all of its state");
   /* The source is dead, and all it had is here: the guest can be saved. */
-  if (!dr_upgrade_choose(u, &error))
-    g_warning("%s", error->message);
+  choose_anyway(u);
   return on_to_destination(u, ret_reason);
+}
+
+/* Ends a migration that has not been decided; one in which post-copy may have been ordered already is brought there, or
+ * fails by itself with its destination: `migrate_cancel` in post-copy would lose the guest. Returns the status in which it
+ * came to rest. */
+static char *
+bring_to_rest(DrUpgrade *u)
+{
+  DrDeadline deadline = dr_deadline_in(CANCEL_MS);
+  g_autofree char *status = migration_status(u->source);
+
+  if (is_moving(status) && !g_str_equal(status, "cancelling") && (u->dest || !u->postcopy_begun))
+    dr_qmp_do(u->source, u->postcopy_begun ? "migrate-start-postcopy" : "migrate_cancel", NULL, NULL);
+  while (is_moving(status) && !dr_deadline_passed(deadline)) {
+    g_autoptr(DrQmpEvent) event = dr_qmp_wait_event(u->source, "MIGRATION", dr_deadline_in(100), NULL);
+
+    g_free(status);
+    status = migration_status(u->source);
+  }
+  return g_steal_pointer(&status);
 }
 
 /* Neither QEMU has the last word yet: no mark. */
 static DrWhere
 undecided(DrUpgrade *u, GError **ret_reason)
 {
-  g_autofree char *status = cancel_migration(u);
+  g_autofree char *status = bring_to_rest(u);
 
   if (dr_qmp_closed(u->source))
-    return without_source(u, ret_reason);
-  if (is_postcopy(status) && u->dest)
-    return finish_postcopy(u, ret_reason);
+    return dr_upgrade_settle(u, ret_reason);
   if (is_postcopy(status))
-    return nowhere(u, ret_reason, "the new QEMU ended during post-copy, with a part of the guest's memory");
-  if (back_to_source(u, ret_reason) == DR_NOWHERE)
-    return nowhere(u, ret_reason, "its QEMU ended while it was being resumed");
-  return DR_ON_SOURCE;
+    return u->dest ? finish_postcopy(u, ret_reason)
+                   : nowhere(u, ret_reason, "the new QEMU ended during post-copy, with a part of the guest's memory");
+  if (source_is_whole(u))
+    return back_to_source(u, ret_reason);
+  /* All pages have gone over already. */
+  return u->dest ? finish_postcopy(u, ret_reason)
+                 : nowhere(u, ret_reason, "the new QEMU ended after post-copy, with the guest's memory");
 }
 
 static DrWhere
 chosen(DrUpgrade *u, GError **ret_reason)
 {
-  g_autofree char *status = u->source ? migration_status(u->source) : g_strdup("gone");
-
   if (!u->dest)
-    return nowhere(u, ret_reason, "the new QEMU ended after it had been told to run");
-  if (is_postcopy(status))
-    return finish_postcopy(u, ret_reason);
-  if (u->plan.mode == DR_MEMORY_POSTCOPY && !u->source && !destination_is_complete(u))
-    return nowhere(u, ret_reason, "the old QEMU ended during post-copy, with a part of the guest's memory");
-  return on_to_destination(u, ret_reason);
+    return lost_destination(u, ret_reason);
+  return u->plan.mode == DR_MEMORY_POSTCOPY && !destination_is_complete(u) ? finish_postcopy(u, ret_reason)
+                                                                            : on_to_destination(u, ret_reason);
 }
 
-/* A QEMU that has ended, or does not answer its monitor any more, is as good as gone. */
-static void
-drop_dead(DrUpgrade *u)
+/* The one without whose word nothing can be decided now, or NULL. */
+static const DrProcId *
+missing_word(DrUpgrade *u, DrReach source, DrReach dest)
 {
-  DrQmp **both[] = { &u->source, &u->dest };
+  if (dr_upgrade_is_chosen(u)) {
+    if (dest == DR_REACH_MUTE)
+      return &u->dest_id;
+    return dest == DR_REACH_GONE && source == DR_REACH_MUTE && dr_upgrade_never_ran(u) ? &u->plan.source : NULL;
+  }
+  if (source == DR_REACH_MUTE)
+    return &u->plan.source;
+  /* A destination that was never told to run is not needed, unless it has what the source has no more. */
+  if (dest == DR_REACH_MUTE && (source == DR_REACH_GONE || u->postcopy_begun))
+    return &u->dest_id;
+  return NULL;
+}
 
-  for (guint i = 0; i < G_N_ELEMENTS(both); i++) {
-    if (!*both[i])
-      continue;
-    dr_qmp_set_cancel_fd(*both[i], -1);
-    g_autoptr(JsonObject) status = dr_qmp_call_object(*both[i], "query-status", NULL, NULL);
-    if (!status)
-      g_clear_pointer(both[i], dr_qmp_free);
+static void
+ask_both(DrUpgrade *u)
+{
+  for (;;) {
+    DrReach source = dr_upgrade_reach_source(u);
+    DrReach dest = dr_upgrade_reach_dest(u);
+    const DrProcId *missing = missing_word(u, source, dest);
+
+    if (!missing)
+      return;
+    dr_upgrade_wait_for_word(u, missing, missing == &u->dest_id ? "the new QEMU's monitor does not answer"
+                                                                : "the old QEMU's monitor does not answer");
   }
 }
 
@@ -311,12 +469,8 @@ dr_upgrade_settle(DrUpgrade *u, GError **ret_reason)
 {
   if (u->guard)
     dr_tap_guard_stop(u->guard);
-  drop_dead(u);
+  ask_both(u);
   if (dr_upgrade_is_chosen(u))
     return chosen(u, ret_reason);
-  if (u->source)
-    return undecided(u, ret_reason);
-  if (has_lasted(&u->plan.source))
-    return back_to_source(u, ret_reason);
-  return without_source(u, ret_reason);
+  return u->source ? undecided(u, ret_reason) : without_source(u, ret_reason);
 }

@@ -8,6 +8,7 @@
 #include <sys/stat.h>
 
 #define UNLIMITED (100ll << 30)     /* bytes/s: between two processes of one host nothing is to be spared */
+#define TRICKLE (1ll << 20)         /* bytes/s: until post-copy has begun */
 #define SHARED_MS 60000             /* device state only */
 #define COPY_MS (60 * 60 * 1000)
 #define RESUME_MS 10000             /* loading the device state */
@@ -57,17 +58,31 @@ set_capabilities(DrQmp *qmp, DrMemoryMode mode, gboolean hold, GError **error)
   return dr_qmp_do(qmp, "migrate-set-capabilities", arguments, error);
 }
 
+static gboolean
+set_bandwidth(DrQmp *qmp, gint64 bandwidth, GError **error)
+{
+  return dr_qmp_do(qmp, "migrate-set-parameters", dr_json("{'max-bandwidth': <%x>}", bandwidth), error);
+}
+
 gboolean
 dr_upgrade_reset_capabilities(DrQmp *qmp, GError **error)
 {
-  return set_capabilities(qmp, DR_MEMORY_COPY, FALSE, error);
+  return set_capabilities(qmp, DR_MEMORY_COPY, FALSE, error) && set_bandwidth(qmp, UNLIMITED, error);
 }
 
 static gboolean
 set_downtime(DrUpgrade *u, gint64 ms, GError **error)
 {
-  return dr_qmp_do(u->source, "migrate-set-parameters",
-                   dr_json("{'max-bandwidth': <%x>, 'downtime-limit': <%x>}", (gint64)UNLIMITED, ms), error);
+  return dr_qmp_do(u->source, "migrate-set-parameters", dr_json("{'downtime-limit': <%x>}", ms), error);
+}
+
+/* What is sent before post-copy begins is not released, and would be a second chunk of memory: the journal is written in that
+ * time, which can take as long as all of RAM. Post-copy itself has a limit of its own (max-postcopy-bandwidth: none). */
+static gboolean
+set_speed(DrUpgrade *u, GError **error)
+{
+  return set_bandwidth(u->source, u->plan.mode == DR_MEMORY_POSTCOPY ? TRICKLE : UNLIMITED, error) &&
+         set_downtime(u, DOWNTIME_MS, error);
 }
 
 static gboolean
@@ -77,7 +92,7 @@ prepare(DrUpgrade *u, GError **error)
   gboolean hold = u->many_queues || u->plan.mode == DR_MEMORY_COPY;
 
   return set_capabilities(u->source, u->plan.mode, hold, error) && set_capabilities(u->dest, u->plan.mode, hold, error) &&
-         set_downtime(u, DOWNTIME_MS, error) && dr_qmp_do(u->dest, "migrate-incoming", dr_json("{'uri': <%s>}", uri), error);
+         set_speed(u, error) && dr_qmp_do(u->dest, "migrate-incoming", dr_json("{'uri': <%s>}", uri), error);
 }
 
 /* --- What is happening --- */
@@ -269,6 +284,26 @@ wait_status(DrUpgrade *u, Progress *progress, const char *wanted, DrDeadline dea
 
 /* --- The switchover --- */
 
+/* A paused guest says no RESUME: that the new QEMU has read all of it is to be asked. */
+static gboolean
+wait_loaded(DrUpgrade *u, GError **error)
+{
+  DrDeadline deadline = dr_deadline_in(RESUME_MS);
+
+  for (;;) {
+    g_autoptr(JsonObject) info = dr_qmp_call_object(u->dest, "query-migrate", NULL, error);
+
+    if (!info)
+      return FALSE;
+    if (g_str_equal(dr_json_str(info, "status", ""), "completed") || u->plan.mode == DR_MEMORY_POSTCOPY)
+      return TRUE;
+    if (dr_deadline_passed(deadline))
+      return dr_error_set(error, DR_ERROR_TIMEOUT, "the new QEMU of VM '%s' takes too long to load its state",
+                          dr_vm_name(u->vm));
+    g_usleep(1000); /* bounded by the deadline */
+  }
+}
+
 static gboolean
 wait_resumed(DrUpgrade *u, Progress *progress, GError **error)
 {
@@ -287,22 +322,29 @@ wait_resumed(DrUpgrade *u, Progress *progress, GError **error)
   return TRUE;
 }
 
+static gboolean
+pass_no_return(DrUpgrade *u, GError **error)
+{
+  dr_qmp_set_cancel_fd(u->source, -1);
+  dr_qmp_set_cancel_fd(u->dest, -1);
+  return dr_job_no_return(u->job, error);
+}
+
 /* The source has stopped for good. The mark says that the destination is the one from here on; `cont` may reach a
  * QEMU that still loads, which then runs as soon as it has: its loading and our message overlap. */
 static gboolean
 switch_over(DrUpgrade *u, Progress *progress, GError **error)
 {
-  dr_qmp_set_cancel_fd(u->source, -1);
-  dr_qmp_set_cancel_fd(u->dest, -1);
-  if (!dr_job_no_return(u->job, error))
+  if (!pass_no_return(u, error))
     return FALSE;
   if (g_getenv("DROVER_HOLD_AT"))
     dr_job_step(u->job, DR_STEP_SWITCHOVER);
   if (!dr_upgrade_choose(u, error))
     return FALSE;
-  if (u->plan.was_running) {
-    if (!dr_qmp_do(u->dest, "cont", NULL, error) || !wait_resumed(u, progress, error))
-      return FALSE;
+  if (u->plan.was_running ? !dr_qmp_do(u->dest, "cont", NULL, error) || !wait_resumed(u, progress, error)
+                          : !wait_loaded(u, error)) {
+    dr_upgrade_add_log(u, error);
+    return FALSE;
   }
   note_memory(u);
   if (g_getenv("DROVER_HOLD_AT"))
@@ -350,8 +392,9 @@ postcopy(DrUpgrade *u, Progress *progress, GError **error)
 {
   if (!wait_status(u, progress, "active|postcopy-active|completed", dr_deadline_in(SHARED_MS), error))
     return FALSE;
-  if (!dr_job_enter(u->job, DR_STAGE_POSTCOPY, NULL, error))
+  if (!dr_job_enter(u->job, DR_STAGE_POSTCOPY, NULL, error) || !pass_no_return(u, error))
     return FALSE;
+  u->postcopy_begun = TRUE;
   hold_console(u);
   if (!dr_qmp_do(u->source, "migrate-start-postcopy", NULL, error) ||
       !wait_status(u, progress, "postcopy-active|completed", dr_deadline_in(SHARED_MS), error))

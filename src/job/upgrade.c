@@ -75,7 +75,7 @@ preflight(DrUpgrade *u, GError **error)
 }
 
 static JsonObject *
-result(DrUpgrade *u, const char *version_before)
+result(DrUpgrade *u)
 {
   JsonObject *object = json_object_new();
   guint64 extra = u->memory_peak > u->memory_before ? u->memory_peak - u->memory_before : 0;
@@ -89,15 +89,15 @@ result(DrUpgrade *u, const char *version_before)
   json_object_set_double_member(object, "total_ms", (double)(g_get_monotonic_time() - u->begun_us) / 1000.0);
   json_object_set_int_member(object, "bytes_moved", u->bytes_moved);
   json_object_set_int_member(object, "extra_memory_bytes", (gint64)extra);
-  json_object_set_string_member(object, "qemu_before", version_before);
+  json_object_set_string_member(object, "qemu_before", u->plan.version_before);
   json_object_set_string_member(object, "qemu_after", u->plan.version);
   json_object_set_int_member(object, "pid_before", u->plan.source.pid);
   json_object_set_int_member(object, "pid_after", u->dest_id.pid);
   return object;
 }
 
-static void
-note(DrVm *vm, const char *text, gboolean ended)
+void
+dr_upgrade_note(DrVm *vm, const char *text, gboolean ended)
 {
   DrVmRecord *record = dr_vm_record(vm);
 
@@ -118,13 +118,28 @@ finish(DrUpgrade *u, DrWhere where, const GError *reason)
   g_autoptr(GError) error = NULL;
   DrQmp *survivor = where == DR_ON_DESTINATION ? g_steal_pointer(&u->dest) : g_steal_pointer(&u->source);
 
+  if (u->waited)
+    dr_upgrade_note(u->vm, NULL, FALSE); /* what it waited for has come */
   if (survivor)
     dr_vm_refresh(u->vm, survivor);
   dr_vm_give(u->vm, survivor);
-  if (!dr_vm_check(u->vm) && reason)
-    note(u->vm, reason->message, TRUE);
+  dr_vm_check(u->vm);
+  if (reason)
+    dr_upgrade_note(u->vm, reason->message, where == DR_NOWHERE);
   if (!dr_vm_save(u->vm, &error))
     g_warning("%s", error->message);
+}
+
+/* Turns an error into the news that the guest has ended, if that is what is behind it. */
+static void
+say_if_ended(DrUpgrade *u, GError **error)
+{
+  if (dr_vm_check(u->vm))
+    return;
+  g_clear_error(error);
+  dr_error_set(error, DR_ERROR_ATTENTION, "the guest of VM '%s' has ended before anything was moved: its QEMU %s",
+               dr_vm_name(u->vm), dr_vm_record(u->vm)->exit_text);
+  dr_error_remedy(error, "see drover show %s and its log, then start it again", dr_vm_name(u->vm));
 }
 
 static gboolean
@@ -135,23 +150,29 @@ move(DrUpgrade *u, GError **error)
 }
 
 static gboolean
-commit(DrUpgrade *u, const char *version_before, GError **error)
+commit(DrUpgrade *u, GError **error)
 {
   g_autoptr(DrFindings) own = dr_findings_new();
   DrFindings *findings = u->pre ? u->pre->findings : own;
-  gboolean done;
+  g_autoptr(GError) lost = NULL;
 
-  done = dr_upgrade_commit(u, findings, error);
-  dr_job_set_findings(u->job, findings);
-  dr_job_set_result(u->job, result(u, version_before));
-  unlink(u->plan.mark_path);
-  finish(u, DR_ON_DESTINATION, NULL);
-  return done;
+  dr_upgrade_commit(u, findings, &lost);
+  if (u->pre || dr_findings_count(own))
+    dr_job_set_findings(u->job, findings);
+  dr_job_set_result(u->job, result(u));
+  finish(u, DR_ON_DESTINATION, lost);
+  /* A record that could not be written names the old QEMU: what a recovery needs to know better stays. */
+  if (dr_vm_is_saved(u->vm))
+    unlink(u->plan.mark_path);
+  if (!lost)
+    return TRUE;
+  g_propagate_error(error, g_steal_pointer(&lost));
+  return FALSE;
 }
 
 /* An error on the way: finds out where that leaves the guest, and says so. */
 static gboolean
-settle(DrUpgrade *u, const char *version_before, GError *cause, GError **error)
+settle(DrUpgrade *u, GError *cause, GError **error)
 {
   g_autoptr(GError) reason = NULL;
   DrWhere where = dr_upgrade_settle(u, &reason);
@@ -159,7 +180,7 @@ settle(DrUpgrade *u, const char *version_before, GError *cause, GError **error)
   if (where == DR_ON_DESTINATION) {
     g_warning("VM '%s' runs under its new QEMU in spite of: %s", dr_vm_name(u->vm), cause->message);
     g_error_free(cause);
-    return commit(u, version_before, error);
+    return commit(u, error);
   }
   finish(u, where, reason);
   if (reason) {
@@ -171,26 +192,46 @@ settle(DrUpgrade *u, const char *version_before, GError *cause, GError **error)
   return FALSE;
 }
 
+/* The old QEMU, and what goes with it. */
+static void
+note_source(DrUpgrade *u)
+{
+  const DrVmRecord *record = dr_vm_record(u->vm);
+  g_autofree char *run_dir = dr_host_run_dir(u->host, record->name, NULL);
+
+  u->plan.source = record->id;
+  u->plan.source_qmp = g_strdup(record->qmp_path);
+  u->plan.borrowed = record->borrowed;
+  u->plan.source_exit = g_strdup(record->exit_path);
+  u->plan.version_before = g_strdup(record->qemu_version);
+  /* A console that is the user's own socket keeps its path. */
+  if (record->console_path && run_dir && g_str_has_prefix(record->console_path, run_dir))
+    u->plan.source_console = g_strdup(record->console_path);
+}
+
 gboolean
 dr_upgrade_run(DrJob *job, GError **error)
 {
   g_auto(DrUpgrade) u = { 0 };
-  g_autofree char *version_before = NULL;
   GError *cause = NULL;
+  gboolean ran;
 
   upgrade_init(&u, job);
+  dr_vm_lock(u.vm);
+  ran = !g_str_equal(dr_vm_record(u.vm)->state, "stopped");
+  dr_vm_unlock(u.vm);
   if (!dr_job_enter(job, DR_STAGE_PREFLIGHT, NULL, error))
     return FALSE;
   u.source = dr_vm_take(u.vm, "an upgrade", LEASE_MS, error);
-  if (!u.source)
-    return FALSE;
-  u.plan.source = dr_vm_record(u.vm)->id;
-  version_before = g_strdup(dr_qmp_version(u.source));
-  if (!preflight(&u, error)) {
-    finish(&u, DR_ON_SOURCE, NULL);
+  note_source(&u);
+  if (!u.source || !preflight(&u, error)) {
+    if (u.source)
+      finish(&u, DR_ON_SOURCE, NULL);
+    if (ran)
+      say_if_ended(&u, error);
     return FALSE;
   }
-  return move(&u, &cause) ? commit(&u, version_before, error) : settle(&u, version_before, cause, error);
+  return move(&u, &cause) ? commit(&u, error) : settle(&u, cause, error);
 }
 
 JsonObject *
@@ -216,6 +257,15 @@ dr_upgrade_check(DrVm *vm, JsonObject *request, GError **error)
 
 /* --- Recovery --- */
 
+/* The word of a command line that makes drover's own monitor of a QEMU there. */
+static gboolean
+is_monitor(const char *word, const char *qmp_path)
+{
+  g_autofree char *path = g_strdup_printf("path=%s,", qmp_path);
+
+  return g_str_has_prefix(word, "socket,id=drover-qmp,") && strstr(word, path);
+}
+
 /* A destination that was spawned, but whose pid did not reach the journal, has its monitor's path on its command line. */
 static gboolean
 find_by_socket(const char *qmp_path, DrProcId *ret_id)
@@ -231,7 +281,7 @@ find_by_socket(const char *qmp_path, DrProcId *ret_id)
       continue;
     words = dr_proc_cmdline((pid_t)pid, NULL);
     for (char **word = words; word && *word; word++)
-      if (g_str_has_prefix(*word, "socket,id=drover-qmp,") && strstr(*word, qmp_path))
+      if (is_monitor(*word, qmp_path))
         return dr_proc_identify((pid_t)pid, ret_id, NULL);
   }
   return FALSE;
@@ -239,7 +289,7 @@ find_by_socket(const char *qmp_path, DrProcId *ret_id)
 
 /* Reads the journal. FALSE: nothing had been started. */
 static gboolean
-load_plan(DrUpgrade *u, JsonArray *journal)
+load_plan(DrUpgrade *u, JsonArray *journal, const char **ret_stage)
 {
   gboolean started = FALSE;
 
@@ -248,76 +298,113 @@ load_plan(DrUpgrade *u, JsonArray *journal)
     JsonObject *entry_note = dr_json_obj(entry, "note");
     const char *stage = dr_json_str(entry, "stage", "");
 
+    *ret_stage = stage;
     if (g_str_equal(stage, DR_STAGE_START)) {
       dr_upgrade_plan_read(&u->plan, entry_note);
       started = TRUE;
     } else if (g_str_equal(stage, DR_STAGE_VERIFY)) {
       u->dest_id.pid = (pid_t)dr_json_int(entry_note, "pid", 0);
       u->dest_id.start_time = (guint64)dr_json_int(entry_note, "start_time", 0);
+    } else if (g_str_equal(stage, DR_STAGE_POSTCOPY)) {
+      u->postcopy_begun = TRUE;
     }
   }
-  if (started && !u->dest_id.pid)
-    find_by_socket(u->plan.qmp_path, &u->dest_id);
   return started;
 }
 
 static void
 connect_both(DrUpgrade *u)
 {
-  g_autoptr(GError) error = NULL;
-  const DrVmRecord *record = dr_vm_record(u->vm);
-
-  /* The console of the destination, too, so that what it prints is not lost if it turns out to have the guest. */
+  if (!u->dest_id.pid)
+    find_by_socket(u->plan.qmp_path, &u->dest_id);
   if (u->dest_id.pid && dr_proc_alive(&u->dest_id)) {
     dr_autofd int pidfd = dr_proc_open(&u->dest_id, NULL);
 
-    u->dest = dr_qmp_await(u->plan.qmp_path, pidfd, dr_deadline_in(CONNECT_MS), &error);
-    if (u->dest && u->plan.console)
-      dr_console_prepare(dr_vm_console(u->vm), u->plan.console_path, NULL);
-    g_clear_error(&error);
+    u->dest = dr_qmp_await(u->plan.qmp_path, pidfd, dr_deadline_in(CONNECT_MS), NULL);
   }
-  if (dr_proc_alive(&u->plan.source) && record->id.pid == u->plan.source.pid)
-    u->source = dr_qmp_connect(record->qmp_path, FALSE, dr_deadline_in(CONNECT_MS), &error);
+  /* The console, too, so that what it prints is not lost if it turns out to have the guest. */
+  if (u->dest && u->plan.console)
+    dr_console_prepare(dr_vm_console(u->vm), u->plan.console_path, NULL);
+  if (dr_proc_alive(&u->plan.source))
+    u->source = dr_qmp_connect(u->plan.source_qmp, FALSE, dr_deadline_in(CONNECT_MS), NULL);
 }
 
-static gboolean
-has_committed(const DrUpgrade *u)
+static DrWhere
+find_guest(DrUpgrade *u, GError **ret_reason)
 {
-  return dr_vm_record(u->vm)->id.pid == u->dest_id.pid && u->dest_id.pid && u->dest;
+  DrWhere where = DR_ON_DESTINATION;
+
+  connect_both(u);
+  if (!u->dest || !dr_upgrade_is_dest(u, &dr_vm_record(u->vm)->id))
+    where = dr_upgrade_settle(u, ret_reason);
+  if (u->dest && !u->plan.version)
+    u->plan.version = g_strdup(dr_qmp_version(u->dest));
+  return where;
 }
 
+/* Pids of an earlier boot mean other processes now: none is looked at. */
 static gboolean
-interrupted(DrUpgrade *u, const DrJobRow *row, GError **error)
+was_rebooted(DrUpgrade *u, const char *stage, GError **error)
 {
-  g_autofree char *text = g_strdup_printf("droverd ended while the upgrade of VM '%s' was at stage '%s'; the guest runs on "
-                                          "under its old QEMU",
-                                          row->vm, row->stage);
+  if (g_strcmp0(dr_vm_record(u->vm)->boot_id, dr_boot_id()) == 0)
+    return FALSE;
+  u->dest_id = (DrProcId){ 0 };
+  dr_upgrade_remove_leftovers(u);
+  dr_error_set(error, DR_ERROR_ATTENTION, "the host was rebooted while the upgrade of VM '%s' was at stage '%s'",
+               dr_vm_name(u->vm), stage);
+  dr_error_remedy(error, "start the VM again");
+  return TRUE;
+}
 
-  note(u->vm, text, FALSE);
-  dr_error_set(error, DR_ERROR_CLOSED, "%s", text);
-  return dr_error_remedy(error, "start the upgrade again: drover upgrade %s", row->vm);
+static void
+interrupted(DrUpgrade *u, const char *stage, GError **error)
+{
+  dr_error_set(error, DR_ERROR_CLOSED,
+               "droverd ended while the upgrade of VM '%s' was at stage '%s'; the guest runs on under its old QEMU",
+               dr_vm_name(u->vm), stage);
+  dr_error_remedy(error, "start the upgrade again: drover upgrade %s", dr_vm_name(u->vm));
+  say_if_ended(u, error);
+}
+
+/* The guest runs under the new QEMU, which droverd did not live to see. */
+static gboolean
+commit_late(DrUpgrade *u, const char *stage, GError **error)
+{
+  g_autofree char *text = g_strdup_printf("droverd ended while the upgrade was at stage '%s'; its next start finished it", stage);
+
+  if (!commit(u, error))
+    return FALSE;
+  dr_upgrade_note(u->vm, text, FALSE);
+  dr_vm_save(u->vm, NULL);
+  return TRUE;
 }
 
 gboolean
-dr_upgrade_recover(DrJob *job, const DrJobRow *row, GError **error)
+dr_upgrade_recover(DrJob *job, GError **error)
 {
   g_auto(DrUpgrade) u = { 0 };
-  g_autoptr(JsonArray) journal = dr_store_load_journal(dr_job_host(job)->store, row->id, error);
+  const char *stage = "queued";
+  g_autoptr(JsonArray) journal = NULL;
   g_autoptr(GError) reason = NULL;
-  DrWhere where;
+  DrWhere where = DR_ON_SOURCE;
+  gboolean started;
 
-  if (!journal)
-    return FALSE;
   upgrade_init(&u, job);
-  u.plan.source = dr_vm_record(u.vm)->id;
-  if (!load_plan(&u, journal))
-    return interrupted(&u, row, error);
-  connect_both(&u);
-  where = has_committed(&u) ? DR_ON_DESTINATION : dr_upgrade_settle(&u, &reason);
+  note_source(&u);
+  journal = dr_store_load_journal(u.host->store, dr_job_id(job), error);
+  if (!journal) {
+    dr_vm_give(u.vm, NULL);
+    return FALSE;
+  }
+  started = load_plan(&u, journal, &stage);
+  dr_job_step(job, stage);
+  dr_job_hold(job, DR_STEP_RECOVER);
+  if (!was_rebooted(&u, stage, &reason) && started)
+    where = find_guest(&u, &reason);
   if (where == DR_ON_DESTINATION)
-    return commit(&u, dr_vm_record(u.vm)->qemu_version, error);
+    return commit_late(&u, stage, error);
   if (where == DR_ON_SOURCE && !reason)
-    interrupted(&u, row, &reason);
+    interrupted(&u, stage, &reason);
   finish(&u, where, reason);
   g_propagate_error(error, g_steal_pointer(&reason));
   return FALSE;

@@ -11,7 +11,7 @@ gboolean dr_upgrade_run(DrJob *job, GError **error);
 /* Preflight only. (transfer full) */
 JsonObject *dr_upgrade_check(DrVm *vm, JsonObject *request, GError **error);
 
-/* Brings a job that an earlier droverd left at `row->stage` to an end, whatever is dead; afterwards exactly one QEMU
- * of the VM is left, or none where the guest's own was killed. TRUE: the guest runs under the new QEMU. FALSE: the
- * error says where it is and why. The job is not ended here. */
-gboolean dr_upgrade_recover(DrJob *job, const DrJobRow *row, GError **error);
+/* A DrJobFunc. Brings a job that an earlier droverd left at its stage to an end, whatever is dead; afterwards exactly one
+ * QEMU of the VM is left, or none where the guest's own was killed. TRUE: the guest runs under the new QEMU. FALSE: the
+ * error says where it is and why. */
+gboolean dr_upgrade_recover(DrJob *job, GError **error);

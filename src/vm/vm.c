@@ -27,6 +27,7 @@ struct DrVm {
   int pidfd;
   DrConsole *console;
   gint64 job;
+  gboolean unsaved; /* the last attempt to write the record failed */
 };
 
 DrVm *
@@ -139,11 +140,27 @@ gboolean
 dr_vm_save(DrVm *vm, GError **error)
 {
   g_autoptr(JsonObject) object = NULL;
+  gboolean saved;
 
   dr_vm_lock(vm);
   object = dr_vm_record_write(&vm->record);
   dr_vm_unlock(vm);
-  return dr_store_put_vm(vm->host->store, vm->record.name, object, error);
+  saved = dr_store_put_vm(vm->host->store, vm->record.name, object, error);
+  dr_vm_lock(vm);
+  vm->unsaved = !saved;
+  dr_vm_unlock(vm);
+  return saved;
+}
+
+gboolean
+dr_vm_is_saved(DrVm *vm)
+{
+  gboolean saved;
+
+  dr_vm_lock(vm);
+  saved = !vm->unsaved;
+  dr_vm_unlock(vm);
+  return saved;
 }
 
 static void
@@ -284,6 +301,14 @@ dr_vm_take(DrVm *vm, const char *who, int timeout_ms, GError **error)
 }
 
 void
+dr_vm_reserve(DrVm *vm, const char *who)
+{
+  dr_vm_lock(vm);
+  vm->holder = g_strdup(who);
+  dr_vm_unlock(vm);
+}
+
+void
 dr_vm_give(DrVm *vm, DrQmp *qmp)
 {
   gboolean changed = FALSE;
@@ -371,9 +396,26 @@ read_exit(DrVm *vm, const char *exit_path, const DrProcId *id, char **ret_text)
   }
 }
 
-/* A socket that drover renamed is not removed by its QEMU, which knows it under another name. */
+/* Those that its QEMU may leave: the ones that drover renamed, which QEMU knows under another name, and drover's own, which a
+ * QEMU that was killed did not remove. (transfer full) */
+static char **
+sockets_locked(DrVm *vm)
+{
+  g_autofree char *own = g_strdup_printf("%s/vms/%s/", vm->host->run_dir, vm->record.name);
+  g_autoptr(GStrvBuilder) paths = g_strv_builder_new();
+
+  if (vm->record.public_sockets)
+    g_strv_builder_addv(paths, (const char **)vm->record.public_sockets);
+  if (vm->record.qmp_path && !vm->record.borrowed)
+    g_strv_builder_add(paths, vm->record.qmp_path);
+  if (vm->record.console_path && g_str_has_prefix(vm->record.console_path, own))
+    g_strv_builder_add(paths, vm->record.console_path);
+  return g_strv_builder_end(paths);
+}
+
+/* Unless somebody listens there by now. */
 static void
-remove_public_sockets(char **paths)
+remove_sockets(char **paths)
 {
   for (char **path = paths; path && *path; path++) {
     struct sockaddr_un address = { .sun_family = AF_UNIX };
@@ -397,7 +439,7 @@ dr_vm_check(DrVm *vm)
   dr_vm_lock(vm);
   id = vm->record.id;
   exit_path = g_strdup(vm->record.exit_path);
-  sockets = g_strdupv(vm->record.public_sockets);
+  sockets = sockets_locked(vm);
   was_stopped = g_str_equal(vm->record.state, "stopped");
   current = g_strcmp0(vm->record.boot_id, dr_boot_id()) == 0;
   dr_vm_unlock(vm);
@@ -419,22 +461,33 @@ dr_vm_check(DrVm *vm)
     g_clear_pointer(&vm->qmp, dr_qmp_free);
   }
   dr_vm_unlock(vm);
-  remove_public_sockets(sockets);
+  remove_sockets(sockets);
   if (vm->console)
     dr_console_end(vm->console);
   publish(vm);
   return FALSE;
 }
 
+void
+dr_vm_note_end(DrVm *vm)
+{
+  g_autoptr(GError) error = NULL;
+  gboolean known;
+
+  dr_vm_lock(vm);
+  known = g_str_equal(vm->record.state, "stopped");
+  dr_vm_unlock(vm);
+  if (known || dr_vm_check(vm))
+    return;
+  if (!dr_vm_save(vm, &error))
+    g_warning("%s", error->message);
+  g_message("VM '%s' %s", vm->record.name, vm->record.exit_text ? vm->record.exit_text : "ended");
+}
+
 static void
 note_end(GTask *task, gpointer object, gpointer data, GCancellable *cancellable)
 {
-  DrVm *vm = data;
-  g_autoptr(GError) error = NULL;
-
-  if (!dr_vm_check(vm) && !dr_vm_save(vm, &error))
-    g_warning("%s", error->message);
-  g_message("VM '%s' %s", vm->record.name, vm->record.exit_text ? vm->record.exit_text : "ended");
+  dr_vm_note_end(data);
 }
 
 static gboolean
@@ -444,7 +497,7 @@ on_end(int fd, GIOCondition condition, gpointer data)
   gboolean ours;
 
   dr_vm_lock(vm);
-  ours = fd == vm->pidfd && vm->job == 0; /* a job finds out by itself, and calls dr_vm_check() */
+  ours = fd == vm->pidfd && vm->job == 0; /* a job finds out by itself; at its end dr_vm_note_end() is called */
   dr_vm_unlock(vm);
   if (ours) {
     g_autoptr(GTask) task = g_task_new(NULL, NULL, NULL, NULL);
@@ -507,6 +560,7 @@ dr_vm_detach(DrVm *vm)
   unwatch(&vm->events);
   unwatch(&vm->end);
   g_clear_pointer(&vm->qmp, dr_qmp_free);
+  vm->unsaved = FALSE;
   dr_vm_unlock(vm);
   if (vm->console)
     dr_console_end(vm->console);

@@ -58,13 +58,17 @@ void dr_vm_unlock(DrVm *vm);
 /* A name: letters, digits, '.', '_', '-', not beginning with '.' or '-', 1 to 63 of them. */
 gboolean dr_vm_check_name(const char *name, GError **error);
 
-/* Writes the record to the state file. */
+/* Writes the record to the state file. is_saved: the last time succeeded. */
 gboolean dr_vm_save(DrVm *vm, GError **error);
+gboolean dr_vm_is_saved(DrVm *vm);
 
 /* The right to talk to its QEMU. `who` stands in the message for the next who asks. take: waits for another owner until
  * the deadline, connects when it is not connected. give: takes the connection back (NULL: it is broken and freed).
  * Errors: BUSY, CLOSED, and NOT_FOUND when the VM has ended. */
 DrQmp *dr_vm_take(DrVm *vm, const char *who, int timeout_ms, GError **error);
+/* The same without a connection, for a recovery, which does not know yet whose monitor is the VM's; before anybody can
+ * have it. Ends with dr_vm_give(). */
+void dr_vm_reserve(DrVm *vm, const char *who);
 void dr_vm_give(DrVm *vm, DrQmp *qmp);
 
 /* One job a VM at a time. claim: DR_ERROR_BUSY naming the other. */
@@ -78,6 +82,9 @@ gboolean dr_vm_watch(DrVm *vm, GError **error);
 /* Whether the process of the record lives; if not, notes its end (state "stopped", exit_text). Blocks up to 1 s for the
  * keeper's exit file. */
 gboolean dr_vm_check(DrVm *vm);
+
+/* If it has ended and that is not noted yet: notes it, saves it, says so. */
+void dr_vm_note_end(DrVm *vm);
 
 /* Sets state from query-status; the caller owns `qmp`. */
 void dr_vm_refresh(DrVm *vm, DrQmp *qmp);

@@ -58,13 +58,10 @@ def test_two_can_type(daemon, vm):
         for version in (None, *THERE_AND_BACK):
             if version:
                 daemon.upgrade(vm.name, guest.qemu(version))
-            assert vm.console.command("echo one") == "ECHO one"
-            assert other.command("echo two") in ("ECHO one", "ECHO two")
-            other.wait_line("ECHO two") if "two" not in last_echo(other) else None
-
-
-def last_echo(console):
-    return echoes(console.log[:console._parsed])[-1]
+            for typing, reading in ((vm.console, other), (other, vm.console)):
+                typing.send(f"echo {version} for both")
+                typing.wait_line(f"ECHO {version} for both")
+                reading.wait_line(f"ECHO {version} for both")
 
 
 def test_a_person_at_a_terminal_stays_connected_and_leaves_with_a_key(daemon, vm):
@@ -76,14 +73,16 @@ def test_a_person_at_a_terminal_stays_connected_and_leaves_with_a_key(daemon, vm
             if version:
                 daemon.upgrade(vm.name, guest.qemu(version))
             assert terminal.command("echo at the terminal") == "ECHO at the terminal"
-        # Ctrl-C belongs to the guest.
+        # Ctrl-C belongs to the guest, which takes it for a part of the line.
         terminal.sock.sendall(b"\x03")
-        assert terminal.command("echo still here").endswith("still here")
+        terminal.send("echo still here")
+        terminal.wait_line("ERR \x03echo")
         assert terminal.leave() == 0
         assert not terminal.is_raw(), "the terminal is as it was"
     finally:
         terminal.close()
-    assert vm.console.command("echo the other one stays") == "ECHO the other one stays"
+    vm.console.send("echo the other one stays")
+    vm.console.wait_line("ECHO the other one stays")
     other = consoles.DroverTerminal(daemon, vm.name, "--escape", "^A")
     try:
         other.wait_ready()
@@ -101,7 +100,7 @@ def test_a_reader_that_does_not_read_holds_nobody_up(daemon, vm):
         for version in THERE_AND_BACK:
             for number in range(300):  # 120 KB: more than anybody buffers for it
                 vm.console.send(f"echo {number}-{text}")
-                assert vm.console.command(f"echo {number}").startswith("ECHO ")
+                vm.console.wait_line(f"ECHO {number}-{text}")
             vm.upgrade(version)
     finally:
         stuck.kill()
@@ -146,6 +145,39 @@ def test_nographic_gives_a_console_with_the_monitor_beside_it(daemon):
             vm.console.sock.sendall(b"info name\ninfo version\n")
             assert vm.console.wait_line(version or "7.2").startswith(version or "7.2")
             vm.console.sock.sendall(b"\x01c")
+    finally:
+        vm.close()
+
+
+def test_a_socket_of_the_users_own_is_read_through_upgrades_and_let_go(daemon):
+    vm = drover.Witness(daemon, **SMALL)
+    vm.console.close()
+    try:
+        with consoles.DroverConsole(daemon, vm.name) as console:
+            for round_, version in enumerate(THERE_AND_BACK):
+                with consoles.Typist(console, word=f"r{round_}x") as typist:
+                    wait_until(lambda: typist.typed > 20, 20, "lines typed before the upgrade")
+                    daemon.upgrade(vm.name, guest.qemu(version))
+                    typed = typist.typed
+                    wait_until(lambda: typist.typed > typed + 20, 20, "lines typed after the upgrade")
+                typist.check()
+        vm.healthy()  # over the socket itself
+    finally:
+        vm.close()
+
+
+def test_typing_while_memory_is_copied(daemon):
+    """The switch comes by itself then, in the middle of a copy that may take long."""
+    vm = drover.Witness(daemon, console=by_drover, options=["--memory", "private"], **WITHOUT_SERIAL, **SMALL)
+    try:
+        for round_, (version, mode) in enumerate((("10.0", "copy"), ("7.2", "postcopy"))):
+            with consoles.Typist(vm.console, word=f"r{round_}x") as typist:
+                wait_until(lambda: typist.typed > 20, 20, "lines typed before the upgrade")
+                assert daemon.upgrade(vm.name, guest.qemu(version), "--memory", mode)["result"]["memory_mode"] == mode
+                typed = typist.typed
+                wait_until(lambda: typist.typed > typed + 20, 20, "lines typed after the upgrade")
+            typist.check()
+            vm.healthy()
     finally:
         vm.close()
 

@@ -7,6 +7,7 @@
  *   memory   writes every page anew in passes, and checks the whole old content first
  *   disk     one a disk: numbered blocks, each acknowledged by O_DIRECT|O_SYNC before the next; reads back
  *   udp      port 7000: echoes what begins with 't', answers every other datagram as a command
+ *   tcp      port 7000: answers lines as commands, one client at a time
  *   tick     one byte or datagram a millisecond, numbered: an outside observer measures silence by it
  *   console  (the main thread) line commands on ttyS0
  *
@@ -887,6 +888,49 @@ udp_run(void *unused)
 }
 
 static void
+tcp_serve(int client)
+{
+  static char line[512], answer[STATUS_MAX];
+  size_t used = 0;
+  char byte;
+  while (used < sizeof line - 1 && read(client, &byte, 1) == 1) {
+    if (byte != '\n') {
+      line[used++] = byte;
+      continue;
+    }
+    line[used] = 0;
+    used = 0;
+    command(line, answer, sizeof answer - 1);
+    strcat(answer, "\n");
+    if (send(client, answer, strlen(answer), MSG_NOSIGNAL) < 0)
+      return;
+  }
+}
+
+static void *
+tcp_run(void *unused)
+{
+  struct sockaddr_in any = { .sin_family = AF_INET, .sin_port = htons(7000) };
+  int s = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  (void)unused;
+  setsockopt(s, SOL_SOCKET, SO_REUSEADDR, &(int){ 1 }, sizeof(int));
+  if (bind(s, (struct sockaddr *)&any, sizeof any) || listen(s, 8)) {
+    bad("tcp listen: %s", strerror(errno));
+    return NULL;
+  }
+  for (;;) {
+    int client = accept(s, NULL, NULL);
+    if (client < 0)
+      continue;
+    /* A client that went away with its host is not waited for. */
+    setsockopt(client, SOL_SOCKET, SO_RCVTIMEO, &(struct timeval){ .tv_sec = 2 }, sizeof(struct timeval));
+    tcp_serve(client);
+    close(client);
+  }
+  return NULL;
+}
+
+static void
 console_run(void)
 {
   static char line[512], answer[STATUS_MAX];
@@ -969,6 +1013,7 @@ main(void)
     for (char *path = strtok_r(list, ",", &save); path; path = strtok_r(NULL, ",", &save))
       disk_start(path);
   start_thread(udp_run, NULL, 50);
+  start_thread(tcp_run, NULL, 0);
   ticks_start();
 
   option("ip", ip, sizeof ip);

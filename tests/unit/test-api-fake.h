@@ -1,10 +1,11 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A DrService without VMs, for the tests of the API and the command line: what it does goes by the names it is asked for.
+/* A DrService without VMs, for the tests of the API and the command line: what it does goes by the names
+ * it is asked for.
  *
- * VMs: web1, web2 exist. run: "taken" is EXISTS, "slow" takes until fake_release(). show: "attention" needs a person, "big" has 8 MiB.
- * upgrade: web1, web2 succeed in a few stages; "bad" is refused with two blockers; "att" ends in attention; "hang" runs
- * until it is cancelled; "nosuch" fails the request. console: "web1" echoes, "flood" prints without end, "deaf" never
- * reads, "ends" says bye and ends. */
+ * VMs: web1, web2 exist. run: "taken" is EXISTS, "slow" takes until fake_release(). show: "attention"
+ * needs a person, "big" has 8 MiB. upgrade: web1, web2 succeed in a few stages; "bad" is refused with two
+ * blockers; "att" ends in attention; "hang" runs until it is cancelled; "nosuch" fails the request.
+ * console: "web1" echoes, "flood" prints without end, "deaf" never reads, "ends" says bye and ends. */
 #pragma once
 #include "daemon/events.h"
 #include "daemon/service.h"

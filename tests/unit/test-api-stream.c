@@ -276,7 +276,8 @@ open_console(const Server *server, const char *vm)
   return fd;
 }
 
-/* Reads payload until there are `want` bytes of it, a control frame, or the end. Returns the opcode of that frame. */
+/* Reads payload until there are `want` bytes of it, a control frame, or the end. Returns the opcode of
+ * that frame. */
 static DrWsOpcode
 read_console(int fd, DrWsReader *reader, GByteArray *payload, gsize want)
 {
@@ -369,7 +370,8 @@ test_console_flood(void)
   close(fd);
 }
 
-/* And a client that types for ever at a guest that does not read; or sends pings and does not read the answers. */
+/* And a client that types for ever at a guest that does not read; or sends pings and does not read the
+ * answers. */
 static void
 send_until_stuck(int fd, DrWsOpcode opcode, gsize len)
 {

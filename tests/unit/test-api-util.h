@@ -35,7 +35,8 @@ char *http_read_until(int fd, const char *text);
 /* TRUE when the other end has closed, within `timeout_ms`. */
 gboolean http_is_closed(int fd, int timeout_ms);
 
-/* One request; `body` NULL: none. Returns the status; *ret_answer (optional, transfer full) all of the answer. */
+/* One request; `body` NULL: none. Returns the status; *ret_answer (optional, transfer full) all of the
+ * answer. */
 guint http_call(const Server *server, const char *method, const char *path, const char *body,
                 char **ret_answer);
 

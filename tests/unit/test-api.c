@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The API over a socket: routes, errors, limits, sockets. See test-api-stream.c and test-api-cli.c for the rest.
+/* The API over a socket: routes, errors, limits, sockets. See test-api-stream.c and test-api-cli.c for the
+ * rest.
  *
  * `test-api --serve SOCKET` serves the fake for trying the command line by hand. */
 #include "base/error.h"

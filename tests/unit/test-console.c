@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* The console hub: order across an upgrade, scrollback, bounded buffers, several readers. */
+/* The console hub: order across an upgrade both ways, scrollback, bounded buffers, several readers. */
 #include "base/fd.h"
 #include "vm/console.h"
 
@@ -170,6 +170,64 @@ test_abort(Fixture *f, gconstpointer unused)
   expect(f, client, "still here");
 }
 
+/* What was typed and not read by the old QEMU goes to the one that goes on. */
+static void
+hold(Fixture *f, gboolean go_over)
+{
+  dr_autofd int old = qemu(f, "a", FALSE);
+  dr_autofd int client = dr_console_attach(f->console, NULL);
+  dr_autofd int new = qemu(f, "b", TRUE);
+  g_autoptr(GError) error = NULL;
+  DrProcId self;
+
+  g_assert_true(dr_proc_identify(getpid(), &self, &error));
+  put(client, "read, unread, ");
+  spin(f);
+  expect(f, old, "read, ");
+  dr_console_hold(f->console, &self);
+  put(client, "later");
+  spin(f);
+  g_assert_cmpint(recv(old, &(char){ 0 }, 1, MSG_DONTWAIT), ==, -1);
+  if (go_over)
+    dr_console_commit(f->console);
+  else
+    dr_console_abort(f->console);
+  expect(f, go_over ? new : old, "unread, later");
+  g_assert_true(at_end(f, go_over ? old : new));
+}
+
+static void
+test_hold_and_commit(Fixture *f, gconstpointer unused)
+{
+  hold(f, TRUE);
+}
+
+static void
+test_hold_and_abort(Fixture *f, gconstpointer unused)
+{
+  hold(f, FALSE);
+}
+
+/* A socket of the user's own is let go when nobody reads it here. */
+static void
+test_lent(Fixture *f, gconstpointer unused)
+{
+  g_autofree char *path = NULL;
+  int listener = listen_at(f, "user", &path);
+  dr_autofd int client = -1, other = -1, guest = -1;
+
+  g_assert_true(dr_console_ensure(f->console, path, NULL));
+  guest = accept_and_unlink(listener, path);
+  client = dr_console_attach(f->console, NULL);
+  other = dr_console_attach(f->console, NULL);
+  close(dr_fd_steal(&other));
+  put(guest, "both");
+  expect(f, client, "both");
+  close(dr_fd_steal(&client));
+  g_assert_true(at_end(f, guest));
+  g_assert_false(dr_console_is_open(f->console));
+}
+
 static void
 test_end(Fixture *f, gconstpointer unused)
 {
@@ -246,6 +304,9 @@ main(int argc, char **argv)
   ADD("both-ways", test_both_ways);
   ADD("upgrade", test_upgrade);
   ADD("abort", test_abort);
+  ADD("hold-and-commit", test_hold_and_commit);
+  ADD("hold-and-abort", test_hold_and_abort);
+  ADD("lent", test_lent);
   ADD("end", test_end);
   ADD("slow-client", test_slow_client);
   ADD("deaf-guest", test_deaf_guest);

@@ -95,6 +95,27 @@ test_build(void)
 }
 
 static void
+test_numbers(void)
+{
+  g_autoptr(JsonObject) object = dr_json("{'ms': <%d>, 'big': <%x>, 's': <%s>}", 2.9, G_MAXINT64, "a\"2.8999999999999999\\");
+  g_autofree char *text = dr_json_print_object(object, FALSE);
+
+  g_assert_nonnull(strstr(text, ":2.9,"));
+  g_assert_nonnull(strstr(text, ":9223372036854775807,"));
+  g_assert_nonnull(strstr(text, "a\\\"2.8999999999999999"));
+}
+
+static void
+test_dup(void)
+{
+  g_autoptr(JsonNode) node = dr_json_node(dr_json("{'a': <{'b': <%x>}>}", (gint64)1));
+  g_autoptr(JsonNode) copy = dr_json_dup(node);
+
+  g_assert_true(json_node_equal(node, copy));
+  g_assert_true(dr_json_obj(json_node_get_object(node), "a") != dr_json_obj(json_node_get_object(copy), "a"));
+}
+
+static void
 test_errors(void)
 {
   g_autoptr(GError) error = NULL;
@@ -143,6 +164,8 @@ main(int argc, char **argv)
   g_test_add_func("/json/strings-keep-brackets", test_strings_keep_brackets);
   g_test_add_func("/json/lookup", test_lookup);
   g_test_add_func("/json/build", test_build);
+  g_test_add_func("/json/numbers", test_numbers);
+  g_test_add_func("/json/dup", test_dup);
   g_test_add_func("/error/remedy", test_errors);
   g_test_add_func("/finding/list", test_findings);
   return g_test_run();

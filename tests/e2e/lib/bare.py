@@ -86,7 +86,7 @@ class Spec:
             # An unversioned machine type: nothing else keeps its stream readable for another QEMU. The firmware's
             # size is part of it too (default: qboot of each version's own size).
             argv += ["-bios", str(self.firmware or "/usr/share/seabios/bios-microvm.bin")]
-            if guest.version(qemu) >= (9, 2):
+            if guest.version(qemu) >= (10, 0):
                 argv += ["-global", "migration.send-switchover-start=off"]
         elif self.firmware:
             argv += ["-bios", str(self.firmware)]
