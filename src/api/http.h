@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* droverd's HTTP server on a unix socket; docs/API.md is its contract. */
 #pragma once
-#include "daemon/events.h"
+#include "base/events.h"
 #include "daemon/service.h"
 
 typedef struct DrApi DrApi;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What everything in the daemon shares: its directories, its state file, its event hub, its main loop. */
 #pragma once
-#include "daemon/events.h"
+#include "base/events.h"
 #include "store/store.h"
 
 typedef struct {

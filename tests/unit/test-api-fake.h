@@ -7,7 +7,7 @@
  * blockers; "att" ends in attention; "hang" runs until it is cancelled; "nosuch" fails the request.
  * console: "web1" echoes, "flood" prints without end, "deaf" never reads, "ends" says bye and ends. */
 #pragma once
-#include "daemon/events.h"
+#include "base/events.h"
 #include "daemon/service.h"
 
 DrService *fake_service_new(DrEvents *events);

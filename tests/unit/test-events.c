@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Events: order, bounds, wake-ups, many threads. */
-#include "daemon/events.h"
+#include "base/events.h"
 
 #define QUEUE 256
 

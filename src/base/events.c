@@ -3,7 +3,7 @@
  *
  * An event is kept as text: json-glib 1.6 counts an object's references without atomics, so that one
  * object must not be held by two threads. The text is made once and shared. */
-#include "daemon/events.h"
+#include "base/events.h"
 
 #define QUEUE_MAX 256
 
