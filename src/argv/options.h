@@ -26,9 +26,9 @@ typedef enum {
   DR_VALUE_PATH,        /* a file name of the host, taken literally: a comma is a comma */
   DR_VALUE_KEYVAL,      /* key=value,key=value with doubled commas */
   DR_VALUE_KEYVAL_JSON, /* the same, or a JSON object where the value begins with '{' (since 5.2 to 7.2) */
-  DR_VALUE_CHARDEV, /* the short form of a character device, dr_chardev_parse() */
-  DR_VALUE_CPU,     /* -cpu: model,+feature,-feature,feature=value; commas cannot be doubled */
-  DR_VALUE_GLOBAL,  /* -global: driver.property=value, or key=value */
+  DR_VALUE_CHARDEV,     /* the short form of a character device, dr_chardev_parse() */
+  DR_VALUE_CPU,         /* -cpu: model,+feature,-feature,feature=value; commas cannot be doubled */
+  DR_VALUE_GLOBAL,      /* -global: driver.property=value, or key=value */
 } DrValueKind;
 
 /* What a second occurrence of the option does. */

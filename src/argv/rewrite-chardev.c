@@ -43,7 +43,8 @@ blocked(DrRewriter *r, const DrOpt *opt, const DrChardev *chardev)
 {
   g_autofree char *code = g_strdup_printf("chardev-%s", chardev->backend ? chardev->backend : "device");
 
-  dr_findings_add(r->findings, DR_FINDING_BLOCKER, code, "use a unix socket, a TCP listener or a file instead",
+  dr_findings_add(r->findings, DR_FINDING_BLOCKER, code,
+                  "use a unix socket, a TCP listener or a file instead",
                   "%s %s: two QEMUs cannot have this %s at the same time", opt->spelling, opt->value,
                   dr_chardev_kind_name(chardev->kind));
 }
@@ -52,9 +53,10 @@ static gboolean
 beside_socket(DrRewriter *r, guint i, const DrOpt *opt, DrChardev *chardev)
 {
   if (!dr_chardev_is_listener(chardev)) {
-    dr_findings_add(r->findings, DR_FINDING_WARNING, "chardev-client", "make QEMU the listening side (server=on,wait=off)",
-                    "%s %s: the new QEMU connects a second time while the first is still connected", opt->spelling,
-                    opt->value);
+    dr_findings_add(r->findings, DR_FINDING_WARNING, "chardev-client",
+                    "make QEMU the listening side (server=on,wait=off)",
+                    "%s %s: the new QEMU connects a second time while the first is still connected",
+                    opt->spelling, opt->value);
     return FALSE;
   }
   chardev->wait = FALSE;
@@ -71,7 +73,8 @@ beside_socket(DrRewriter *r, guint i, const DrOpt *opt, DrChardev *chardev)
     blocked(r, opt, chardev);
     return FALSE;
   }
-  chardev->kind = DR_CHARDEV_UNIX; /* printed as a socket by number: QEMU asks the descriptor for its family */
+  chardev->kind =
+      DR_CHARDEV_UNIX; /* printed as a socket by number: QEMU asks the descriptor for its family */
   g_clear_pointer(&chardev->host, g_free);
   g_clear_pointer(&chardev->port, g_free);
   chardev->fd = g_strdup_printf("%d", g_array_index(need->numbers, int, 0));
@@ -99,8 +102,9 @@ beside(DrRewriter *r, guint i, const DrOpt *opt, DrChardev *chardev)
     blocked(r, opt, chardev);
     return FALSE;
   case DR_CHARDEV_PTY:
-    dr_findings_add(r->findings, DR_FINDING_WARNING, "chardev-pty", "use a unix socket, whose path stays the same",
-                    "%s %s: the new QEMU gets another pty", opt->spelling, opt->value);
+    dr_findings_add(r->findings, DR_FINDING_WARNING, "chardev-pty",
+                    "use a unix socket, whose path stays the same", "%s %s: the new QEMU gets another pty",
+                    opt->spelling, opt->value);
     return FALSE;
   case DR_CHARDEV_NONE:
   case DR_CHARDEV_REF:
@@ -118,7 +122,8 @@ beside(DrRewriter *r, guint i, const DrOpt *opt, DrChardev *chardev)
 static void
 name_it(DrRewriter *r, DrOpt *opt, DrChardev *chardev, const char *wanted_id)
 {
-  g_autofree char *id = wanted_id ? g_strdup(wanted_id) : g_strdup_printf("drover-%s%u", opt->info->name, r->named++);
+  g_autofree char *id =
+      wanted_id ? g_strdup(wanted_id) : g_strdup_printf("drover-%s%u", opt->info->name, r->named++);
   g_autofree char *reference = g_strconcat("chardev:", id, NULL);
   g_autoptr(DrOpts) opts = NULL;
   g_autofree char *value = NULL;
@@ -129,8 +134,9 @@ name_it(DrRewriter *r, DrOpt *opt, DrChardev *chardev, const char *wanted_id)
   value = dr_opts_print(opts);
   dr_argv_insert_before(argv, opt, "chardev", value);
   if (is_monitor(opt)) {
-    g_autofree char *mon = g_strdup_printf("chardev=%s,mode=%s%s", id, is(opt, "monitor") ? "readline" : "control",
-                                           is(opt, "qmp-pretty") ? ",pretty=on" : "");
+    g_autofree char *mon =
+        g_strdup_printf("chardev=%s,mode=%s%s", id, is(opt, "monitor") ? "readline" : "control",
+                        is(opt, "qmp-pretty") ? ",pretty=on" : "");
 
     dr_argv_insert_before(argv, opt, "mon", mon);
     dr_argv_remove(argv, opt);
@@ -154,7 +160,8 @@ static void
 rewrite_short(DrRewriter *r, guint i, DrOpt *opt, DrChardev *chardev)
 {
   if (is_stdio(chardev) && is_monitor(opt)) {
-    dr_findings_add(r->findings, DR_FINDING_WARNING, "monitor-stdio", "use drover qmp, or give it a unix socket",
+    dr_findings_add(r->findings, DR_FINDING_WARNING, "monitor-stdio",
+                    "use drover qmp, or give it a unix socket",
                     "%s stdio: a QEMU under drover has no terminal, this monitor is left out", opt->spelling);
     dr_opt_set_value(opt, "none");
   } else if (is_stdio(chardev)) {
@@ -184,8 +191,9 @@ static void
 default_console(DrRewriter *r)
 {
   DrArgv *argv = r->out->argv;
-  gboolean with_monitor = dr_argv_has(argv, "nographic") && !dr_argv_has(argv, "monitor") && !dr_argv_has(argv, "mon") &&
-                          !dr_argv_has(argv, "qmp") && !dr_argv_has(argv, "qmp-pretty");
+  gboolean with_monitor = dr_argv_has(argv, "nographic") && !dr_argv_has(argv, "monitor") &&
+                          !dr_argv_has(argv, "mon") && !dr_argv_has(argv, "qmp") &&
+                          !dr_argv_has(argv, "qmp-pretty");
   g_autoptr(DrOpts) opts = NULL;
   g_autofree char *value = NULL;
 

@@ -111,7 +111,8 @@ need_chardev(GPtrArray *needs, guint i, const DrOpt *opt)
   if (!chardev)
     return;
   need_fds(needs, i, chardev->fd, FALSE);
-  if (chardev->kind != DR_CHARDEV_TCP || !dr_chardev_is_listener(chardev) || g_str_equal(opt->info->name, "gdb"))
+  if (chardev->kind != DR_CHARDEV_TCP || !dr_chardev_is_listener(chardev) ||
+      g_str_equal(opt->info->name, "gdb"))
     return;
   if (g_ascii_string_to_unsigned(chardev->port ? chardev->port : "", 10, 1, 65535, &port, NULL))
     add_need(needs, DR_NEED_TCP_LISTENER, i)->port = port;
@@ -178,7 +179,8 @@ dr_rewriter_private(DrRewriter *r, const char *public_path)
   g_ptr_array_add(r->out->renames, item);
   if (strlen(item->private_path) > 107)
     dr_findings_add(r->findings, DR_FINDING_BLOCKER, "socket-path", "use a shorter path for that socket",
-                    "the socket path '%s' leaves no room for a second one beside it (107 bytes)", public_path);
+                    "the socket path '%s' leaves no room for a second one beside it (107 bytes)",
+                    public_path);
   return g_strdup(item->private_path);
 }
 
@@ -380,9 +382,11 @@ check_vnc_is_first(DrRewriter *r, const DrOpt *opt)
   for (DrOpt *other = NULL; (other = dr_argv_next(r->out->argv, "vnc", other)) && other != opt;) {
     if (other->value && g_str_equal(other->value, "none"))
       continue;
-    dr_findings_add(r->findings, DR_FINDING_BLOCKER, "vnc-several", "leave one VNC server on a port, as the first -vnc; others on "
-                                                                    "unix sockets (-vnc unix:PATH)",
-                    "-vnc %s: a second QEMU cannot be given the port of a VNC server that is not its first", opt->value);
+    dr_findings_add(r->findings, DR_FINDING_BLOCKER, "vnc-several",
+                    "leave one VNC server on a port, as the first -vnc; others on "
+                    "unix sockets (-vnc unix:PATH)",
+                    "-vnc %s: a second QEMU cannot be given the port of a VNC server that is not its first",
+                    opt->value);
     return;
   }
 }
@@ -403,8 +407,9 @@ rewrite_vnc(DrRewriter *r, DrOpt *opt, GError **error)
   if (!address || g_str_equal(address, "none"))
     return TRUE;
   if (dr_opts_has(opts, "websocket") || dr_opts_has(opts, "reverse"))
-    dr_findings_add(r->findings, DR_FINDING_BLOCKER, "vnc-websocket", "run a websocket proxy beside the VM instead",
-                    "-vnc %s: a websocket or reverse connection cannot be handed to a second QEMU", opt->value);
+    dr_findings_add(
+        r->findings, DR_FINDING_BLOCKER, "vnc-websocket", "run a websocket proxy beside the VM instead",
+        "-vnc %s: a websocket or reverse connection cannot be handed to a second QEMU", opt->value);
   if (g_str_has_prefix(address, "unix:")) {
     path = dr_rewriter_private(r, address + strlen("unix:"));
   } else {
@@ -416,7 +421,8 @@ rewrite_vnc(DrRewriter *r, DrOpt *opt, GError **error)
   dr_opts_set(opts, "vnc", unix_address);
   dr_opts_unset(opts, "to");
   if (dr_opts_has(opts, "password") || dr_opts_has(opts, "password-secret"))
-    dr_findings_add(r->findings, DR_FINDING_WARNING, "vnc-password", "set it again after the upgrade (set_password)",
+    dr_findings_add(r->findings, DR_FINDING_WARNING, "vnc-password",
+                    "set it again after the upgrade (set_password)",
                     "a VNC password that was set at run time is not known to the new QEMU");
   dr_opt_set_opts(opt, opts);
   return TRUE;

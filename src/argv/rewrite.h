@@ -14,19 +14,19 @@
 
 /* A descriptor of the running QEMU that the new one must have. */
 typedef enum {
-  DR_NEED_FD,           /* a number on the command line (fd=, fds=, vhostfd=, /proc/self/fd/N): under the same number */
+  DR_NEED_FD, /* a number on the command line (fd=, fds=, vhostfd=, /proc/self/fd/N): under the same number */
   DR_NEED_TAP,          /* the queues of a tap that the command line does not name by number */
   DR_NEED_TCP_LISTENER, /* a listening TCP socket */
 } DrNeedKind;
 
 typedef struct {
   DrNeedKind kind;
-  guint opt;     /* index of the option on the command line */
-  int fd;        /* NEED_FD: the number */
-  gboolean tap;  /* NEED_FD: it is a tap queue */
-  char *netdev;  /* NEED_TAP: its id, nullable (-net, -nic without id) */
-  char *ifname;  /* NEED_TAP: nullable (QEMU or the helper chose the name) */
-  guint port;    /* NEED_TCP_LISTENER */
+  guint opt;       /* index of the option on the command line */
+  int fd;          /* NEED_FD: the number */
+  gboolean tap;    /* NEED_FD: it is a tap queue */
+  char *netdev;    /* NEED_TAP: its id, nullable (-net, -nic without id) */
+  char *ifname;    /* NEED_TAP: nullable (QEMU or the helper chose the name) */
+  guint port;      /* NEED_TCP_LISTENER */
   GArray *numbers; /* filled by the caller for NEED_TAP and NEED_TCP_LISTENER: of int, in the new QEMU */
 } DrNeed;
 
@@ -54,7 +54,7 @@ typedef enum {
 gboolean dr_argv_switchover_is_off(const DrArgv *argv);
 
 typedef struct {
-  const char *program;      /* nullable: as on the command line; else it replaces program and launcher */
+  const char *program; /* nullable: as on the command line; else it replaces program and launcher */
   gboolean incoming;
   const char *suffix;       /* of private sockets, ".drover-3" (incoming) */
   const char *qmp_path;     /* drover's own monitor listens here */
@@ -62,7 +62,7 @@ typedef struct {
   const DrRewriteRam *ram;  /* blocks to put onto descriptors; others stay as they are */
   guint n_ram;
   DrSwitchover switchover;
-  GPtrArray *needs;         /* from dr_rewrite_needs(), numbers filled (incoming) */
+  GPtrArray *needs; /* from dr_rewrite_needs(), numbers filled (incoming) */
 } DrRewritePlan;
 
 typedef struct {
@@ -70,19 +70,20 @@ typedef struct {
 } DrRename;
 
 typedef struct {
-  char *id;         /* of the VNC display, nullable: the default one */
-  char *host, *port; /* port: "5901"; what the first QEMU was told, a range's real value comes from query-vnc */
-  gboolean range;   /* ",to=" was given */
+  char *id; /* of the VNC display, nullable: the default one */
+  char *host,
+      *port;      /* port: "5901"; what the first QEMU was told, a range's real value comes from query-vnc */
+  gboolean range; /* ",to=" was given */
 } DrVncAddress;
 
 typedef struct {
   DrArgv *argv;
-  gboolean console;    /* console_path is used */
+  gboolean console;     /* console_path is used */
   char *console_public; /* nullable: serial0 is a unix listener of the user's: its public path */
-  GPtrArray *renames;  /* of DrRename: after the commit */
-  GPtrArray *vnc;      /* of DrVncAddress: after the commit */
-  char *pidfile;       /* nullable: to be written with the pid */
-  char *gdb;           /* nullable: HMP `gdbserver` argument */
+  GPtrArray *renames;   /* of DrRename: after the commit */
+  GPtrArray *vnc;       /* of DrVncAddress: after the commit */
+  char *pidfile;        /* nullable: to be written with the pid */
+  char *gdb;            /* nullable: HMP `gdbserver` argument */
 } DrRewrite;
 
 void dr_rewrite_free(DrRewrite *rewrite);

@@ -53,8 +53,8 @@ is_known(const DrFindings *findings, const char *code, const char *text)
 }
 
 void
-dr_findings_add(DrFindings *findings, DrSeverity severity, const char *code, const char *remedy, const char *format,
-                ...)
+dr_findings_add(DrFindings *findings, DrSeverity severity, const char *code, const char *remedy,
+                const char *format, ...)
 {
   DrFinding *finding;
   g_autofree char *text = NULL;

@@ -12,12 +12,13 @@ has_nul(const char *text, gsize len, gsize at)
   return !text[at] || (text[at] == '\\' && at + 5 < len && memcmp(text + at + 1, "u0000", 5) == 0);
 }
 
-/* Counts brackets outside of strings. json-glib also takes comments and single quotes, which are not JSON and in
+/* Counts brackets outside of strings, and looks for what json-glib would pass over: NULs, a second document. json-glib also takes comments and single quotes, which are not JSON and in
  * which a double quote would make this count wrong: whatever could begin one is refused. */
 static gboolean
 within_depth(const char *text, gsize len, GError **error)
 {
   gboolean in_string = FALSE;
+  gsize end = 0; /* of the array or object that is the document */
   int depth = 0;
 
   for (gsize i = 0; i < len; i++) {
@@ -25,6 +26,8 @@ within_depth(const char *text, gsize len, GError **error)
 
     if (has_nul(text, len, i))
       return dr_error_set(error, DR_ERROR_INVALID, "not valid JSON: a NUL at byte %zu", i);
+    if (end && !g_ascii_isspace(c))
+      return dr_error_set(error, DR_ERROR_INVALID, "not valid JSON: more behind its end, from byte %zu", i);
     if (in_string) {
       if (c == '\\')
         i++;
@@ -34,11 +37,13 @@ within_depth(const char *text, gsize len, GError **error)
       in_string = TRUE;
     } else if (c == '[' || c == '{') {
       if (++depth > DR_JSON_MAX_DEPTH)
-        return dr_error_set(error, DR_ERROR_INVALID, "JSON is nested deeper than %d levels", DR_JSON_MAX_DEPTH);
+        return dr_error_set(error, DR_ERROR_INVALID, "JSON is nested deeper than %d levels",
+                            DR_JSON_MAX_DEPTH);
     } else if (c == '/' || c == '#' || c == '\'') {
       return dr_error_set(error, DR_ERROR_INVALID, "not valid JSON: unexpected '%c' at byte %zu", c, i);
     } else if (c == ']' || c == '}') {
-      depth--;
+      if (--depth == 0)
+        end = i;
     }
   }
   return TRUE;

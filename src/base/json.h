@@ -9,7 +9,6 @@
 
 #define DR_JSON_MAX_DEPTH 64
 
-
 /* Parses one JSON document of at most `max` bytes and DR_JSON_MAX_DEPTH levels.
  * Returns: (transfer full): the root, or NULL with DR_ERROR_INVALID. */
 JsonNode *dr_json_parse(const char *text, gssize len, gsize max, GError **error);

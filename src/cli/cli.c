@@ -3,6 +3,7 @@
 #include "cli/cli.h"
 #include "base/error.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -179,6 +180,10 @@ dr_cli_call(DrCli *cli, const char *method, const char *path, const char *name, 
 
   if (name && !*name) {
     dr_error_set(error, DR_ERROR_INVALID, "%s: a name is empty", cli->verb->name);
+    return NULL;
+  }
+  if (name && strlen(name) > NAME_MAX) { /* droverd hangs up on a request line without an end */
+    dr_error_set(error, DR_ERROR_INVALID, "%s: '%.40s…' is too long for a name", cli->verb->name, name);
     return NULL;
   }
   if (dr_cli_client(cli, error))

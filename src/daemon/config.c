@@ -38,7 +38,8 @@ check_keys(GKeyFile *file, const char *path, GError **error)
     g_auto(GStrv) keys = g_key_file_get_keys(file, *group, NULL, NULL);
 
     if (!g_str_equal(*group, "daemon"))
-      return dr_error_set(error, DR_ERROR_INVALID, "'%s': there is no group [%s], only [daemon]", path, *group);
+      return dr_error_set(error, DR_ERROR_INVALID, "'%s': there is no group [%s], only [daemon]", path,
+                          *group);
     for (char **key = keys; *key; key++)
       if (!g_strv_contains(known, *key))
         return dr_error_set(error, DR_ERROR_INVALID, "'%s': unknown key '%s' in [daemon]", path, *key);
@@ -91,10 +92,12 @@ dr_config_load(DrConfig *config, int *argc, char ***argv, GError **error)
 {
   g_autofree char *path = NULL;
   const GOptionEntry entries[] = {
-    { "config", 'c', 0, G_OPTION_ARG_FILENAME, &path, "configuration (default " SYSTEM_FILE ", if it is there)", "FILE" },
-    { "run-dir", 0, 0, G_OPTION_ARG_FILENAME, &config->run_dir, "where sockets live (default /run/drover)", "DIR" },
-    { "state-dir", 0, 0, G_OPTION_ARG_FILENAME, &config->state_dir, "where records and logs live (default /var/lib/drover)",
+    { "config", 'c', 0, G_OPTION_ARG_FILENAME, &path,
+      "configuration (default " SYSTEM_FILE ", if it is there)", "FILE" },
+    { "run-dir", 0, 0, G_OPTION_ARG_FILENAME, &config->run_dir, "where sockets live (default /run/drover)",
       "DIR" },
+    { "state-dir", 0, 0, G_OPTION_ARG_FILENAME, &config->state_dir,
+      "where records and logs live (default /var/lib/drover)", "DIR" },
     { "debug", 0, 0, G_OPTION_ARG_NONE, &config->debug, "log more", NULL },
     { "version", 0, 0, G_OPTION_ARG_NONE, &config->version, "print the version", NULL },
     G_OPTION_ENTRY_NULL,

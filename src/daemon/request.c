@@ -31,6 +31,8 @@ has_type(JsonNode *node, DrMemberType type)
     return is_value(node, G_TYPE_INT64);
   case DR_MEMBER_OBJECT:
     return JSON_NODE_HOLDS_OBJECT(node);
+  case DR_MEMBER_ANY:
+    return TRUE;
   }
   return FALSE;
 }
@@ -39,8 +41,9 @@ static gboolean
 check_member(const DrMember *member, JsonNode *node, GError **error)
 {
   static const char *const words[] = {
-    [DR_MEMBER_TEXT] = "a string",          [DR_MEMBER_TEXTS] = "an array of strings", [DR_MEMBER_FLAG] = "true or false",
-    [DR_MEMBER_NUMBER] = "a whole number",  [DR_MEMBER_OBJECT] = "an object",
+    [DR_MEMBER_TEXT] = "a string",      [DR_MEMBER_TEXTS] = "an array of strings",
+    [DR_MEMBER_FLAG] = "true or false", [DR_MEMBER_NUMBER] = "a whole number",
+    [DR_MEMBER_OBJECT] = "an object",
   };
 
   if (JSON_NODE_HOLDS_NULL(node))
@@ -50,8 +53,8 @@ check_member(const DrMember *member, JsonNode *node, GError **error)
   if (member->type != DR_MEMBER_NUMBER ||
       (json_node_get_int(node) >= member->min && json_node_get_int(node) <= member->max))
     return TRUE;
-  return dr_error_set(error, DR_ERROR_INVALID, "'%s' must be %" G_GINT64_FORMAT " to %" G_GINT64_FORMAT, member->name,
-                      member->min, member->max);
+  return dr_error_set(error, DR_ERROR_INVALID, "'%s' must be %" G_GINT64_FORMAT " to %" G_GINT64_FORMAT,
+                      member->name, member->min, member->max);
 }
 
 static const DrMember *

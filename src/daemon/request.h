@@ -10,6 +10,7 @@ typedef enum {
   DR_MEMBER_FLAG,
   DR_MEMBER_NUMBER, /* whole */
   DR_MEMBER_OBJECT,
+  DR_MEMBER_ANY,
 } DrMemberType;
 
 typedef struct {

@@ -23,9 +23,9 @@
 struct DrService {
   DrHost *host;
   GMutex lock;
-  GMutex adopting;     /* two adoptions of one QEMU must see each other */
-  GHashTable *vms;     /* name -> DrVm */
-  GHashTable *coming;  /* set of names that are being started or adopted */
+  GMutex adopting;    /* two adoptions of one QEMU must see each other */
+  GHashTable *vms;    /* name -> DrVm */
+  GHashTable *coming; /* set of names that are being started or adopted */
   DrJobs *jobs;
   gint64 started_us;
 };
@@ -43,7 +43,7 @@ find(DrService *service, const char *name, GError **error)
     dr_vm_ref(vm);
   g_mutex_unlock(&service->lock);
   if (!vm) {
-    dr_error_set(error, DR_ERROR_NOT_FOUND, "there is no VM called '%s'", name);
+    dr_error_set(error, DR_ERROR_NOT_FOUND, "there is no VM called '%.80s'", name);
     dr_error_remedy(error, "drover list shows the VMs of this host");
   }
   return vm;
@@ -91,7 +91,8 @@ reserve(DrService *service, const char *name, GError **error)
   if (!taken)
     return TRUE;
   dr_error_set(error, DR_ERROR_EXISTS, "the name '%s' is taken", name);
-  return dr_error_remedy(error, "choose another one, or drop the old VM from drover's books: drover forget %s", name);
+  return dr_error_remedy(
+      error, "choose another one, or drop the old VM from drover's books: drover forget %s", name);
 }
 
 static void
@@ -122,54 +123,48 @@ settle(DrService *service, const char *name, DrVm *vm)
 }
 
 static gboolean
-is_same(DrVm *vm, const DrProcId *id, const char *qmp)
+is_same_process(DrVm *vm, const DrProcId *id)
 {
   DrVmRecord *record = dr_vm_record(vm);
   gboolean same;
 
   dr_vm_lock(vm);
-  same = (record->id.pid == id->pid && record->id.start_time == id->start_time) ||
-         (qmp && g_strcmp0(record->qmp_path, qmp) == 0);
-  same = same && !g_str_equal(record->state, "stopped");
+  same = record->id.pid == id->pid && record->id.start_time == id->start_time &&
+         !g_str_equal(record->state, "stopped");
   dr_vm_unlock(vm);
   return same;
 }
 
-/* One QEMU under two names would be upgraded twice. `qmp` nullable. */
+/* One QEMU under two names would be upgraded twice. Looked at before its monitor is, which is ours then and would only seem
+ * to be held by somebody else. */
 static gboolean
-is_new(DrService *service, const DrProcId *id, const char *qmp, GError **error)
+is_new_process(DrService *service, JsonObject *request, GError **error)
 {
   g_autoptr(GPtrArray) vms = all(service);
+  DrProcId id;
 
+  if (!dr_vm_adopt_identify(request, &id))
+    return TRUE; /* the adoption itself will say why */
   for (guint i = 0; i < vms->len; i++) {
-    if (!is_same(vms->pdata[i], id, qmp))
+    if (!is_same_process(vms->pdata[i], &id))
       continue;
-    dr_error_set(error, DR_ERROR_EXISTS, "that QEMU is under drover already, as VM '%s'", dr_vm_name(vms->pdata[i]));
+    dr_error_set(error, DR_ERROR_EXISTS, "pid %d is under drover already, as VM '%s'", id.pid,
+                 dr_vm_name(vms->pdata[i]));
     return dr_error_remedy(error, "use it under that name, or drop it there first: drover forget %s --force",
                            dr_vm_name(vms->pdata[i]));
   }
   return TRUE;
 }
 
-/* Before its monitor is looked at: one that is drover's own would only seem to be somebody else's. */
-static gboolean
-is_new_request(DrService *service, JsonObject *request, GError **error)
-{
-  const char *qmp = dr_json_str(request, "qmp", NULL);
-  gint64 pid = dr_json_int(request, "pid", 0);
-  DrProcId id = { 0 };
-
-  if (!qmp && pid > 0 && pid <= G_MAXINT)
-    dr_proc_identify((pid_t)pid, &id, NULL);
-  return (!qmp && !id.pid) || is_new(service, &id, qmp, error);
-}
-
 JsonObject *
 dr_service_run(DrService *service, JsonObject *request, GError **error)
 {
-  static const DrMember members[] = { { "name", DR_MEMBER_TEXT },   { "argv", DR_MEMBER_TEXTS },
-                                      { "cwd", DR_MEMBER_TEXT },    { "env", DR_MEMBER_TEXTS },
-                                      { "memory", DR_MEMBER_TEXT }, { "hugetlb", DR_MEMBER_FLAG },
+  static const DrMember members[] = { { "name", DR_MEMBER_TEXT },
+                                      { "argv", DR_MEMBER_TEXTS },
+                                      { "cwd", DR_MEMBER_TEXT },
+                                      { "env", DR_MEMBER_TEXTS },
+                                      { "memory", DR_MEMBER_TEXT },
+                                      { "hugetlb", DR_MEMBER_FLAG },
                                       { NULL } };
   const char *name = dr_json_str(request, "name", NULL);
   g_autoptr(DrVm) vm = NULL;
@@ -180,26 +175,12 @@ dr_service_run(DrService *service, JsonObject *request, GError **error)
   return settle(service, name, vm);
 }
 
-static DrVm *
-adopt_new(DrService *service, const char *name, JsonObject *request, GError **error)
-{
-  g_autoptr(DrVm) vm = is_new_request(service, request, error) ? dr_vm_adopt(service->host, request, error) : NULL;
-
-  if (!vm || is_new(service, &dr_vm_record(vm)->id, NULL, error))
-    return g_steal_pointer(&vm);
-  dr_vm_detach(vm);
-  dr_store_drop_vm(service->host->store, name, NULL);
-  dr_host_remove_empty(service->host, name);
-  return NULL;
-}
-
 JsonObject *
 dr_service_adopt(DrService *service, JsonObject *request, GError **error)
 {
-  static const DrMember members[] = { { "name", DR_MEMBER_TEXT },
-                                      { "pid", DR_MEMBER_NUMBER, 1, G_MAXINT },
-                                      { "qmp", DR_MEMBER_TEXT },
-                                      { NULL } };
+  static const DrMember members[] = {
+    { "name", DR_MEMBER_TEXT }, { "pid", DR_MEMBER_NUMBER, 1, G_MAXINT }, { "qmp", DR_MEMBER_TEXT }, { NULL }
+  };
   const char *name = dr_json_str(request, "name", NULL);
   g_autoptr(GMutexLocker) locker = NULL;
   g_autoptr(DrVm) vm = NULL;
@@ -207,7 +188,7 @@ dr_service_adopt(DrService *service, JsonObject *request, GError **error)
   if (!dr_request_check(request, members, error) || !reserve(service, name, error))
     return NULL;
   locker = g_mutex_locker_new(&service->adopting);
-  vm = adopt_new(service, name, request, error);
+  vm = is_new_process(service, request, error) ? dr_vm_adopt(service->host, request, error) : NULL;
   return settle(service, name, vm);
 }
 
@@ -277,6 +258,20 @@ dr_service_show(DrService *service, const char *name, GError **error)
 
 /* --- Pause, resume, QMP --- */
 
+static gboolean
+is_running(DrVm *vm, GError **error)
+{
+  DrVmRecord *record = dr_vm_record(vm);
+
+  if (dr_vm_check(vm))
+    return TRUE;
+  dr_vm_lock(vm);
+  dr_error_set(error, DR_ERROR_NOT_FOUND, "VM '%s' does not run: it %s", record->name,
+               record->exit_text ? record->exit_text : "has ended");
+  dr_vm_unlock(vm);
+  return dr_error_remedy(error, "drover show %s names its log", dr_vm_name(vm));
+}
+
 static JsonObject *
 simple_command(DrService *service, const char *name, const char *command, GError **error)
 {
@@ -312,43 +307,64 @@ dr_service_resume(DrService *service, const char *name, GError **error)
 static gboolean
 is_allowed(const char *command, const char *name, GError **error)
 {
-  static const char *const refused[] = { "quit", "qmp_capabilities", "migrate", "migrate-incoming", "migrate-recover",
-                                         "migrate-set-capabilities", "migrate_cancel", "migrate-start-postcopy", NULL };
-
-  if (!g_strv_contains(refused, command))
+  if (!g_str_equal(command, "quit") && !g_str_equal(command, "q") && !g_str_equal(command, "qmp_capabilities") &&
+      !g_str_has_prefix(command, "migrate"))
     return TRUE;
   dr_error_set(error, DR_ERROR_REFUSED, "'%s' would take VM '%s' out of drover's hands", command, name);
   return dr_error_remedy(error, "use drover stop or drover upgrade, or drover forget it first and use your own monitor");
 }
 
+/* The same by the human monitor, whose commands have the same names but for "q". */
+static gboolean
+line_is_allowed(JsonObject *arguments, const char *name, GError **error)
+{
+  const char *line = dr_json_str(arguments, "command-line", "");
+  g_autofree char *word = NULL;
+
+  line += strspn(line, " \t");
+  word = g_strndup(line, strcspn(line, " \t"));
+  return is_allowed(word, name, error);
+}
+
+static gboolean
+check_command(JsonObject *command, const char *name, GError **error)
+{
+  static const DrMember members[] = { { "execute", DR_MEMBER_TEXT }, { "arguments", DR_MEMBER_OBJECT },
+                                      { "id", DR_MEMBER_ANY }, { NULL } };
+  const char *execute = dr_json_str(command, "execute", NULL);
+
+  if (!dr_request_check(command, members, error))
+    return FALSE;
+  if (!execute)
+    return dr_error_set(error, DR_ERROR_INVALID, "a QMP command is an object with \"execute\"");
+  return is_allowed(execute, name, error) && (!g_str_equal(execute, "human-monitor-command") ||
+                                              line_is_allowed(dr_json_obj(command, "arguments"), name, error));
+}
+
 JsonObject *
 dr_service_qmp(DrService *service, const char *name, JsonObject *command, GError **error)
 {
-  static const DrMember members[] = { { "execute", DR_MEMBER_TEXT }, { "arguments", DR_MEMBER_OBJECT }, { NULL } };
-  const char *execute = dr_json_str(command, "execute", NULL);
   JsonObject *arguments = dr_json_obj(command, "arguments");
-  g_autoptr(DrVm) vm = dr_request_check(command, members, error) ? find(service, name, error) : NULL;
+  JsonNode *id = json_object_get_member(command, "id");
+  g_autoptr(DrVm) vm = find(service, name, error);
   g_autoptr(JsonNode) answer = NULL;
   JsonObject *object;
   DrQmp *qmp;
 
-  if (!vm)
-    return NULL;
-  if (!execute) {
-    dr_error_set(error, DR_ERROR_INVALID, "a QMP command is an object with \"execute\"");
-    return NULL;
-  }
-  if (!is_allowed(execute, name, error))
+  if (!vm || !check_command(command, name, error))
     return NULL;
   qmp = dr_vm_take(vm, "drover qmp", LEASE_MS, error);
   if (!qmp)
     return NULL;
-  answer = dr_qmp_call(qmp, execute, arguments ? json_object_ref(arguments) : NULL, DR_QMP_TIMEOUT_MS, error);
+  answer = dr_qmp_call(qmp, dr_json_str(command, "execute", NULL), arguments ? json_object_ref(arguments) : NULL,
+                       DR_QMP_TIMEOUT_MS, error);
   dr_vm_give(vm, qmp);
   if (!answer)
     return NULL;
   object = json_object_new();
   json_object_set_member(object, "return", g_steal_pointer(&answer));
+  if (id)
+    json_object_set_member(object, "id", json_node_copy(id));
   return object;
 }
 
@@ -359,7 +375,7 @@ dr_service_console(DrService *service, const char *name, GError **error)
   g_autofree char *path = NULL;
   DrVmRecord *record;
 
-  if (!vm)
+  if (!vm || !is_running(vm, error))
     return -1;
   record = dr_vm_record(vm);
   dr_vm_lock(vm);
@@ -367,7 +383,8 @@ dr_service_console(DrService *service, const char *name, GError **error)
   dr_vm_unlock(vm);
   if (!path) {
     dr_error_set(error, DR_ERROR_UNSUPPORTED, "VM '%s' has no console: its serial port goes elsewhere", name);
-    dr_error_remedy(error, "drover show %s tells where (-serial); start it without -serial, or with -serial stdio", name);
+    dr_error_remedy(
+        error, "drover show %s tells where (-serial); start it without -serial, or with -serial stdio", name);
     return -1;
   }
   if (!dr_console_ensure(dr_vm_console(vm), path, error))
@@ -413,15 +430,18 @@ stop_gently(DrVm *vm, const DrProcId *id, gint64 seconds, GError **error)
     return FALSE;
   if (wait_end(id, dr_deadline_in(seconds * 1000)))
     return TRUE;
-  dr_error_set(error, DR_ERROR_TIMEOUT, "the guest of VM '%s' was asked to power down and has not in %d s", dr_vm_name(vm),
-               (int)seconds);
-  return dr_error_remedy(error, "wait longer (--timeout), or pull the plug: drover stop %s --force", dr_vm_name(vm));
+  dr_error_set(error, DR_ERROR_TIMEOUT, "the guest of VM '%s' was asked to power down and has not in %d s",
+               dr_vm_name(vm), (int)seconds);
+  return dr_error_remedy(error, "wait longer (--timeout), or pull the plug: drover stop %s --force",
+                         dr_vm_name(vm));
 }
 
 JsonObject *
 dr_service_stop(DrService *service, const char *name, JsonObject *request, GError **error)
 {
-  static const DrMember members[] = { { "force", DR_MEMBER_FLAG }, { "timeout", DR_MEMBER_NUMBER, 1, STOP_MAX_S }, { NULL } };
+  static const DrMember members[] = { { "force", DR_MEMBER_FLAG },
+                                      { "timeout", DR_MEMBER_NUMBER, 1, STOP_MAX_S },
+                                      { NULL } };
   g_autoptr(DrVm) vm = dr_request_check(request, members, error) ? find(service, name, error) : NULL;
   gint64 seconds = dr_json_int(request, "timeout", STOP_DEFAULT_S);
   gboolean done;
@@ -434,11 +454,10 @@ dr_service_stop(DrService *service, const char *name, JsonObject *request, GErro
     return NULL;
   }
   id = dr_vm_record(vm)->id;
-  if (!dr_vm_check(vm)) {
-    dr_error_set(error, DR_ERROR_NOT_FOUND, "VM '%s' does not run", name);
+  if (!is_running(vm, error))
     return NULL;
-  }
-  done = dr_json_bool(request, "force", FALSE) ? stop_by_force(vm, &id, error) : stop_gently(vm, &id, seconds, error);
+  done = dr_json_bool(request, "force", FALSE) ? stop_by_force(vm, &id, error)
+                                               : stop_gently(vm, &id, seconds, error);
   if (!done)
     return NULL;
   dr_vm_check(vm);
@@ -482,10 +501,12 @@ dr_service_forget(DrService *service, const char *name, gboolean force, GError *
   if (!vm)
     return FALSE;
   if (dr_vm_job(vm))
-    return dr_error_set(error, DR_ERROR_BUSY, "VM '%s' has job %" G_GINT64_FORMAT " under way", name, dr_vm_job(vm));
+    return dr_error_set(error, DR_ERROR_BUSY, "VM '%s' has job %" G_GINT64_FORMAT " under way", name,
+                        dr_vm_job(vm));
   lives = dr_vm_check(vm);
   if (lives && !dr_vm_record(vm)->borrowed && !force) {
-    dr_error_set(error, DR_ERROR_REFUSED, "VM '%s' runs, and would run on without anybody to look after it", name);
+    dr_error_set(error, DR_ERROR_REFUSED, "VM '%s' runs, and would run on without anybody to look after it",
+                 name);
     return dr_error_remedy(error, "stop it first (drover stop %s), or forget it all the same: --force", name);
   }
   if (!dr_store_drop_vm(service->host->store, name, error))
@@ -537,9 +558,12 @@ requested_vms(DrService *service, JsonObject *request, GError **error)
 static gboolean
 check_upgrade_request(JsonObject *request, GError **error)
 {
-  static const DrMember members[] = { { "vms", DR_MEMBER_TEXTS }, { "all", DR_MEMBER_FLAG },
-                                      { "qemu", DR_MEMBER_TEXT }, { "memory", DR_MEMBER_TEXT },
-                                      { "parallel", DR_MEMBER_NUMBER, 1, 64 }, { NULL } };
+  static const DrMember members[] = { { "vms", DR_MEMBER_TEXTS },
+                                      { "all", DR_MEMBER_FLAG },
+                                      { "qemu", DR_MEMBER_TEXT },
+                                      { "memory", DR_MEMBER_TEXT },
+                                      { "parallel", DR_MEMBER_NUMBER, 1, 64 },
+                                      { NULL } };
   DrMemoryMode mode;
   const char *qemu = dr_json_str(request, "qemu", NULL);
 
@@ -561,7 +585,8 @@ none_busy(GPtrArray *vms, GError **error)
     gint64 job = dr_vm_job(vms->pdata[i]);
 
     if (job) {
-      dr_error_set(error, DR_ERROR_BUSY, "VM '%s' has job %" G_GINT64_FORMAT " under way", dr_vm_name(vms->pdata[i]), job);
+      dr_error_set(error, DR_ERROR_BUSY, "VM '%s' has job %" G_GINT64_FORMAT " under way",
+                   dr_vm_name(vms->pdata[i]), job);
       return dr_error_remedy(error, "wait for it: drover watch %" G_GINT64_FORMAT, job);
     }
   }
@@ -572,7 +597,8 @@ none_busy(GPtrArray *vms, GError **error)
 static void
 drop_jobs(GPtrArray *batch)
 {
-  g_autoptr(GError) error = g_error_new(DR_ERROR, DR_ERROR_CANCELLED, "another job of the same request could not be made");
+  g_autoptr(GError) error =
+      g_error_new(DR_ERROR, DR_ERROR_CANCELLED, "another job of the same request could not be made");
 
   for (guint i = 0; i < batch->len; i++)
     dr_job_end(batch->pdata[i], error);
@@ -581,7 +607,8 @@ drop_jobs(GPtrArray *batch)
 JsonArray *
 dr_service_upgrade(DrService *service, JsonObject *request, GError **error)
 {
-  g_autoptr(GPtrArray) vms = check_upgrade_request(request, error) ? requested_vms(service, request, error) : NULL;
+  g_autoptr(GPtrArray) vms =
+      check_upgrade_request(request, error) ? requested_vms(service, request, error) : NULL;
   g_autoptr(GPtrArray) batch = g_ptr_array_new_with_free_func((GDestroyNotify)dr_job_unref);
   JsonArray *array;
 
@@ -600,7 +627,8 @@ dr_service_upgrade(DrService *service, JsonObject *request, GError **error)
   for (guint i = 0; i < batch->len; i++)
     json_array_add_object_element(array, dr_job_json(batch->pdata[i]));
   if (batch->len)
-    dr_jobs_run(service->jobs, g_steal_pointer(&batch), dr_upgrade_run, (guint)dr_json_int(request, "parallel", 1));
+    dr_jobs_run(service->jobs, g_steal_pointer(&batch), dr_upgrade_run,
+                (guint)dr_json_int(request, "parallel", 1));
   return array;
 }
 
@@ -610,7 +638,8 @@ failed_report(DrVm *vm, const GError *error)
   g_autoptr(DrFindings) findings = dr_findings_new();
   JsonObject *report = json_object_new();
 
-  dr_findings_add(findings, DR_FINDING_BLOCKER, dr_error_code_name(error), dr_error_get_remedy(error), "%s", error->message);
+  dr_findings_add(findings, DR_FINDING_BLOCKER, dr_error_code_name(error), dr_error_get_remedy(error), "%s",
+                  error->message);
   json_object_set_string_member(report, "vm", dr_vm_name(vm));
   json_object_set_boolean_member(report, "ok", FALSE);
   json_object_set_array_member(report, "findings", dr_findings_json(findings));
@@ -620,7 +649,8 @@ failed_report(DrVm *vm, const GError *error)
 JsonArray *
 dr_service_upgrade_check(DrService *service, JsonObject *request, GError **error)
 {
-  g_autoptr(GPtrArray) vms = check_upgrade_request(request, error) ? requested_vms(service, request, error) : NULL;
+  g_autoptr(GPtrArray) vms =
+      check_upgrade_request(request, error) ? requested_vms(service, request, error) : NULL;
   JsonArray *array;
 
   if (!vms || !none_busy(vms, error))
@@ -667,7 +697,9 @@ dr_service_job_wait(DrService *service, const char *text, int timeout_ms, GError
 {
   gint64 id;
 
-  return parse_id(text, &id, error) ? dr_jobs_wait(service->jobs, id, CLAMP(timeout_ms, 0, WAIT_MAX_MS), error) : NULL;
+  return parse_id(text, &id, error)
+             ? dr_jobs_wait(service->jobs, id, CLAMP(timeout_ms, 0, WAIT_MAX_MS), error)
+             : NULL;
 }
 
 JsonObject *
@@ -686,10 +718,11 @@ dr_service_version(DrService *service, GError **error)
   g_mutex_lock(&service->lock);
   vms = g_hash_table_size(service->vms);
   g_mutex_unlock(&service->lock);
-  return dr_json("{'version': <%s>, 'run_dir': <%s>, 'state_dir': <%s>, 'uptime_s': <%x>, 'vms': <%x>, 'jobs': <%x>}",
-                 DROVER_VERSION, service->host->run_dir, service->host->state_dir,
-                 (g_get_monotonic_time() - service->started_us) / G_USEC_PER_SEC, (gint64)vms,
-                 (gint64)dr_jobs_active(service->jobs));
+  return dr_json(
+      "{'version': <%s>, 'run_dir': <%s>, 'state_dir': <%s>, 'uptime_s': <%x>, 'vms': <%x>, 'jobs': <%x>}",
+      DROVER_VERSION, service->host->run_dir, service->host->state_dir,
+      (g_get_monotonic_time() - service->started_us) / G_USEC_PER_SEC, (gint64)vms,
+      (gint64)dr_jobs_active(service->jobs));
 }
 
 /* --- Start and end --- */
@@ -704,7 +737,8 @@ load_vms(DrService *service, GError **error)
     return FALSE;
   names = json_object_get_members(records);
   for (GList *name = names; name; name = name->next) {
-    DrVm *vm = dr_vm_from_record(service->host, name->data, json_object_get_object_member(records, name->data));
+    DrVm *vm =
+        dr_vm_from_record(service->host, name->data, json_object_get_object_member(records, name->data));
 
     g_hash_table_insert(service->vms, g_strdup(name->data), vm);
   }

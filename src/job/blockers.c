@@ -12,8 +12,10 @@ static const struct {
 } options[] = {
   { "readconfig", "readconfig", "what its file adds cannot be compared or rewritten",
     "write its contents out as options and start the guest with them" },
-  { "snapshot", "snapshot", "the guest's writes are in temporary files that only the running QEMU has", RESTART " -snapshot" },
-  { "curses", "curses", "it has the terminal that the running QEMU uses", "use -display none, VNC or -nographic" },
+  { "snapshot", "snapshot", "the guest's writes are in temporary files that only the running QEMU has",
+    RESTART " -snapshot" },
+  { "curses", "curses", "it has the terminal that the running QEMU uses",
+    "use -display none, VNC or -nographic" },
   { "virtfs", "virtio-9p", "a shared folder that is mounted cannot move", RESTART " it" },
   { "spice", "spice", "its port and clients belong to one QEMU", "use VNC" },
 };
@@ -23,8 +25,8 @@ check_options(const DrArgv *argv, DrFindings *findings)
 {
   for (guint i = 0; i < G_N_ELEMENTS(options); i++)
     if (dr_argv_has(argv, options[i].option))
-      dr_findings_add(findings, DR_FINDING_BLOCKER, options[i].code, options[i].remedy, "option '-%s' cannot be taken along: %s",
-                      options[i].option, options[i].why);
+      dr_findings_add(findings, DR_FINDING_BLOCKER, options[i].code, options[i].remedy,
+                      "option '-%s' cannot be taken along: %s", options[i].option, options[i].why);
 }
 
 static gboolean
@@ -44,7 +46,8 @@ check_drives(const DrArgv *argv, DrFindings *findings)
 
     if (opts && is_on(opts, "snapshot"))
       dr_findings_add(findings, DR_FINDING_BLOCKER, "snapshot", RESTART " snapshot=on",
-                      "drive '%s' has snapshot=on: the guest's writes are in a temporary file that only the running QEMU has",
+                      "drive '%s' has snapshot=on: the guest's writes are in a temporary file that only the "
+                      "running QEMU has",
                       file ? file : opt->value);
   }
 }
@@ -54,11 +57,13 @@ check_display(const DrArgv *argv, DrFindings *findings)
 {
   for (DrOpt *opt = NULL; (opt = dr_argv_next(argv, "display", opt));) {
     if (g_str_has_prefix(opt->value, "curses"))
-      dr_findings_add(findings, DR_FINDING_BLOCKER, "curses", "use -display none, VNC or -nographic",
-                      "option '-display curses' cannot be taken along: it has the terminal that the running QEMU uses");
+      dr_findings_add(
+          findings, DR_FINDING_BLOCKER, "curses", "use -display none, VNC or -nographic",
+          "option '-display curses' cannot be taken along: it has the terminal that the running QEMU uses");
     else if (g_str_has_prefix(opt->value, "spice"))
       dr_findings_add(findings, DR_FINDING_BLOCKER, "spice", "use VNC",
-                      "option '-display %s' cannot be taken along: its port and clients belong to one QEMU", opt->value);
+                      "option '-display %s' cannot be taken along: its port and clients belong to one QEMU",
+                      opt->value);
   }
 }
 
@@ -69,7 +74,8 @@ check_machine(const DrArgv *argv, DrFindings *findings)
   g_autoptr(DrOpts) opts = dr_argv_effective(argv, "machine", NULL);
 
   if (opts && (dr_opts_get(opts, "confidential-guest-support") || dr_opts_get(opts, "memory-encryption")))
-    dr_findings_add(findings, DR_FINDING_BLOCKER, "confidential", "shut the guest down and start it under the new QEMU",
+    dr_findings_add(findings, DR_FINDING_BLOCKER, "confidential",
+                    "shut the guest down and start it under the new QEMU",
                     "the guest's memory is encrypted by the processor and cannot move");
 }
 
@@ -82,8 +88,9 @@ check_tpm(const DrArgv *argv, DrFindings *findings)
     const char *id = opts ? dr_opts_get(opts, "id") : NULL;
     const char *type = opts ? dr_opts_get(opts, "type") : NULL;
 
-    dr_findings_add(findings, DR_FINDING_BLOCKER, "tpm", "shut the guest down and start it under the new QEMU",
-                    "TPM '%s' (%s) cannot move: it serves one QEMU at a time", id ? id : "?", type ? type : "?");
+    dr_findings_add(
+        findings, DR_FINDING_BLOCKER, "tpm", "shut the guest down and start it under the new QEMU",
+        "TPM '%s' (%s) cannot move: it serves one QEMU at a time", id ? id : "?", type ? type : "?");
   }
 }
 

@@ -52,11 +52,13 @@ pin_machine(DrApply *a, GError **error)
 static gboolean
 apply_all(DrApply *a, GError **error)
 {
-  return pin_machine(a, error) && dr_apply_devices(a, error) && dr_apply_backends(a, error) && dr_apply_disks(a, error);
+  return pin_machine(a, error) && dr_apply_devices(a, error) && dr_apply_backends(a, error) &&
+         dr_apply_disks(a, error);
 }
 
 gboolean
-dr_inventory_apply(const DrInventory *inventory, DrArgv *argv, const char *cwd, DrFindings *findings, GError **error)
+dr_inventory_apply(const DrInventory *inventory, DrArgv *argv, const char *cwd, DrFindings *findings,
+                   GError **error)
 {
   DrApply a = { .inventory = inventory, .argv = argv, .cwd = cwd, .findings = findings };
   gboolean ok;

@@ -18,13 +18,15 @@ static void
 leave_out(DrApply *a, const char *kind, const char *id, const char *what)
 {
   if (is_wanted(a, kind, id))
-    dr_apply_block(a, "hotplug-backend", "unplug the device that uses it for the move, or restart the guest with both on its "
-                                         "command line",
+    dr_apply_block(a, "hotplug-backend",
+                   "unplug the device that uses it for the move, or restart the guest with both on its "
+                   "command line",
                    "%s '%s' (%s) was added at run time, and QEMU does not tell how", kind, id, what);
   else
-    dr_findings_add(a->findings, DR_FINDING_WARNING, "lost-backend", "add it again after the move",
-                    "%s '%s' (%s) was added at run time, no device uses it, and it will be missing afterwards", kind, id,
-                    what);
+    dr_findings_add(
+        a->findings, DR_FINDING_WARNING, "lost-backend", "add it again after the move",
+        "%s '%s' (%s) was added at run time, no device uses it, and it will be missing afterwards", kind, id,
+        what);
 }
 
 /* --- netdevs --- */
@@ -103,9 +105,11 @@ write_tap(DrApply *a, DrOpts *opts, const DrNet *net)
   }
   if (queues > 1 && !(tap && tap->fds))
     dr_opts_set_uint(opts, "queues", queues);
-  dr_findings_add(a->findings, DR_FINDING_WARNING, "hotplug-netdev", "compare the guest's throughput, or plug the NIC in anew",
-                  "netdev '%s' was added at run time; QEMU does not tell whether it uses vhost, and the new one will not",
-                  net->name);
+  dr_findings_add(
+      a->findings, DR_FINDING_WARNING, "hotplug-netdev",
+      "compare the guest's throughput, or plug the NIC in anew",
+      "netdev '%s' was added at run time; QEMU does not tell whether it uses vhost, and the new one will not",
+      net->name);
 }
 
 /* The network is told without its mask. */
@@ -130,9 +134,12 @@ write_user(DrApply *a, DrOpts *opts, const DrNet *net)
     if (g_str_equal(forward->netdev, net->name))
       dr_opts_append(opts, "hostfwd", forward->add);
   }
-  dr_findings_add(a->findings, DR_FINDING_WARNING, "hotplug-netdev", "plug the NIC in anew if it used any of these",
-                  "netdev '%s' was added at run time; QEMU does not tell its dns=, dhcpstart=, host=, tftp=, smb= and guestfwd=, "
-                  "and the new one has their defaults", net->name);
+  dr_findings_add(a->findings, DR_FINDING_WARNING, "hotplug-netdev",
+                  "plug the NIC in anew if it used any of these",
+                  "netdev '%s' was added at run time; QEMU does not tell its dns=, dhcpstart=, host=, tftp=, "
+                  "smb= and guestfwd=, "
+                  "and the new one has their defaults",
+                  net->name);
 }
 
 static void
@@ -204,8 +211,9 @@ remove_netdevs(DrApply *a, GError **error)
 static gboolean
 is_unnamed_chardev(const char *label)
 {
-  static const char *const prefixes[] = { "compat_monitor", "serial", "parallel", "virtcon", "debugcon", "gdb", "guestfwd",
-                                          "usbserial",      "sclpconsole", "gdbstub",  "drover-" };
+  static const char *const prefixes[] = { "compat_monitor", "serial",  "parallel", "virtcon",
+                                          "debugcon",       "gdb",     "guestfwd", "usbserial",
+                                          "sclpconsole",    "gdbstub", "drover-" };
 
   for (guint i = 0; i < G_N_ELEMENTS(prefixes); i++)
     if (g_str_has_prefix(label, prefixes[i]))
@@ -217,7 +225,8 @@ is_unnamed_chardev(const char *label)
 static gboolean
 write_socket(DrOpts *opts, const char *filename)
 {
-  g_autofree char *text = g_strdup(g_str_has_prefix(filename, "disconnected:") ? strchr(filename, ':') + 1 : filename);
+  g_autofree char *text =
+      g_strdup(g_str_has_prefix(filename, "disconnected:") ? strchr(filename, ':') + 1 : filename);
   char *server = strstr(text, ",server");
   char *colon;
 
@@ -227,7 +236,8 @@ write_socket(DrOpts *opts, const char *filename)
   dr_opts_set(opts, "backend", "socket");
   if (g_str_has_prefix(text, "unix:")) {
     dr_opts_set(opts, "path", text + strlen("unix:"));
-  } else if ((g_str_has_prefix(text, "tcp:") || g_str_has_prefix(text, "telnet:")) && (colon = strrchr(text, ':'))) {
+  } else if ((g_str_has_prefix(text, "tcp:") || g_str_has_prefix(text, "telnet:")) &&
+             (colon = strrchr(text, ':'))) {
     dr_opts_set(opts, "port", colon + 1);
     *colon = '\0';
     dr_opts_set(opts, "host", strchr(text, ':') ? strchr(text, ':') + 1 : "");
@@ -263,7 +273,8 @@ add_chardev(DrApply *a, const char *label, const char *filename)
 static int
 chardev_by_label(gconstpointer a, gconstpointer b)
 {
-  return strcmp(dr_json_str(*(JsonObject *const *)a, "label", ""), dr_json_str(*(JsonObject *const *)b, "label", ""));
+  return strcmp(dr_json_str(*(JsonObject *const *)a, "label", ""),
+                dr_json_str(*(JsonObject *const *)b, "label", ""));
 }
 
 static void
@@ -334,7 +345,9 @@ write_object(DrOpts *opts, const DrPlugged *object)
     if (!value || g_strcmp0(value, written[i].otherwise) == 0)
       continue;
     dr_opts_set(opts, written[i].property,
-                g_str_equal(value, "true") ? "on" : g_str_equal(value, "false") ? "off" : value);
+                g_str_equal(value, "true")    ? "on"
+                : g_str_equal(value, "false") ? "off"
+                                              : value);
   }
   return known;
 }

@@ -43,7 +43,8 @@ adjust_read_only(DrOpts *opts, const char *prefix, const DrNode *node, const DrN
 {
   g_autofree char *key = key_of(prefix, "read-only");
   gboolean runs = dr_json_bool(node->info, "ro", FALSE);
-  gboolean given = parent && (g_str_has_suffix(prefix, "backing.") || dr_json_bool(parent->info, "ro", FALSE));
+  gboolean given =
+      parent && (g_str_has_suffix(prefix, "backing.") || dr_json_bool(parent->info, "ro", FALSE));
 
   if (chooses_read_only(opts, prefix, node))
     return;
@@ -64,12 +65,13 @@ adjust_edge(DrApply *a, DrOpts *opts, const char *prefix, DrNode *node, const Dr
     return adjust_node(a, opts, below, edge->node, node);
   if (!driver && reference && g_str_equal(reference, edge->node->name))
     return dr_blockdev_ensure(a, edge->node) != NULL;
-  if (!driver && !(reference && *reference) && dr_node_is_unnamed(edge->node) && dr_chain_is_implicit(node, a->cwd))
+  if (!driver && !(reference && *reference) && dr_node_is_unnamed(edge->node) &&
+      dr_chain_is_implicit(node, a->cwd))
     return TRUE; /* the image's header says it */
   if (!g_strv_contains(replaceable, edge->name)) {
     dr_apply_block(a, "disk-graph", "put the block graph back as it was at the start of the guest",
-                   "%s: child '%s' of block node '%s' (%s) is another than the command line says", a->disk, edge->name,
-                   node->name, node->driver);
+                   "%s: child '%s' of block node '%s' (%s) is another than the command line says", a->disk,
+                   edge->name, node->name, node->driver);
     return FALSE;
   }
   return dr_place_child(a, opts, prefix, edge->name, node, edge->node);
@@ -166,7 +168,8 @@ add_blockdev(DrApply *a, const DrOpts *opts)
   g_autofree char *value = dr_opts_print(opts);
   DrOpt *last = last_blockdev(a->argv);
 
-  return last ? dr_argv_insert_after(a->argv, last, "blockdev", value) : dr_argv_append(a->argv, "blockdev", value);
+  return last ? dr_argv_insert_after(a->argv, last, "blockdev", value)
+              : dr_argv_append(a->argv, "blockdev", value);
 }
 
 /* In the form that the command line already uses. */
@@ -191,8 +194,10 @@ create_blockdev(DrApply *a, DrNode *node, const char *name)
   adjust_read_only(opts, "", node, NULL);
   a->reordered = TRUE;
   dr_findings_add(a->findings, DR_FINDING_NOTE, "blockdev", NULL,
-                  "%s: block node '%s' gets a -blockdev of its own; aio=, discard=, locking= and cache sizes cannot be read and "
-                  "are the defaults", a->disk, name);
+                  "%s: block node '%s' gets a -blockdev of its own; aio=, discard=, locking= and cache sizes "
+                  "cannot be read and "
+                  "are the defaults",
+                  a->disk, name);
   return add_blockdev(a, opts);
 }
 
@@ -291,8 +296,9 @@ check_names(DrApply *a)
   g_hash_table_iter_init(&iter, a->placed);
   while (g_hash_table_iter_next(&iter, &node, &name))
     if (!makes_name(a->argv, name))
-      dr_apply_block(a, "disk-graph", "give that node a -blockdev of its own, or shut the guest down and start it anew",
-                     "block node '%s' stood inside of another one that is not the same any more", (char *)name);
+      dr_apply_block(
+          a, "disk-graph", "give that node a -blockdev of its own, or shut the guest down and start it anew",
+          "block node '%s' stood inside of another one that is not the same any more", (char *)name);
 }
 
 /* Nodes that have a name inside of a -blockdev or -drive are made by that option. */

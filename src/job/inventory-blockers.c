@@ -21,7 +21,8 @@ static const Rule device_rules[] = {
   { "vhost-vsock", "vhost-vsock", "the host gives its CID to one QEMU at a time", UNPLUG, 0 },
   { "vhost-scsi", "vhost-scsi", "the host's SCSI target serves one QEMU at a time", UNPLUG, 0 },
   { "vhost-vdpa", "vhost-vdpa", "it is a device of the host, whose state stays there", UNPLUG, 0 },
-  { "virtio-9p", "virtio-9p", "a shared folder that is mounted cannot move", "unmount it in the guest and start without it", 0 },
+  { "virtio-9p", "virtio-9p", "a shared folder that is mounted cannot move",
+    "unmount it in the guest and start without it", 0 },
   { "ivshmem", "ivshmem", "its memory is shared with other processes", UNPLUG, 0 },
   { "usb-host", "usb-host", "it is a device of the host, whose state stays there", UNPLUG, 0 },
   { "u2f-passthru", "usb-host", "it is a device of the host, whose state stays there", UNPLUG, 0 },
@@ -57,7 +58,8 @@ static const Rule object_rules[] = {
 static const Rule net_rules[] = {
   { "vhost-user", "vhost-user", "its other half is a process that serves one QEMU at a time", UNPLUG, 0 },
   { "vhost-vdpa", "vhost-vdpa", "it is a device of the host, whose state stays there", UNPLUG, 0 },
-  { "stream", "netdev-socket", "it is one connection, which a second QEMU cannot have too", "use a tap, user or dgram netdev", 0 },
+  { "stream", "netdev-socket", "it is one connection, which a second QEMU cannot have too",
+    "use a tap, user or dgram netdev", 0 },
   { "passt", "netdev-socket", "passt serves one QEMU at a time", "use a tap or user netdev", 0 },
   { "af-xdp", "netdev-socket", "the host's queues belong to one QEMU", "use a tap netdev", 0 },
   { "netmap", "netdev-socket", "the host's queues belong to one QEMU", "use a tap netdev", 0 },
@@ -75,8 +77,8 @@ find_rule(const Rule *rules, gsize n, const char *type, int version)
 static void
 add(DrFindings *findings, const Rule *rule, const char *what, const char *name, const char *type)
 {
-  dr_findings_add(findings, DR_FINDING_BLOCKER, rule->code, rule->remedy, "%s '%s' (%s) cannot move: %s", what, name, type,
-                  rule->why);
+  dr_findings_add(findings, DR_FINDING_BLOCKER, rule->code, rule->remedy, "%s '%s' (%s) cannot move: %s",
+                  what, name, type, rule->why);
 }
 
 static gboolean
@@ -136,12 +138,14 @@ is_tcp_socket(const DrNet *net)
 static void
 check_network(const DrInventory *inv, DrFindings *findings)
 {
-  static const Rule tcp = { "", "netdev-socket", "it is one TCP connection, which a second QEMU cannot have too",
+  static const Rule tcp = { "", "netdev-socket",
+                            "it is one TCP connection, which a second QEMU cannot have too",
                             "use a tap or user netdev, or -netdev socket with mcast= or udp=", 0 };
 
   for (guint i = 0; i < inv->nets->len; i++) {
     const DrNet *net = inv->nets->pdata[i];
-    const Rule *rule = is_tcp_socket(net) ? &tcp : find_rule(net_rules, G_N_ELEMENTS(net_rules), net->type, inv->version);
+    const Rule *rule =
+        is_tcp_socket(net) ? &tcp : find_rule(net_rules, G_N_ELEMENTS(net_rules), net->type, inv->version);
 
     if (rule)
       add(findings, rule, "netdev", net->name, net->type);
@@ -155,8 +159,9 @@ check_tpm(const DrInventory *inv, DrFindings *findings)
     JsonObject *tpm = json_array_get_object_element(inv->tpms, i);
     const char *type = dr_json_str(tpm, "options.type", "?");
 
-    dr_findings_add(findings, DR_FINDING_BLOCKER, "tpm", "shut the guest down and start it under the new QEMU",
-                    "TPM '%s' (%s) cannot move: it serves one QEMU at a time", dr_json_str(tpm, "id", "?"), type);
+    dr_findings_add(
+        findings, DR_FINDING_BLOCKER, "tpm", "shut the guest down and start it under the new QEMU",
+        "TPM '%s' (%s) cannot move: it serves one QEMU at a time", dr_json_str(tpm, "id", "?"), type);
   }
 }
 
@@ -166,9 +171,11 @@ check_exports(const DrInventory *inv, DrFindings *findings)
   for (guint i = 0; inv->exports && i < json_array_get_length(inv->exports); i++) {
     JsonObject *export = json_array_get_object_element(inv->exports, i);
 
-    dr_findings_add(findings, DR_FINDING_BLOCKER, "block-export", "end the export first (block-export-del), and make it anew after the move",
-                    "block node '%s' is exported (%s '%s'), and its clients would lose it", dr_json_str(export, "node-name", "?"),
-                    dr_json_str(export, "type", "?"), dr_json_str(export, "id", "?"));
+    dr_findings_add(findings, DR_FINDING_BLOCKER, "block-export",
+                    "end the export first (block-export-del), and make it anew after the move",
+                    "block node '%s' is exported (%s '%s'), and its clients would lose it",
+                    dr_json_str(export, "node-name", "?"), dr_json_str(export, "type", "?"),
+                    dr_json_str(export, "id", "?"));
   }
 }
 
@@ -197,7 +204,8 @@ check_reasons(const DrInventory *inv, DrFindings *findings, const GPtrArray *typ
                       "take away what it names, or shut the guest down and start it under the new QEMU",
                       "QEMU refuses to move the guest: %s", *text);
   if (!texts && inv->migrate && dr_json_bool(inv->migrate, "blocked", FALSE))
-    dr_findings_add(findings, DR_FINDING_BLOCKER, "qemu-blocker", "shut the guest down and start it under the new QEMU",
+    dr_findings_add(findings, DR_FINDING_BLOCKER, "qemu-blocker",
+                    "shut the guest down and start it under the new QEMU",
                     "QEMU refuses to move the guest, and does not tell why");
 }
 
@@ -213,6 +221,7 @@ dr_inventory_blockers(const DrInventory *inventory, DrFindings *findings)
   check_exports(inventory, findings);
   check_reasons(inventory, findings, types);
   if (inventory->spice)
-    dr_findings_add(findings, DR_FINDING_BLOCKER, "spice", "use VNC, or shut the guest down and start it under the new QEMU",
+    dr_findings_add(findings, DR_FINDING_BLOCKER, "spice",
+                    "use VNC, or shut the guest down and start it under the new QEMU",
                     "the guest's display is on SPICE, whose port and clients belong to one QEMU");
 }

@@ -34,8 +34,10 @@ dr_node_path(const DrNode *node)
 static gboolean
 refuse(DrApply *a, const DrNode *node, const char *why)
 {
-  dr_apply_block(a, "disk-graph", "finish what was begun on that disk, or shut the guest down and start it on this image",
-                 "%s: block node '%s' (%s, %s) cannot be rebuilt: %s", a->disk, node->name, node->driver, node->file, why);
+  dr_apply_block(a, "disk-graph",
+                 "finish what was begun on that disk, or shut the guest down and start it on this image",
+                 "%s: block node '%s' (%s, %s) cannot be rebuilt: %s", a->disk, node->name, node->driver,
+                 node->file, why);
   return FALSE;
 }
 
@@ -109,7 +111,8 @@ spell_read_only(DrOpts *opts, const char *prefix, const DrNode *node, gboolean i
 }
 
 gboolean
-dr_place_child(DrApply *a, DrOpts *opts, const char *prefix, const char *edge, const DrNode *parent, DrNode *child)
+dr_place_child(DrApply *a, DrOpts *opts, const char *prefix, const char *edge, const DrNode *parent,
+               DrNode *child)
 {
   g_autofree char *key = g_strconcat(prefix, edge, NULL);
   g_autofree char *below = g_strconcat(key, ".", NULL);
@@ -119,7 +122,8 @@ dr_place_child(DrApply *a, DrOpts *opts, const char *prefix, const char *edge, c
   if (dr_node_is_unnamed(child)) {
     if (!dr_spell_node(a, opts, below, child, parent))
       return FALSE;
-    spell_read_only(opts, below, child, g_str_equal(edge, "backing") || dr_json_bool(parent->info, "ro", FALSE));
+    spell_read_only(opts, below, child,
+                    g_str_equal(edge, "backing") || dr_json_bool(parent->info, "ro", FALSE));
     return TRUE;
   }
   name = dr_blockdev_ensure(a, child);

@@ -25,7 +25,8 @@ static void
 compare_text(DrFindings *findings, const char *code, const char *what, const char *before, const char *after)
 {
   if (g_strcmp0(before, after) != 0)
-    dr_compare_block(findings, code, "%s is '%s' before and '%s' after", what, before ? before : "", after ? after : "");
+    dr_compare_block(findings, code, "%s is '%s' before and '%s' after", what, before ? before : "",
+                     after ? after : "");
 }
 
 /* --- CPU --- */
@@ -35,7 +36,8 @@ static char *
 word_name(JsonObject *word)
 {
   return g_strdup_printf("CPUID[0x%x.%u].%s", (guint)dr_json_int(word, "cpuid-input-eax", 0),
-                         (guint)dr_json_int(word, "cpuid-input-ecx", 0), dr_json_str(word, "cpuid-register", "?"));
+                         (guint)dr_json_int(word, "cpuid-input-ecx", 0),
+                         dr_json_str(word, "cpuid-register", "?"));
 }
 
 /* Bits that follow the number of cores and threads, which is compared by itself: QEMU added them as it answered CPUID, and
@@ -44,7 +46,7 @@ static guint32
 topology_bits(const char *name)
 {
   if (g_str_equal(name, "CPUID[0x1.0].EDX"))
-    return 1u << 28; /* HTT */
+    return 1u << 28;                                                 /* HTT */
   return g_str_equal(name, "CPUID[0x80000001.0].ECX") ? 1u << 1 : 0; /* CmpLegacy */
 }
 
@@ -90,7 +92,8 @@ compare_features(const DrInventory *before, const DrInventory *after, DrFindings
                     "use a CPU model that both QEMUs give in full, or the same QEMU build and accelerator",
                     "the new QEMU's CPU lacks features that the guest has: %s", fewer->str);
   if (more->len)
-    dr_findings_add(findings, DR_FINDING_WARNING, "cpu-features", "name the CPU model and its features (-cpu MODEL,-FEATURE)",
+    dr_findings_add(findings, DR_FINDING_WARNING, "cpu-features",
+                    "name the CPU model and its features (-cpu MODEL,-FEATURE)",
                     "the new QEMU's CPU has features that the guest did not have: %s", more->str);
 }
 
@@ -170,24 +173,29 @@ compare_ram_block(const DrRam *ram, const DrRam *other, DrFindings *findings)
   gboolean grows = ram->used != ram->total || (other && other->used != other->total);
 
   if (!other)
-    dr_findings_add(findings, DR_FINDING_BLOCKER, "ram-block", "use the same devices and firmware on both sides",
+    dr_findings_add(findings, DR_FINDING_BLOCKER, "ram-block",
+                    "use the same devices and firmware on both sides",
                     "memory block '%s' of the guest does not exist in the new QEMU", ram->name);
   else if (other->used != ram->used && !(grows && other->total >= ram->used))
     dr_findings_add(findings, DR_FINDING_BLOCKER, "ram-block",
                     "pin the firmware or ROM file that the guest was started with (-bios FILE, romfile=FILE)",
-                    "memory block '%s' has %" G_GUINT64_FORMAT " bytes before and %" G_GUINT64_FORMAT " after", ram->name,
-                    ram->used, other->used);
+                    "memory block '%s' has %" G_GUINT64_FORMAT " bytes before and %" G_GUINT64_FORMAT
+                    " after",
+                    ram->name, ram->used, other->used);
 }
 
 static void
 compare_memory(const DrInventory *before, const DrInventory *after, DrFindings *findings)
 {
   if (before->memory != after->memory)
-    dr_compare_block(findings, "memory", "the guest has %" G_GUINT64_FORMAT " bytes of RAM before and %" G_GUINT64_FORMAT " after",
+    dr_compare_block(findings, "memory",
+                     "the guest has %" G_GUINT64_FORMAT " bytes of RAM before and %" G_GUINT64_FORMAT
+                     " after",
                      before->memory, after->memory);
   if (before->plugged_memory != after->plugged_memory)
     dr_compare_block(findings, "memory",
-                     "the guest has %" G_GUINT64_FORMAT " bytes of plugged-in RAM before and %" G_GUINT64_FORMAT " after",
+                     "the guest has %" G_GUINT64_FORMAT
+                     " bytes of plugged-in RAM before and %" G_GUINT64_FORMAT " after",
                      before->plugged_memory, after->plugged_memory);
   for (guint i = 0; i < before->ram->len; i++) {
     const DrRam *ram = before->ram->pdata[i];
@@ -221,11 +229,14 @@ compare_user_nets(const DrInventory *before, const DrInventory *after, DrFinding
   if (n < 2)
     return;
   if (before->version >= SLIRP_COUNTS_SINCE && after->version < SLIRP_COUNTS_SINCE)
-    dr_findings_add(findings, DR_FINDING_BLOCKER, "user-net", "unplug all but one of them, or choose a QEMU of 8.2 or newer",
-                    "the guest has %u user-mode networks, whose state a QEMU before 8.2 cannot read from a newer one", n);
+    dr_findings_add(
+        findings, DR_FINDING_BLOCKER, "user-net",
+        "unplug all but one of them, or choose a QEMU of 8.2 or newer",
+        "the guest has %u user-mode networks, whose state a QEMU before 8.2 cannot read from a newer one", n);
   else if (before->version < SLIRP_COUNTS_SINCE)
-    dr_findings_add(findings, DR_FINDING_WARNING, "user-net", "let the guest open its connections anew after the move",
-                    "the guest has %u user-mode networks, whose connections a QEMU before 8.2 mixes up in the stream", n);
+    dr_findings_add(
+        findings, DR_FINDING_WARNING, "user-net", "let the guest open its connections anew after the move",
+        "the guest has %u user-mode networks, whose connections a QEMU before 8.2 mixes up in the stream", n);
 }
 
 /* --- Disks --- */
@@ -248,7 +259,8 @@ same_chain(const DrNode *a, const DrNode *b)
     if (!g_str_equal(a->driver, b->driver))
       return FALSE;
     if (!g_str_equal(file_a->file, file_b->file) &&
-        !(dr_node_is_plain_file(file_a) && dr_node_is_plain_file(file_b) && dr_same_file(file_a->file, file_b->file, NULL)))
+        !(dr_node_is_plain_file(file_a) && dr_node_is_plain_file(file_b) &&
+          dr_same_file(file_a->file, file_b->file, NULL)))
       return FALSE;
   }
   return !a && !b;
@@ -269,7 +281,8 @@ disk_text(JsonObject *entry)
 {
   if (!dr_json_obj(entry, "inserted"))
     return g_strdup("nothing");
-  return g_strdup_printf("%s:%s%s", dr_json_str(entry, "inserted.drv", "?"), dr_json_str(entry, "inserted.file", "?"),
+  return g_strdup_printf("%s:%s%s", dr_json_str(entry, "inserted.drv", "?"),
+                         dr_json_str(entry, "inserted.file", "?"),
                          dr_json_bool(entry, "inserted.ro", FALSE) ? " (read-only)" : "");
 }
 
@@ -318,7 +331,8 @@ compare_disks(const DrInventory *before, const DrInventory *after, DrFindings *f
     if (other)
       g_hash_table_add(matched, other);
     if (!other && is_seen(entry))
-      dr_compare_block(findings, "disk", "disk '%s' (%s) does not exist after", *name ? name : dr_json_str(entry, "qdev", ""), text);
+      dr_compare_block(findings, "disk", "disk '%s' (%s) does not exist after",
+                       *name ? name : dr_json_str(entry, "qdev", ""), text);
     else if (other && !same_disk(before, entry, after, other))
       dr_compare_block(findings, "disk", "disk '%s' is on %s before and on %s after",
                        *name ? name : dr_json_str(entry, "qdev", ""), text, other_text);
@@ -328,7 +342,8 @@ compare_disks(const DrInventory *before, const DrInventory *after, DrFindings *f
     const char *name = dr_json_str(entry, "device", "");
 
     if (is_seen(entry) && !g_hash_table_contains(matched, entry))
-      dr_compare_block(findings, "disk", "disk '%s' does not exist before", *name ? name : dr_json_str(entry, "qdev", ""));
+      dr_compare_block(findings, "disk", "disk '%s' does not exist before",
+                       *name ? name : dr_json_str(entry, "qdev", ""));
   }
 }
 
@@ -338,8 +353,8 @@ dr_inventory_compare(const DrInventory *before, const DrInventory *after, DrFind
   compare_text(findings, "machine-type", "the machine type", before->machine, after->machine);
   compare_text(findings, "uuid", "the UUID", before->uuid, after->uuid);
   if (before->kvm != after->kvm)
-    dr_compare_block(findings, "accelerator", "the guest runs under %s before and %s after", before->kvm ? "KVM" : "TCG",
-                     after->kvm ? "KVM" : "TCG");
+    dr_compare_block(findings, "accelerator", "the guest runs under %s before and %s after",
+                     before->kvm ? "KVM" : "TCG", after->kvm ? "KVM" : "TCG");
   compare_cpus(before, after, findings);
   compare_memory(before, after, findings);
   dr_same_devices(before, after, findings);

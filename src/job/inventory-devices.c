@@ -85,9 +85,10 @@ list_expected(DrApply *a, GPtrArray *list, GError **error)
 static gboolean
 is_type_of(const char *driver, const char *type)
 {
-  static const char *const aliases[][2] = { { "lsi", "lsi53c895a" },          { "ahci", "ich9-ahci" },
-                                            { "e1000-82540em", "e1000" },     { "ES1370", "es1370" },
-                                            { "ac97", "AC97" },               { "virtio-input-host", "virtio-input-host-pci" } };
+  static const char *const aliases[][2] = {
+    { "lsi", "lsi53c895a" }, { "ahci", "ich9-ahci" }, { "e1000-82540em", "e1000" },
+    { "ES1370", "es1370" },  { "ac97", "AC97" },      { "virtio-input-host", "virtio-input-host-pci" }
+  };
 
   if (!driver)
     return FALSE;
@@ -192,7 +193,8 @@ match_anonymous(DrApply *a, GHashTable *known, GPtrArray *gone, GError **error)
   pairs = pair_up(expected, found);
   if (!pairs) {
     dr_apply_block(a, "devices", "give each -device an id=, so that it can be told which is which",
-                   "the guest's devices without an id (%u) are others than the command line's (%u)", found->len, expected->len);
+                   "the guest's devices without an id (%u) are others than the command line's (%u)",
+                   found->len, expected->len);
     return TRUE;
   }
   for (guint n = 0; n < expected->len; n++) {
@@ -257,7 +259,9 @@ driver_of(const DrOpt *opt, char **ret_text)
 static void
 pin_place(DrApply *a, DrOpt *opt, const DrQdev *dev, gboolean usb, gboolean scsi)
 {
-  static const char *const scsi_keys[] = { "channel", "scsi-id", "lun", NULL }, *const pci_keys[] = { "addr", "nr", NULL };
+  static const char *const scsi_keys[] = { "channel", "scsi-id", "lun", NULL }, *const pci_keys[] = { "addr",
+                                                                                                      "nr",
+                                                                                                      NULL };
   g_autoptr(DrOpts) opts = dr_opt_parse(opt, NULL);
   g_autofree char *before = opts ? dr_opts_print(opts) : NULL;
   g_autofree char *after = NULL;
@@ -303,7 +307,8 @@ remove_gone(DrApply *a, GPtrArray *gone)
     g_autofree char *driver = NULL;
 
     driver_of(old, &driver);
-    dr_findings_add(a->findings, DR_FINDING_NOTE, "unplugged", NULL, "device '%s' was unplugged and is left out", old->value);
+    dr_findings_add(a->findings, DR_FINDING_NOTE, "unplugged", NULL,
+                    "device '%s' was unplugged and is left out", old->value);
     dr_argv_remove(a->argv, old);
     pin_places(a, driver);
   }
@@ -348,7 +353,8 @@ add_plugged(DrApply *a, GHashTable *known)
   for (guint i = 0; i < a->inventory->plugged->len; i++) {
     DrPlugged *plugged = a->inventory->plugged->pdata[i];
 
-    if (!g_hash_table_contains(known, plugged) && !(plugged->anon && !plugged->hot) && !is_from_other_option(a, plugged))
+    if (!g_hash_table_contains(known, plugged) && !(plugged->anon && !plugged->hot) &&
+        !is_from_other_option(a, plugged))
       g_ptr_array_add(list, plugged);
   }
   g_ptr_array_sort_with_data(list, by_depth, (gpointer)a->inventory);

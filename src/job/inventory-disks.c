@@ -18,7 +18,8 @@ check_jobs(DrApply *a)
     if (g_str_equal(status, "concluded") || g_str_equal(status, "null"))
       continue;
     dr_apply_block(a, "block-job", "wait until it has finished, or cancel it (block-job-cancel)",
-                   "block job '%s' (%s) is %s", dr_json_str(job, "id", "?"), dr_json_str(job, "type", "?"), status);
+                   "block job '%s' (%s) is %s", dr_json_str(job, "id", "?"), dr_json_str(job, "type", "?"),
+                   status);
   }
 }
 
@@ -42,12 +43,16 @@ check_loops(DrApply *a)
   while (g_hash_table_iter_next(&iter, &key, &value)) {
     const DrNode *file = dr_node_child(value, "file");
 
-    for (const DrNode *below = dr_node_child(value, "backing"); file && below; below = dr_node_child(below, "backing")) {
+    for (const DrNode *below = dr_node_child(value, "backing"); file && below;
+         below = dr_node_child(below, "backing")) {
       const DrNode *other = dr_node_child(below, "file");
 
-      if (other && dr_node_is_plain_file(file) && dr_node_is_plain_file(other) && g_str_equal(file->file, other->file))
-        dr_apply_block(a, "disk-replaced", "shut the guest down and start it on the right image",
-                       "two images of one backing chain have the same name '%s': a file was renamed while in use", file->file);
+      if (other && dr_node_is_plain_file(file) && dr_node_is_plain_file(other) &&
+          g_str_equal(file->file, other->file))
+        dr_apply_block(
+            a, "disk-replaced", "shut the guest down and start it on the right image",
+            "two images of one backing chain have the same name '%s': a file was renamed while in use",
+            file->file);
     }
   }
 }
@@ -65,7 +70,8 @@ warn_bitmaps(DrApply *a)
 
       if (name && !dr_json_bool(bitmap, "persistent", FALSE))
         dr_findings_add(a->findings, DR_FINDING_WARNING, "dirty-bitmap",
-                        "make it persistent (block-dirty-bitmap-add persistent=true), or take a full backup after the move",
+                        "make it persistent (block-dirty-bitmap-add persistent=true), or take a full backup "
+                        "after the move",
                         "dirty bitmap '%s' of block node '%s' is not persistent and will be lost", name,
                         dr_json_str(node, "node-name", "?"));
     }
@@ -80,8 +86,8 @@ can_be_gone(const DrDrive *drive)
 {
   const char *interface = dr_opts_get(drive->opts, "if");
 
-  return interface &&
-         (g_str_equal(interface, "none") || g_str_equal(interface, "virtio") || g_str_equal(interface, "scsi"));
+  return interface && (g_str_equal(interface, "none") || g_str_equal(interface, "virtio") ||
+                       g_str_equal(interface, "scsi"));
 }
 
 /* Its top is a temporary overlay, which dr_argv_blockers() refuses. */
@@ -152,8 +158,9 @@ static void
 refuse_limits(DrApply *a, JsonObject *inserted)
 {
   if (dr_throttle_is_set(inserted))
-    dr_apply_block(a, "throttle", "lift the limit for the move (block_set_io_throttle with zeroes), or use -drive "
-                                  "throttling.*, or a throttle node",
+    dr_apply_block(a, "throttle",
+                   "lift the limit for the move (block_set_io_throttle with zeroes), or use -drive "
+                   "throttling.*, or a throttle node",
                    "%s: its I/O limits were set at run time and a -device cannot carry them", a->disk);
 }
 
@@ -282,9 +289,11 @@ apply_rest(DrApply *a)
     if (head)
       dr_drive_add(a, head, backend, entry);
     else
-      dr_apply_block(a, "disk", "unplug that disk, or shut the guest down and start it with the disk on its command line",
-                     "disk '%s' of %s (%s) is not on the command line and cannot be put there", backend, qdev ? qdev : "?",
-                     dr_json_str(entry, "inserted.file", "?"));
+      dr_apply_block(
+          a, "disk",
+          "unplug that disk, or shut the guest down and start it with the disk on its command line",
+          "disk '%s' of %s (%s) is not on the command line and cannot be put there", backend,
+          qdev ? qdev : "?", dr_json_str(entry, "inserted.file", "?"));
   }
 }
 

@@ -35,17 +35,18 @@ is_option_of_slot(const char *key)
                                       "readonly", "werror", "rerror", "group", "read-only",    "iops",
                                       "bps",      "serial", "locked", "addr",  "copy-on-read", NULL };
 
-  return g_strv_contains(keys, key) || g_str_has_prefix(key, "throttling.") || g_str_has_prefix(key, "iops_") ||
-         g_str_has_prefix(key, "bps_");
+  return g_strv_contains(keys, key) || g_str_has_prefix(key, "throttling.") ||
+         g_str_has_prefix(key, "iops_") || g_str_has_prefix(key, "bps_");
 }
 
 /* What holds for any image in the drive. Others are of the format that was named, or even of the one image (offset=). */
 static gboolean
 is_option_of_any_image(const char *key)
 {
-  static const char *const keys[] = { "file",          "format",       "cache",         "aio",   "discard",
-                                      "detect-zeroes", "snapshot",     "cyls",          "heads", "secs",
-                                      "trans",         "file.locking", "auto-read-only", "file.aio", NULL };
+  static const char *const keys[] = { "file",           "format",        "cache",    "aio",
+                                      "discard",        "detect-zeroes", "snapshot", "cyls",
+                                      "heads",          "secs",          "trans",    "file.locking",
+                                      "auto-read-only", "file.aio",      NULL };
 
   return is_option_of_slot(key) || g_strv_contains(keys, key) || g_str_has_prefix(key, "cache.") ||
          g_str_has_prefix(key, "file.cache.");
@@ -55,11 +56,13 @@ is_option_of_any_image(const char *key)
 static gboolean
 is_option_of_any_qcow2(const char *key)
 {
-  static const char *const keys[] = { "lazy-refcounts",      "overlap-check",       "cache-size",           "l2-cache-size",
-                                      "l2-cache-entry-size", "refcount-cache-size", "cache-clean-interval", NULL };
+  static const char *const keys[] = { "lazy-refcounts",       "overlap-check",
+                                      "cache-size",           "l2-cache-size",
+                                      "l2-cache-entry-size",  "refcount-cache-size",
+                                      "cache-clean-interval", NULL };
 
-  return is_option_of_any_image(key) || g_strv_contains(keys, key) || g_str_has_prefix(key, "pass-discard-") ||
-         g_str_has_prefix(key, "overlap-check.");
+  return is_option_of_any_image(key) || g_strv_contains(keys, key) ||
+         g_str_has_prefix(key, "pass-discard-") || g_str_has_prefix(key, "overlap-check.");
 }
 
 static void
@@ -88,9 +91,13 @@ write_source(DrApply *a, DrOpts *opts, const DrNode *top)
   g_autofree char *path = NULL;
 
   if (!dr_node_is_plain_file(file) || g_str_has_prefix(dr_node_path(file), "/dev/fdset/")) {
-    dr_apply_block(a, "disk-source", "move the disk back onto a file or a host device, or shut the guest down and start it anew",
-                   "%s runs on block node '%s' (%s, %s), which drover cannot rebuild, or cannot tell from what the command line "
-                   "says", a->disk, top->name, file->driver, file->file);
+    dr_apply_block(
+        a, "disk-source",
+        "move the disk back onto a file or a host device, or shut the guest down and start it anew",
+        "%s runs on block node '%s' (%s, %s), which drover cannot rebuild, or cannot tell from what the "
+        "command line "
+        "says",
+        a->disk, top->name, file->driver, file->file);
     return FALSE;
   }
   keep_only(opts, g_strcmp0(dr_drive_format(opts), "qcow2") == 0 && g_str_equal(top->driver, "qcow2")
@@ -147,7 +154,8 @@ static void
 write_cache(DrOpts *opts, const DrNode *top)
 {
   const char *mode = dr_opts_get(opts, "cache");
-  gboolean direct = mode && (g_str_equal(mode, "none") || g_str_equal(mode, "off") || g_str_equal(mode, "directsync"));
+  gboolean direct =
+      mode && (g_str_equal(mode, "none") || g_str_equal(mode, "off") || g_str_equal(mode, "directsync"));
   gboolean no_flush = mode && g_str_equal(mode, "unsafe");
   gboolean runs_direct = dr_json_bool(top->info, "cache.direct", FALSE);
   gboolean runs_no_flush = dr_json_bool(top->info, "cache.no-flush", FALSE);
@@ -225,8 +233,8 @@ store(DrApply *a, DrDrive *drive, const DrOpts *opts)
   if (same_options(drive->opts, opts))
     return;
   value = dr_opts_print(opts);
-  dr_findings_add(a->findings, DR_FINDING_NOTE, "disk-changed", NULL, "%s is not what the command line says any more: -drive %s",
-                  a->disk, value);
+  dr_findings_add(a->findings, DR_FINDING_NOTE, "disk-changed", NULL,
+                  "%s is not what the command line says any more: -drive %s", a->disk, value);
   if (g_str_equal(opt->info->name, "drive")) {
     dr_opt_set_value(opt, value);
   } else {

@@ -21,9 +21,9 @@ drive_free(DrDrive *drive)
 static const struct {
   const char *name, *interface, *index, *media;
 } shorthands[] = {
-  { "hda", NULL, "0", "disk" },     { "hdb", NULL, "1", "disk" },   { "hdc", NULL, "2", "disk" },
-  { "hdd", NULL, "3", "disk" },     { "cdrom", NULL, "2", "cdrom" }, { "fda", "floppy", "0", NULL },
-  { "fdb", "floppy", "1", NULL },   { "pflash", "pflash", NULL, NULL }, { "sd", "sd", NULL, NULL },
+  { "hda", NULL, "0", "disk" },      { "hdb", NULL, "1", "disk" },       { "hdc", NULL, "2", "disk" },
+  { "hdd", NULL, "3", "disk" },      { "cdrom", NULL, "2", "cdrom" },    { "fda", "floppy", "0", NULL },
+  { "fdb", "floppy", "1", NULL },    { "pflash", "pflash", NULL, NULL }, { "sd", "sd", NULL, NULL },
   { "mtdblock", "mtd", NULL, NULL },
 };
 
@@ -55,8 +55,14 @@ default_interface(const char *machine)
   static const struct {
     const char *prefix, *interface;
   } table[] = {
-    { "pc-", "ide" },   { "isapc", "ide" },  { "xenfv", "ide" },          { "microvm", "none" },
-    { "none", "none" }, { "virt", "virtio" }, { "s390-ccw-virtio", "virtio" }, { "pseries", "scsi" },
+    { "pc-", "ide" },
+    { "isapc", "ide" },
+    { "xenfv", "ide" },
+    { "microvm", "none" },
+    { "none", "none" },
+    { "virt", "virtio" },
+    { "s390-ccw-virtio", "virtio" },
+    { "pseries", "scsi" },
   };
 
   for (guint i = 0; i < G_N_ELEMENTS(table); i++)
@@ -88,7 +94,8 @@ name_drive(const char *interface, guint per_bus, guint bus, guint unit, gboolean
 
 /* The place that the drive gets, as "interface:bus:unit"; `taken` has those of the drives before it. */
 static void
-find_place(const DrOpts *opts, const char *interface, guint per_bus, GHashTable *taken, guint *bus, guint *unit)
+find_place(const DrOpts *opts, const char *interface, guint per_bus, GHashTable *taken, guint *bus,
+           guint *unit)
 {
   guint64 value;
 

@@ -9,7 +9,8 @@
 static char *
 identity(const struct stat *st)
 {
-  return g_strdup_printf("%" G_GUINT64_FORMAT ":%" G_GUINT64_FORMAT, (guint64)st->st_dev, (guint64)st->st_ino);
+  return g_strdup_printf("%" G_GUINT64_FORMAT ":%" G_GUINT64_FORMAT, (guint64)st->st_dev,
+                         (guint64)st->st_ino);
 }
 
 /* "dev:inode" of everything the process has open; NULL if that cannot be read. */
@@ -44,7 +45,8 @@ check_file(const DrNode *node, const char *cwd, GHashTable *files, DrFindings *f
   if (g_str_has_prefix(path, "/dev/fdset/"))
     return;
   if (stat(path, &st) < 0) {
-    dr_findings_add(findings, DR_FINDING_BLOCKER, "disk-missing", "put the file back (it is still open in QEMU: /proc/PID/fd)",
+    dr_findings_add(findings, DR_FINDING_BLOCKER, "disk-missing",
+                    "put the file back (it is still open in QEMU: /proc/PID/fd)",
                     "image '%s' is in use by the guest and not there any more: %s", path, g_strerror(errno));
     return;
   }

@@ -7,8 +7,9 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define HEADER_MAX 65536         /* header, extensions and backing name lie in the first cluster, of at least 512 bytes */
-#define QCOW2_MAGIC 0x514649fbu  /* "QFI\xfb" */
+#define HEADER_MAX                                                                                           \
+  65536 /* header, extensions and backing name lie in the first cluster, of at least 512 bytes */
+#define QCOW2_MAGIC 0x514649fbu /* "QFI\xfb" */
 #define EXT_BACKING_FORMAT 0xe2792acau
 
 static guint32

@@ -7,13 +7,13 @@
 typedef struct DrQdev DrQdev;
 struct DrQdev {
   char *type;
-  char *id;           /* NULL: it has none */
-  char *bus;          /* name of the bus it sits on ("pcie.0"), never NULL */
-  DrQdev *parent;     /* the device that bus belongs to; NULL on the system bus */
-  guint depth;        /* of its line in the text */
-  GHashTable *props;  /* name -> value as -device would take it: unquoted, numbers without QEMU's comments */
-  char *pci;          /* "class …, addr 00:02.0, pci id 1af4:1000 (sub 1af4:0001)", or NULL */
-  char *usb_port;     /* "1.2", or NULL */
+  char *id;          /* NULL: it has none */
+  char *bus;         /* name of the bus it sits on ("pcie.0"), never NULL */
+  DrQdev *parent;    /* the device that bus belongs to; NULL on the system bus */
+  guint depth;       /* of its line in the text */
+  GHashTable *props; /* name -> value as -device would take it: unquoted, numbers without QEMU's comments */
+  char *pci;         /* "class …, addr 00:02.0, pci id 1af4:1000 (sub 1af4:0001)", or NULL */
+  char *usb_port;    /* "1.2", or NULL */
 };
 
 /* One network endpoint of `info network`. */
@@ -34,8 +34,9 @@ typedef struct {
   char *path;
   char *type;
   gboolean anon;
-  gboolean hot;      /* plugged in after this process started */
-  GHashTable *props; /* nullable; name -> value as -device takes it, read one by one where qtree does not have them */
+  gboolean hot; /* plugged in after this process started */
+  GHashTable *
+      props; /* nullable; name -> value as -device takes it, read one by one where qtree does not have them */
 } DrPlugged;
 
 typedef struct {
@@ -62,20 +63,21 @@ struct DrInventory {
   char *machine, *uuid, *name, *cpu;
   guint64 memory, plugged_memory;
   gboolean kvm, running;
-  char *ram_backend;       /* id of the object that is the machine's RAM, which QEMU makes by itself without one; nullable */
-  JsonArray *cpus;         /* query-cpus-fast */
-  JsonArray *features;     /* x86: feature-words of CPU 0; NULL elsewhere */
-  GHashTable *cpu_props;   /* of CPU 0: family, model-id … */
+  char *
+      ram_backend; /* id of the object that is the machine's RAM, which QEMU makes by itself without one; nullable */
+  JsonArray *cpus;       /* query-cpus-fast */
+  JsonArray *features;   /* x86: feature-words of CPU 0; NULL elsewhere */
+  GHashTable *cpu_props; /* of CPU 0: family, model-id … */
   JsonArray *memdevs, *dimms, *block, *nodes, *chardevs, *jobs, *exports, *tpms;
-  JsonObject *graph;       /* x-debug-query-block-graph, nullable */
+  JsonObject *graph; /* x-debug-query-block-graph, nullable */
   JsonObject *migrate;
   gboolean spice;
-  GPtrArray *ram;          /* of DrRam */
-  GPtrArray *qdevs;        /* of DrQdev, in the text's order */
-  GPtrArray *plugged;      /* of DrPlugged: devices of -device and device_add, in QEMU's order of creation */
-  GPtrArray *objects;      /* of DrPlugged: -object and object-add */
-  GHashTable *types;       /* type name -> JsonArray of device-list-properties, of the plugged devices */
-  GPtrArray *nets;         /* of DrNet */
+  GPtrArray *ram;     /* of DrRam */
+  GPtrArray *qdevs;   /* of DrQdev, in the text's order */
+  GPtrArray *plugged; /* of DrPlugged: devices of -device and device_add, in QEMU's order of creation */
+  GPtrArray *objects; /* of DrPlugged: -object and object-add */
+  GHashTable *types;  /* type name -> JsonArray of device-list-properties, of the plugged devices */
+  GPtrArray *nets;    /* of DrNet */
   GPtrArray *forwards, *taps;
   GHashTable *block_nodes; /* name -> DrNode */
 };
@@ -87,7 +89,8 @@ char *dr_value_text(JsonNode *node);
 
 GHashTable *dr_props_new(void);
 /* A refusal by QEMU is no error, and leaves *ret NULL: not every version and machine has every command and property. */
-gboolean dr_ask_array(DrQmp *qmp, const char *command, JsonObject *arguments, JsonArray **ret, GError **error);
+gboolean dr_ask_array(DrQmp *qmp, const char *command, JsonObject *arguments, JsonArray **ret,
+                      GError **error);
 gboolean dr_ask_property(DrQmp *qmp, const char *path, const char *property, JsonNode **ret, GError **error);
 /* A property into props, if there is one with a plain value. */
 gboolean dr_ask_into(DrQmp *qmp, const char *path, const char *property, GHashTable *props, GError **error);
@@ -137,18 +140,19 @@ typedef struct {
   DrArgv *argv;
   const char *cwd;
   DrFindings *findings;
-  GHashTable *devices;    /* DrOpt* of a -device -> DrPlugged*: which is which */
-  GHashTable *taken;      /* of DrQdev*: those found to be a device without an id */
-  GHashTable *wanted;     /* of char*: "netdev:u1", "chardev:c0", "object:r0", what plugged-in devices refer to */
-  GHashTable *seen;       /* JsonObject* of query-block: accounted for */
-  GHashTable *placed;     /* DrNode* -> char* name: has its -blockdev */
-  GPtrArray *node_order;  /* of DrOpt*: -blockdev, in an order in which each can be opened */
-  const char *disk;       /* what is being looked at, for messages */
-  guint made_up;          /* counts names */
-  gboolean reordered;     /* a -blockdev refers to another than it did */
+  GHashTable *devices; /* DrOpt* of a -device -> DrPlugged*: which is which */
+  GHashTable *taken;   /* of DrQdev*: those found to be a device without an id */
+  GHashTable *wanted; /* of char*: "netdev:u1", "chardev:c0", "object:r0", what plugged-in devices refer to */
+  GHashTable *seen;   /* JsonObject* of query-block: accounted for */
+  GHashTable *placed; /* DrNode* -> char* name: has its -blockdev */
+  GPtrArray *node_order; /* of DrOpt*: -blockdev, in an order in which each can be opened */
+  const char *disk;      /* what is being looked at, for messages */
+  guint made_up;         /* counts names */
+  gboolean reordered;    /* a -blockdev refers to another than it did */
 } DrApply;
 
-void dr_apply_block(DrApply *a, const char *code, const char *remedy, const char *format, ...) G_GNUC_PRINTF(4, 5);
+void dr_apply_block(DrApply *a, const char *code, const char *remedy, const char *format, ...)
+    G_GNUC_PRINTF(4, 5);
 
 /* inventory-devices.c: which -device is which; unplugged ones go, plugged ones come; fills a->devices and a->wanted */
 gboolean dr_apply_devices(DrApply *a, GError **error);
@@ -167,7 +171,8 @@ const char *dr_node_path(const DrNode *node);       /* of a plain file */
 /* Everything of `node` under `prefix` ("" or "backing."), children included. `parent` gives what it inherits. */
 gboolean dr_spell_node(DrApply *a, DrOpts *opts, const char *prefix, DrNode *node, const DrNode *parent);
 /* One child under prefix + edge, by reference if it has a name, else spelled. */
-gboolean dr_place_child(DrApply *a, DrOpts *opts, const char *prefix, const char *edge, const DrNode *parent, DrNode *child);
+gboolean dr_place_child(DrApply *a, DrOpts *opts, const char *prefix, const char *edge, const DrNode *parent,
+                        DrNode *child);
 /* offset= and size= of a raw node, and a refusal for what else QEMU's json: filename has. */
 gboolean dr_spell_strong_options(DrApply *a, DrOpts *opts, const char *prefix, const DrNode *node);
 /* Sets detect-zeroes and cache.* under prefix where they differ from what would be without. */
@@ -182,8 +187,8 @@ gboolean dr_blockdev_finish(DrApply *a, GError **error);
 /* --- inventory-drive.c --- */
 typedef struct {
   DrOpt *opt;
-  DrOpts *opts;   /* as -drive has them */
-  char *backend;  /* QEMU's name of it: "ide0-hd0", "virtio1", its id */
+  DrOpts *opts;  /* as -drive has them */
+  char *backend; /* QEMU's name of it: "ide0-hd0", "virtio1", its id */
 } DrDrive;
 /* Every -drive, -hda, -cdrom … with the name QEMU gives it. Returns: (transfer full) (element-type DrDrive), NULL on error. */
 GPtrArray *dr_drives_of(DrApply *a, GError **error);

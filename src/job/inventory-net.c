@@ -106,7 +106,8 @@ dr_net_parse(const char *text)
 
     if (!below)
       hub = g_str_has_prefix(*line, "hub ") ? atoi(*line + 4) : -1;
-    net = below && hub >= 0 ? parse_endpoint(skip_port(*line + 3), hub) : parse_endpoint(*line + (below ? 3 : 0), -1);
+    net = below && hub >= 0 ? parse_endpoint(skip_port(*line + 3), hub)
+                            : parse_endpoint(*line + (below ? 3 : 0), -1);
     if (!net)
       continue;
     if (below && hub < 0 && above) {

@@ -11,10 +11,11 @@
 static gboolean
 refuse(DrApply *a, const DrPlugged *plugged, const char *why)
 {
-  dr_apply_block(a, "hotplug-device", "unplug the device for the move (device_del), or restart the guest with it on its "
-                                      "command line",
-                 "device '%s' (%s) was plugged in and cannot be put on the command line: %s", plugged->name, plugged->type,
-                 why);
+  dr_apply_block(a, "hotplug-device",
+                 "unplug the device for the move (device_del), or restart the guest with it on its "
+                 "command line",
+                 "device '%s' (%s) was plugged in and cannot be put on the command line: %s", plugged->name,
+                 plugged->type, why);
   return FALSE;
 }
 
@@ -23,13 +24,36 @@ refuse(DrApply *a, const DrPlugged *plugged, const char *why)
 static gboolean
 is_not_written(const char *type, const char *name)
 {
-  static const char *const names[] = {
-    "bus", "addr", "port", "parent_bus", "attached", "hotplugged", "realized", "romsize", "busnr", "sriov-pf", "class",
-    "report-discard-granularity", "init-vet", "queue_reset", "in_order", "guest_uso4", "guest_uso6", "host_uso", "host_tunnel",
-    "host_tunnel_csum", "guest_tunnel", "guest_tunnel_csum", "msix-exclusive-bar", "legacy-cmb", "eui64-default", "shared",
-    "seqpacket", NULL
-  };
-  static const char *const with_vectors[] = { "virtio-net-", "virtio-blk-", "virtio-scsi-", "virtio-serial-", "vhost-user-" };
+  static const char *const names[] = { "bus",
+                                       "addr",
+                                       "port",
+                                       "parent_bus",
+                                       "attached",
+                                       "hotplugged",
+                                       "realized",
+                                       "romsize",
+                                       "busnr",
+                                       "sriov-pf",
+                                       "class",
+                                       "report-discard-granularity",
+                                       "init-vet",
+                                       "queue_reset",
+                                       "in_order",
+                                       "guest_uso4",
+                                       "guest_uso6",
+                                       "host_uso",
+                                       "host_tunnel",
+                                       "host_tunnel_csum",
+                                       "guest_tunnel",
+                                       "guest_tunnel_csum",
+                                       "msix-exclusive-bar",
+                                       "legacy-cmb",
+                                       "eui64-default",
+                                       "shared",
+                                       "seqpacket",
+                                       NULL };
+  static const char *const with_vectors[] = { "virtio-net-", "virtio-blk-", "virtio-scsi-", "virtio-serial-",
+                                              "vhost-user-" };
 
   if (g_strv_contains(names, name) || g_str_has_prefix(name, "x-") || g_str_has_prefix(name, "migrate-"))
     return TRUE;
@@ -105,7 +129,8 @@ is_default(JsonObject *property, const char *value)
 
 /* -device in JSON wants numbers and booleans as such. */
 static gboolean
-write_value(DrApply *a, DrOpts *opts, const DrPlugged *plugged, const char *name, const char *type, const char *value)
+write_value(DrApply *a, DrOpts *opts, const DrPlugged *plugged, const char *name, const char *type,
+            const char *value)
 {
   gboolean number = strstr(type, "int") || g_str_equal(type, "size");
   char *end = NULL;
@@ -131,7 +156,8 @@ write_property(DrApply *a, DrOpts *opts, const DrPlugged *plugged, const DrQdev 
   const char *name = dr_json_str(property, "name", "");
   const char *value = running_value(a, plugged, dev, name);
 
-  if (!value || is_not_written(plugged->type, name) || g_str_has_prefix(dr_json_str(property, "type", ""), "child<"))
+  if (!value || is_not_written(plugged->type, name) ||
+      g_str_has_prefix(dr_json_str(property, "type", ""), "child<"))
     return TRUE;
   if (g_str_equal(name, "romfile")) {
     if (!is_own_rom(plugged, value))
@@ -194,7 +220,8 @@ write_cpu(DrApply *a, DrOpts *opts, const DrPlugged *plugged)
 static int
 by_name(gconstpointer a, gconstpointer b)
 {
-  return strcmp(dr_json_str(*(JsonObject *const *)a, "name", ""), dr_json_str(*(JsonObject *const *)b, "name", ""));
+  return strcmp(dr_json_str(*(JsonObject *const *)a, "name", ""),
+                dr_json_str(*(JsonObject *const *)b, "name", ""));
 }
 
 /* In an order that does not depend on the version. */
@@ -282,6 +309,6 @@ dr_plug_device(DrApply *a, const DrPlugged *plugged)
     return;
   value = dr_opts_print(opts);
   g_hash_table_insert(a->devices, dr_argv_append(a->argv, "device", value), (DrPlugged *)plugged);
-  dr_findings_add(a->findings, DR_FINDING_NOTE, "hotplug", NULL, "device '%s' (%s) was plugged in and moves along",
-                  plugged->name, plugged->type);
+  dr_findings_add(a->findings, DR_FINDING_NOTE, "hotplug", NULL,
+                  "device '%s' (%s) was plugged in and moves along", plugged->name, plugged->type);
 }

@@ -121,13 +121,15 @@ read_anonymous(DrInventory *inv, DrQmp *qmp, DrPlugged *plugged, GError **error)
       !dr_ask_into(qmp, plugged->path, "parent_bus", plugged->props, error))
     return FALSE;
   plugged->hot = hot && JSON_NODE_HOLDS_VALUE(hot) && json_node_get_boolean(hot);
-  return !plugged->hot || (read_type(inv, qmp, plugged->type, error) && read_all_properties(inv, qmp, plugged, error));
+  return !plugged->hot ||
+         (read_type(inv, qmp, plugged->type, error) && read_all_properties(inv, qmp, plugged, error));
 }
 
 static gboolean
 read_plugged(DrInventory *inv, DrQmp *qmp, DrPlugged *plugged, GError **error)
 {
-  static const char *const extra[] = { "bootindex", "iothread-vq-mapping" }; /* not in info qtree, or without its value */
+  static const char *const extra[] = { "bootindex",
+                                       "iothread-vq-mapping" }; /* not in info qtree, or without its value */
 
   plugged->props = dr_props_new();
   if (g_str_has_suffix(plugged->type, "-cpu"))
@@ -139,7 +141,8 @@ read_plugged(DrInventory *inv, DrQmp *qmp, DrPlugged *plugged, GError **error)
   if (!dr_qtree_find(inv, plugged->name))
     return read_all_properties(inv, qmp, plugged, error);
   for (guint i = 0; i < G_N_ELEMENTS(extra); i++)
-    if (type_has(inv, plugged->type, extra[i]) && !dr_ask_into(qmp, plugged->path, extra[i], plugged->props, error))
+    if (type_has(inv, plugged->type, extra[i]) &&
+        !dr_ask_into(qmp, plugged->path, extra[i], plugged->props, error))
       return FALSE;
   return read_links(inv, qmp, plugged, error);
 }
@@ -166,7 +169,8 @@ dr_read_devices(DrInventory *inv, DrQmp *qmp, GError **error)
 static gboolean
 is_simple_object(const char *type)
 {
-  return g_str_equal(type, "iothread") || g_str_has_prefix(type, "rng-") || g_str_has_prefix(type, "memory-backend-");
+  return g_str_equal(type, "iothread") || g_str_has_prefix(type, "rng-") ||
+         g_str_has_prefix(type, "memory-backend-");
 }
 
 static gboolean

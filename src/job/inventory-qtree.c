@@ -284,8 +284,8 @@ ram_free(DrRam *ram)
 static DrRam *
 parse_ram(const char *line)
 {
-  g_autoptr(GRegex) regex = g_regex_new("^ *(.+?) +[0-9]+ [KMGT]iB +0x[0-9a-f]+ +(0x[0-9a-f]+) +(0x[0-9a-f]+)", 0, 0,
-                                        NULL);
+  g_autoptr(GRegex) regex =
+      g_regex_new("^ *(.+?) +[0-9]+ [KMGT]iB +0x[0-9a-f]+ +(0x[0-9a-f]+) +(0x[0-9a-f]+)", 0, 0, NULL);
   g_autoptr(GMatchInfo) match = NULL;
   g_autofree char *used = NULL;
   g_autofree char *total = NULL;

@@ -8,28 +8,50 @@
 
 /* The host's side of a device: a name of a backend, what to do on an error, how work is spread. */
 static const char *const host_side[] = {
-  "drive",   "netdev",    "chardev",       "iothread", "iothread-vq-mapping", "rng",      "audiodev", "display",
-  "werror",  "rerror",    "account-failed", "account-invalid", "stats-intervals", "share-rw", "cryptodev", "memdev",
-  "ebpf-rss-fds", "vhostfd", "head",       "romfile",  "x-max-bounce-buffer-size", "ioeventfd", NULL,
+  "drive",
+  "netdev",
+  "chardev",
+  "iothread",
+  "iothread-vq-mapping",
+  "rng",
+  "audiodev",
+  "display",
+  "werror",
+  "rerror",
+  "account-failed",
+  "account-invalid",
+  "stats-intervals",
+  "share-rw",
+  "cryptodev",
+  "memdev",
+  "ebpf-rss-fds",
+  "vhostfd",
+  "head",
+  "romfile",
+  "x-max-bounce-buffer-size",
+  "ioeventfd",
+  NULL,
 };
 
 /* Changed by QEMU without a compatibility property, and not part of what a running guest sees. */
 static const char *const changed[] = {
-  "romsize",  /* 6.0: computed from the file; the size itself is compared as a memory block */
-  "rombar",   /* 10.0: -1 for the old 1 */
-  "busnr",    /* follows the guest's own numbering */
-  "port",     /* USB: empty where QEMU chose; where the device sits is compared as its place */
-  "MCFG",     /* the running firmware put it there; it travels with the device state */
+  "romsize",     /* 6.0: computed from the file; the size itself is compared as a memory block */
+  "rombar",      /* 10.0: -1 for the old 1 */
+  "busnr",       /* follows the guest's own numbering */
+  "port",        /* USB: empty where QEMU chose; where the device sits is compared as its place */
+  "MCFG",        /* the running firmware put it there; it travels with the device state */
   "smb_io_base", /* PIIX4_PM: as MCFG; 45312 until the firmware has set it */
-  "xres",     /* 7.0: EDID's preferred mode 1280x800 for 1024x768; read by the guest at its start */
+  "xres",        /* 7.0: EDID's preferred mode 1280x800 for 1024x768; read by the guest at its start */
   "yres",
-  "osk",      /* isa-applesmc: printed past its end, with what lies behind it in QEMU's memory */
+  "events", /* 9.0: pvpanic knows one more, asked for by the guest at its start and ignored by who does not know it */
+  "osk", /* isa-applesmc: printed past its end, with what lies behind it in QEMU's memory */
   NULL,
 };
 
 /* Devices that some versions show and others have built in. */
 static const char *const internal[] = {
-  "ps2-kbd", "ps2-mouse", /* 7.1: own devices, before a part of i8042 */
+  "ps2-kbd",
+  "ps2-mouse", /* 7.1: own devices, before a part of i8042 */
   NULL,
 };
 
@@ -38,8 +60,8 @@ static const char *const internal[] = {
 static gboolean
 is_unset_block_size(const char *property, const char *value)
 {
-  static const char *const names[] = { "logical_block_size", "physical_block_size", "discard_granularity", "min_io_size",
-                                       "opt_io_size", NULL };
+  static const char *const names[] = { "logical_block_size", "physical_block_size", "discard_granularity",
+                                       "min_io_size",        "opt_io_size",         NULL };
 
   return g_strv_contains(names, property) && (g_str_equal(value, "0") || g_str_equal(value, "4294967295"));
 }
@@ -47,8 +69,9 @@ is_unset_block_size(const char *property, const char *value)
 static gboolean
 is_different(const char *property, const char *before, const char *after)
 {
-  return !g_str_equal(before, after) && !g_strv_contains(host_side, property) && !g_strv_contains(changed, property) &&
-         !is_unset_block_size(property, before) && !is_unset_block_size(property, after);
+  return !g_str_equal(before, after) && !g_strv_contains(host_side, property) &&
+         !g_strv_contains(changed, property) && !is_unset_block_size(property, before) &&
+         !is_unset_block_size(property, after);
 }
 
 static gboolean
@@ -106,8 +129,9 @@ report_properties(const DrQdev *a, const DrQdev *b, DrFindings *findings)
     const char *other = g_hash_table_lookup(b->props, name);
 
     if (other && is_different(name, value, other))
-      dr_compare_block(findings, "device-property", "property '%s' of device '%s' (%s) is '%s' before and '%s' after",
-                       (char *)name, name_of(a), a->type, (char *)value, other);
+      dr_compare_block(findings, "device-property",
+                       "property '%s' of device '%s' (%s) is '%s' before and '%s' after", (char *)name,
+                       name_of(a), a->type, (char *)value, other);
   }
 }
 
@@ -115,7 +139,8 @@ static void
 report_pair(const DrQdev *a, const DrQdev *b, const char *key, DrFindings *findings)
 {
   if (!same_type(a, b)) {
-    dr_compare_block(findings, "device", "at %s the guest has a '%s' before and a '%s' after", key, a->type, b->type);
+    dr_compare_block(findings, "device", "at %s the guest has a '%s' before and a '%s' after", key, a->type,
+                     b->type);
     return;
   }
   if (g_strcmp0(pci_identity(a), pci_identity(b)) != 0)
@@ -130,7 +155,8 @@ report_pair(const DrQdev *a, const DrQdev *b, const char *key, DrFindings *findi
 static GHashTable *
 index_devices(const DrInventory *inv)
 {
-  GHashTable *index = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)g_ptr_array_unref);
+  GHashTable *index =
+      g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)g_ptr_array_unref);
 
   for (guint i = 0; i < inv->qdevs->len; i++) {
     DrQdev *dev = inv->qdevs->pdata[i];
@@ -184,7 +210,8 @@ compare_place(const char *key, GPtrArray *before, GPtrArray *after, DrFindings *
     if (after && after->len)
       report_pair(dev, g_ptr_array_remove_index(after, 0), key, findings);
     else
-      dr_compare_block(findings, "device", "device '%s' (%s) at %s does not exist after", name_of(dev), dev->type, key);
+      dr_compare_block(findings, "device", "device '%s' (%s) at %s does not exist after", name_of(dev),
+                       dev->type, key);
   }
 }
 
@@ -222,7 +249,8 @@ dr_same_devices(const DrInventory *before, const DrInventory *after, DrFindings 
     for (guint i = 0; i < ((GPtrArray *)list)->len; i++) {
       const DrQdev *dev = ((GPtrArray *)list)->pdata[i];
 
-      dr_compare_block(findings, "device", "device '%s' (%s) at %s does not exist before", name_of(dev), dev->type, (char *)key);
+      dr_compare_block(findings, "device", "device '%s' (%s) at %s does not exist before", name_of(dev),
+                       dev->type, (char *)key);
     }
   compare_loose(before, after, "after", findings);
   compare_loose(after, before, "before", findings);

@@ -83,7 +83,8 @@ same_json(DrApply *a, const char *text, const DrNode *top)
 {
   g_autoptr(JsonObject) object = dr_json_parse_object(text, -1, 65536, NULL);
   const DrNode *file = protocol_of(top);
-  const char *name = object ? dr_json_str(object, "file.filename", dr_json_str(object, "filename", NULL)) : NULL;
+  const char *name =
+      object ? dr_json_str(object, "file.filename", dr_json_str(object, "filename", NULL)) : NULL;
 
   return name && g_str_equal(dr_json_str(object, "driver", ""), top->driver) && dr_node_is_plain_file(file) &&
          dr_same_file(name, dr_node_path(file), a->cwd);
@@ -118,7 +119,8 @@ same_window(const DrOpts *opts, const DrNode *top)
 static char *
 nbd_url(const DrOpts *opts, const char *prefix)
 {
-  static const char *const names[] = { "export", "server.path", "server.host", "server.port", "path", "host", "port" };
+  static const char *const names[] = { "export", "server.path", "server.host", "server.port",
+                                       "path",   "host",        "port" };
   const char *values[G_N_ELEMENTS(names)];
   const char *path, *host, *port;
 
@@ -131,7 +133,8 @@ nbd_url(const DrOpts *opts, const char *prefix)
   host = values[2] ? values[2] : values[5];
   port = values[3] ? values[3] : values[6];
   if (path)
-    return g_strdup_printf("nbd+unix://%s%s?socket=%s", values[0] ? "/" : "", values[0] ? values[0] : "", path);
+    return g_strdup_printf("nbd+unix://%s%s?socket=%s", values[0] ? "/" : "", values[0] ? values[0] : "",
+                           path);
   return g_strdup_printf("nbd://%s:%s%s%s", host ? host : "", port ? port : "10809", values[0] ? "/" : "",
                          values[0] ? values[0] : "");
 }

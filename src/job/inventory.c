@@ -18,9 +18,10 @@ plugged_free(DrPlugged *plugged)
 void
 dr_inventory_free(DrInventory *inv)
 {
-  JsonArray **arrays[] = { &inv->cpus, &inv->features, &inv->memdevs, &inv->dimms, &inv->block,   &inv->nodes,
-                           &inv->chardevs, &inv->jobs,    &inv->exports, &inv->tpms };
-  GPtrArray **lists[] = { &inv->ram, &inv->qdevs, &inv->plugged, &inv->objects, &inv->nets, &inv->forwards, &inv->taps };
+  JsonArray **arrays[] = { &inv->cpus,  &inv->features, &inv->memdevs, &inv->dimms,   &inv->block,
+                           &inv->nodes, &inv->chardevs, &inv->jobs,    &inv->exports, &inv->tpms };
+  GPtrArray **lists[] = { &inv->ram,  &inv->qdevs,    &inv->plugged, &inv->objects,
+                          &inv->nets, &inv->forwards, &inv->taps };
 
   if (!inv)
     return;
@@ -153,7 +154,8 @@ read_machine(DrInventory *inv, DrQmp *qmp, GError **error)
 static gboolean
 read_cpu(DrInventory *inv, DrQmp *qmp, GError **error)
 {
-  static const char *const names[] = { "vendor", "family", "model", "stepping", "model-id", "level", "xlevel", "xlevel2",
+  static const char *const names[] = { "vendor",    "family",         "model",         "stepping",
+                                       "model-id",  "level",          "xlevel",        "xlevel2",
                                        "phys-bits", "host-phys-bits", "tsc-frequency", "apic-id" };
   g_autoptr(JsonNode) features = NULL;
   const char *path;
@@ -237,8 +239,10 @@ read_host_side(DrInventory *inv, DrQmp *qmp, GError **error)
 {
   g_autoptr(JsonObject) spice = NULL;
 
-  if (!dr_ask_array(qmp, "query-chardev", NULL, &inv->chardevs, error) || !dr_ask_array(qmp, "query-tpm", NULL, &inv->tpms, error) ||
-      !ask_object(qmp, "query-spice", &spice, error) || !ask_object(qmp, "query-migrate", &inv->migrate, error))
+  if (!dr_ask_array(qmp, "query-chardev", NULL, &inv->chardevs, error) ||
+      !dr_ask_array(qmp, "query-tpm", NULL, &inv->tpms, error) ||
+      !ask_object(qmp, "query-spice", &spice, error) ||
+      !ask_object(qmp, "query-migrate", &inv->migrate, error))
     return FALSE;
   inv->spice = spice && dr_json_bool(spice, "enabled", FALSE);
   return TRUE;

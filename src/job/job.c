@@ -219,11 +219,12 @@ static void
 hold(DrJob *job, const char *stage)
 {
   const char *wanted = g_getenv("DROVER_HOLD_AT");
+  g_auto(GStrv) stages = g_strsplit(wanted ? wanted : "", ",", -1);
   g_autofree char *path = NULL;
   DrDeadline deadline = dr_deadline_in(HOLD_MAX_MS);
   struct pollfd cancel = { .fd = job->cancel_fd, .events = POLLIN };
 
-  if (!wanted || g_strcmp0(wanted, stage) != 0)
+  if (!g_strv_contains((const char *const *)stages, stage))
     return;
   path = g_build_filename(job->jobs->host->run_dir, "hold", NULL);
   if (!dr_file_write(path, stage, NULL))
@@ -437,8 +438,8 @@ dr_job_end(DrJob *job, const GError *error)
   dr_vm_release(job->vm);
   dr_vm_note_end(job->vm);
   if (error)
-    g_message("job %" G_GINT64_FORMAT " (%s %s) %s at stage '%s': %s", job->id, job->kind, dr_vm_name(job->vm), job->state,
-              job->stage, error->message);
+    g_message("job %" G_GINT64_FORMAT " (%s %s) %s at stage '%s': %s", job->id, job->kind,
+              dr_vm_name(job->vm), job->state, job->stage, error->message);
   else
     g_message("job %" G_GINT64_FORMAT " (%s %s) succeeded", job->id, job->kind, dr_vm_name(job->vm));
   publish(job);
@@ -506,7 +507,8 @@ void
 dr_jobs_recover(DrJobs *jobs, GPtrArray *batch_jobs, DrJobFunc recover)
 {
   /* One that waits for a QEMU that does not answer must not hold up another. */
-  run_in_pool(batch_jobs, &(Batch){ .jobs = jobs, .run = recover, .parallel = MAX(batch_jobs->len, 1), .again = TRUE });
+  run_in_pool(batch_jobs,
+              &(Batch){ .jobs = jobs, .run = recover, .parallel = MAX(batch_jobs->len, 1), .again = TRUE });
 }
 
 /* --- For the service --- */
@@ -525,7 +527,8 @@ copy_member(JsonObject *from, JsonObject *to, const char *name)
 static JsonObject *
 show(gint64 id, const char *kind, const char *vm, const char *state, const char *stage, JsonObject *record)
 {
-  static const char *const members[] = { "error", "result", "progress", "findings", "created_ms", "started_ms", "ended_ms" };
+  static const char *const members[] = { "error",      "result",     "progress", "findings",
+                                         "created_ms", "started_ms", "ended_ms" };
   JsonObject *object = json_object_new();
   g_autofree char *text = g_strdup_printf("%" G_GINT64_FORMAT, id);
 
@@ -591,8 +594,9 @@ dr_jobs_list(DrJobs *jobs, GError **error)
     DrJobRow *row = rows->pdata[i];
     g_autoptr(DrJob) job = find_live(jobs, row->id);
 
-    json_array_add_object_element(array, job ? dr_job_json(job)
-                                             : show(row->id, row->kind, row->vm, row->state, row->stage, row->record));
+    json_array_add_object_element(
+        array,
+        job ? dr_job_json(job) : show(row->id, row->kind, row->vm, row->state, row->stage, row->record));
   }
   return array;
 }
@@ -633,8 +637,10 @@ dr_jobs_cancel(DrJobs *jobs, gint64 id, GError **error)
   g_mutex_unlock(&job->lock);
   if (refused) {
     dr_error_set(error, DR_ERROR_REFUSED,
-                 "job %" G_GINT64_FORMAT " is past its point of no return: the guest runs under the new QEMU", id);
-    dr_error_remedy(error, "let it finish (drover watch %" G_GINT64_FORMAT "), then upgrade back with --qemu", id);
+                 "job %" G_GINT64_FORMAT " is past its point of no return: the guest runs under the new QEMU",
+                 id);
+    dr_error_remedy(error, "let it finish (drover watch %" G_GINT64_FORMAT "), then upgrade back with --qemu",
+                    id);
     return NULL;
   }
   return dr_job_json(job);

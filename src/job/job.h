@@ -43,7 +43,7 @@ int dr_job_cancel_fd(DrJob *job);
 
 /* Writes the stage into the journal, then enters it. `note` (nullable, consumed) is what recovery needs. Before the point
  * of no return it fails with DR_ERROR_CANCELLED if cancel was asked for.
- * For tests: with DROVER_HOLD_AT=STAGE in droverd's environment the job waits here (once entered, at most 120 s, or
+ * For tests: with DROVER_HOLD_AT=STAGE[,STAGE…] in droverd's environment the job waits here (once entered, at most 120 s, or
  * until the file RUN_DIR/hold is removed), so that a test can kill what it wants at that stage. */
 gboolean dr_job_enter(DrJob *job, const char *stage, JsonObject *note, GError **error);
 

@@ -95,8 +95,8 @@ pin(DrPreflight *p, DrQmp *source, DrOpt *opt, JsonObject *props, GError **error
   }
   if (pinned->len > strlen(opt->value)) {
     dr_findings_add(p->findings, DR_FINDING_NOTE, "cpu-pinned", NULL,
-                    "CPU: '%s' is not in %s %s what the guest has, and is started as %s", opt->value, p->binary,
-                    p->caps->version, pinned->str);
+                    "CPU: '%s' is not in %s %s what the guest has, and is started as %s", opt->value,
+                    p->binary, p->caps->version, pinned->str);
     dr_opt_set_value(opt, pinned->str);
   }
   return TRUE;
@@ -114,8 +114,10 @@ dr_preflight_cpu(DrPreflight *p, DrQmp *source, GError **error)
     return TRUE;
   props = dr_caps_cpu_model(p->caps, dr_inventory_kvm(p->inventory), model, &local);
   if (!props) {
-    dr_findings_add(p->findings, DR_FINDING_WARNING, "cpu", "name a CPU model (-cpu MODEL) when the guest is next restarted",
-                    "what '-cpu %s' is in the new QEMU cannot be found out before it is started: %s", model, local->message);
+    dr_findings_add(p->findings, DR_FINDING_WARNING, "cpu",
+                    "name a CPU model (-cpu MODEL) when the guest is next restarted",
+                    "what '-cpu %s' is in the new QEMU cannot be found out before it is started: %s", model,
+                    local->message);
     return TRUE;
   }
   return pin(p, source, opt, props, error);

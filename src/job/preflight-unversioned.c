@@ -49,8 +49,8 @@ firmware_name(const DrPreflight *p)
 }
 
 static char *
-find(DrPreflight *p, const DrVmRecord *record, const char *const *launcher, const char *program, const char *name,
-     guint64 *ret_size)
+find(DrPreflight *p, const DrVmRecord *record, const char *const *launcher, const char *program,
+     const char *name, guint64 *ret_size)
 {
   g_autoptr(GStrvBuilder) builder = g_strv_builder_new();
   g_auto(GStrv) words = NULL;
@@ -95,7 +95,8 @@ pin_firmware(DrPreflight *p, DrVm *vm, const char *qemu)
 
   if (!name || !wanted)
     return;
-  theirs = find(p, record, qemu ? none : dr_argv_launcher(p->truth), qemu ? p->binary : program, name, &their_size);
+  theirs = find(p, record, qemu ? none : dr_argv_launcher(p->truth), qemu ? p->binary : program, name,
+                &their_size);
   if (theirs && their_size == wanted)
     return;
   ours = find_running(record, &our_size);
@@ -106,14 +107,19 @@ pin_firmware(DrPreflight *p, DrVm *vm, const char *qemu)
   if (ours && our_size == wanted) {
     dr_argv_remove_all(p->truth, "bios");
     dr_argv_append(p->truth, "bios", ours);
-    dr_findings_add(p->findings, DR_FINDING_NOTE, "firmware", NULL, "firmware: %s, for %s has another '%s' (%" G_GUINT64_FORMAT
-                    " bytes, not %" G_GUINT64_FORMAT ")", ours, p->binary, name, their_size, wanted);
+    dr_findings_add(p->findings, DR_FINDING_NOTE, "firmware", NULL,
+                    "firmware: %s, for %s has another '%s' (%" G_GUINT64_FORMAT
+                    " bytes, not %" G_GUINT64_FORMAT ")",
+                    ours, p->binary, name, their_size, wanted);
     return;
   }
   dr_findings_add(p->findings, DR_FINDING_BLOCKER, "firmware",
-                  "put the old firmware's file back (beside the new one: -L DIRECTORY), or restart the guest with -bios FILE",
-                  "the guest was started with a firmware '%s' of %" G_GUINT64_FORMAT " bytes, which is not there any more; "
-                  "that of %s has %" G_GUINT64_FORMAT " bytes", name, wanted, p->binary, their_size);
+                  "put the old firmware's file back (beside the new one: -L DIRECTORY), or restart the guest "
+                  "with -bios FILE",
+                  "the guest was started with a firmware '%s' of %" G_GUINT64_FORMAT
+                  " bytes, which is not there any more; "
+                  "that of %s has %" G_GUINT64_FORMAT " bytes",
+                  name, wanted, p->binary, their_size);
 }
 
 void

@@ -44,7 +44,8 @@ dr_memory_mode_parse(const char *name, DrMemoryMode *ret_mode, GError **error)
       return TRUE;
     }
   }
-  return dr_error_set(error, DR_ERROR_INVALID, "'%s' is no memory mode: auto, shared, copy or postcopy", name);
+  return dr_error_set(error, DR_ERROR_INVALID, "'%s' is no memory mode: auto, shared, copy or postcopy",
+                      name);
 }
 
 void
@@ -64,7 +65,7 @@ dr_preflight_free(DrPreflight *preflight)
 }
 
 static void G_GNUC_PRINTF(4, 5)
-block(DrPreflight *p, const char *code, const char *remedy, const char *format, ...)
+    block(DrPreflight *p, const char *code, const char *remedy, const char *format, ...)
 {
   g_autofree char *text = NULL;
   va_list ap;
@@ -138,11 +139,12 @@ check_known(DrPreflight *p)
   if (!p->caps)
     return;
   if (machine && !g_hash_table_contains(p->caps->machines, machine))
-    block(p, "machine-type", "choose a QEMU that still has it, or restart the guest with a newer machine type",
+    block(p, "machine-type",
+          "choose a QEMU that still has it, or restart the guest with a newer machine type",
           "machine type '%s' is not known to %s %s", machine, p->binary, p->caps->version);
   if (dr_inventory_kvm(p->inventory) && !p->caps->kvm)
-    block(p, "kvm", "check /dev/kvm and the new QEMU's build", "the guest runs under KVM, which %s cannot use here",
-          p->binary);
+    block(p, "kvm", "check /dev/kvm and the new QEMU's build",
+          "the guest runs under KVM, which %s cannot use here", p->binary);
   check_known_options(p);
   check_devices(p);
 }
@@ -169,7 +171,8 @@ check_state(DrPreflight *p, DrQmp *source, GError **error)
   if (g_strv_contains((const char *const[]){ "setup", "active", "pre-switchover", "device", "postcopy-active",
                                              "postcopy-paused", "postcopy-recover", "cancelling", NULL },
                       moving))
-    block(p, "migration", "wait for it, or migrate_cancel it", "another migration of this QEMU is under way (%s)", moving);
+    block(p, "migration", "wait for it, or migrate_cancel it",
+          "another migration of this QEMU is under way (%s)", moving);
   return TRUE;
 }
 
@@ -188,8 +191,8 @@ check_file(DrPreflight *p, DrVm *vm, const char *option, const char *path)
 static void
 check_files(DrPreflight *p, DrVm *vm)
 {
-  static const char *const whole[] = { "kernel", "initrd", "bios", "dtb", "hda", "hdb", "hdc", "hdd", "cdrom", "pflash",
-                                       "fda", "fdb" };
+  static const char *const whole[] = { "kernel", "initrd", "bios",  "dtb",    "hda", "hdb",
+                                       "hdc",    "hdd",    "cdrom", "pflash", "fda", "fdb" };
 
   for (guint i = 0; i < G_N_ELEMENTS(whole); i++)
     for (DrOpt *opt = NULL; (opt = dr_argv_next(p->truth, whole[i], opt));)
@@ -218,7 +221,8 @@ block_is_shareable(const DrRamBlock *ram, int source_version, char **ret_why)
     return FALSE;
   }
   if (ram->kind == DR_RAM_SHARED_MEMFD && source_version >= MEMFD_IGNORED_BEFORE) {
-    *ret_why = g_strdup_printf("RAM block '%s' is a memory-backend-memfd, which QEMU 8.1 and newer always send", ram->id);
+    *ret_why = g_strdup_printf(
+        "RAM block '%s' is a memory-backend-memfd, which QEMU 8.1 and newer always send", ram->id);
     return FALSE;
   }
   if (ram->fd >= 0 || (ram->path && stat(ram->path, &st) == 0 && S_ISREG(st.st_mode)))
@@ -245,10 +249,12 @@ warn_tcg(DrPreflight *p, int source_version)
   if (p->mode == DR_MEMORY_SHARED || dr_inventory_kvm(p->inventory) || source_version >= TCG_DIRTY_FIXED ||
       size % TCG_ALIGNMENT != 0)
     return;
-  dr_findings_add(p->findings, DR_FINDING_WARNING, "tcg-aligned-ram",
-                  "give the guest 8 KiB more (-m 262152k), run it under KVM, or with RAM that is shared from its start",
-                  "a TCG guest with RAM of a multiple of 256 KiB under a QEMU before 9.0: QEMU can lose dirty pages while "
-                  "RAM is copied, and the guest would run on with wrong memory");
+  dr_findings_add(
+      p->findings, DR_FINDING_WARNING, "tcg-aligned-ram",
+      "give the guest 8 KiB more (-m 262152k), run it under KVM, or with RAM that is shared from its start",
+      "a TCG guest with RAM of a multiple of 256 KiB under a QEMU before 9.0: QEMU can lose dirty pages "
+      "while "
+      "RAM is copied, and the guest would run on with wrong memory");
 }
 
 static gboolean
@@ -270,8 +276,9 @@ choose_move(DrPreflight *p, const char *why)
 
   if (available > size + SPARE_MEMORY) {
     p->mode = DR_MEMORY_COPY;
-    p->reason = g_strdup_printf("%s; %" G_GUINT64_FORMAT " MiB are free for a copy of %" G_GUINT64_FORMAT " MiB", why,
-                                available >> 20, size >> 20);
+    p->reason =
+        g_strdup_printf("%s; %" G_GUINT64_FORMAT " MiB are free for a copy of %" G_GUINT64_FORMAT " MiB", why,
+                        available >> 20, size >> 20);
   } else {
     p->mode = DR_MEMORY_POSTCOPY;
     p->reason = g_strdup_printf("%s; only %" G_GUINT64_FORMAT " MiB are free for a copy of %" G_GUINT64_FORMAT
@@ -288,8 +295,8 @@ check_mode(DrPreflight *p)
 
   if (p->mode == DR_MEMORY_COPY && available < size + SPARE_MEMORY)
     block(p, "memory", "use --memory postcopy, which needs no second chunk",
-          "a copy needs %" G_GUINT64_FORMAT " MiB, and %" G_GUINT64_FORMAT " MiB are free", (size + SPARE_MEMORY) >> 20,
-          available >> 20);
+          "a copy needs %" G_GUINT64_FORMAT " MiB, and %" G_GUINT64_FORMAT " MiB are free",
+          (size + SPARE_MEMORY) >> 20, available >> 20);
   if (p->mode == DR_MEMORY_POSTCOPY && !have_userfaultfd())
     block(p, "userfaultfd", "run droverd as root, or set vm.unprivileged_userfaultfd=1",
           "post-copy needs userfaultfd, which this process may not use");
@@ -319,8 +326,8 @@ decide_memory(DrPreflight *p, DrMemoryMode wanted, int source_version)
   check_mode(p);
   warn_tcg(p, source_version);
   if (p->reason)
-    dr_findings_add(p->findings, DR_FINDING_NOTE, "memory-mode", NULL, "RAM: %s (%s)", dr_memory_mode_name(p->mode),
-                    p->reason);
+    dr_findings_add(p->findings, DR_FINDING_NOTE, "memory-mode", NULL, "RAM: %s (%s)",
+                    dr_memory_mode_name(p->mode), p->reason);
 }
 
 /* --- All of it --- */
@@ -331,7 +338,9 @@ try_rewrite(DrPreflight *p, GError **error)
 {
   g_autoptr(DrFindings) findings = dr_findings_new();
   g_autoptr(DrRewrite) rewrite = NULL;
-  DrRewritePlan plan = { .incoming = TRUE, .suffix = ".drover-99", .qmp_path = "q", .console_path = "c", .needs = p->needs };
+  DrRewritePlan plan = {
+    .incoming = TRUE, .suffix = ".drover-99", .qmp_path = "q", .console_path = "c", .needs = p->needs
+  };
 
   for (guint i = 0; i < p->needs->len; i++) {
     DrNeed *need = p->needs->pdata[i];

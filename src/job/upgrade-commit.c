@@ -13,8 +13,7 @@
 #define KILL_MS 30000 /* the kernel takes back a large guest's memory */
 #define PORT_TRIES 50 /* 20 ms each, for a port of the first QEMU's to become free */
 
-static void G_GNUC_PRINTF(3, 4)
-warn(DrFindings *findings, const char *code, const char *format, ...)
+static void G_GNUC_PRINTF(3, 4) warn(DrFindings *findings, const char *code, const char *format, ...)
 {
   g_autofree char *text = NULL;
   va_list ap;
@@ -34,7 +33,8 @@ rename_sockets(DrUpgrade *u, DrFindings *findings)
     const DrRename *item = u->plan.renames->pdata[i];
 
     if (rename(item->private_path, item->public_path) < 0 && errno != ENOENT)
-      warn(findings, "socket", "cannot rename '%s' to '%s': %s", item->private_path, item->public_path, g_strerror(errno));
+      warn(findings, "socket", "cannot rename '%s' to '%s': %s", item->private_path, item->public_path,
+           g_strerror(errno));
   }
 }
 
@@ -92,27 +92,6 @@ end_source(DrUpgrade *u, DrFindings *findings)
     warn(findings, "old-qemu", "%s", error->message);
 }
 
-static void
-add_forwards(DrUpgrade *u, DrFindings *findings)
-{
-  for (guint i = 0; i < json_array_get_length(u->plan.forwards); i++) {
-    JsonObject *forward = json_array_get_object_element(u->plan.forwards, i);
-    const char *netdev = dr_json_str(forward, "netdev", "");
-    const char *rule = dr_json_str(forward, "add", "");
-    g_autofree char *said = NULL;
-
-    for (int try = 0; try < PORT_TRIES; try++) {
-      g_free(said);
-      said = dr_qmp_hmp(u->dest, NULL, "hostfwd_add %s %s", netdev, rule);
-      if (!said || !strstr(said, "could not set up"))
-        break;
-      g_usleep(20000); /* a port of the old QEMU's; bounded by PORT_TRIES */
-    }
-    if (!said || *g_strstrip(said))
-      warn(findings, "hostfwd", "host forward %s of VM '%s' is not back: %s", rule, dr_vm_name(u->vm), said ? said : "?");
-  }
-}
-
 static gboolean
 move_vnc(DrUpgrade *u, JsonObject *vnc, GError **error)
 {
@@ -124,9 +103,11 @@ move_vnc(DrUpgrade *u, JsonObject *vnc, GError **error)
 
     return dr_qmp_do(u->dest, "change", dr_json("{'device': <'vnc'>, 'target': <%s>}", target), error);
   }
-  return dr_qmp_do(u->dest, "display-update",
-                   dr_json("{'type': <'vnc'>, 'addresses': <[{'type': <'inet'>, 'host': <%s>, 'port': <%s>}]>}", host, port),
-                   error);
+  return dr_qmp_do(
+      u->dest, "display-update",
+      dr_json("{'type': <'vnc'>, 'addresses': <[{'type': <'inet'>, 'host': <%s>, 'port': <%s>}]>}", host,
+              port),
+      error);
 }
 
 static void
@@ -144,8 +125,8 @@ restore_vnc(DrUpgrade *u, DrFindings *findings)
       g_usleep(20000); /* as above */
     }
     if (error)
-      warn(findings, "vnc", "VNC port %s of VM '%s' is not back: %s", dr_json_str(vnc, "port", "?"), dr_vm_name(u->vm),
-           error->message);
+      warn(findings, "vnc", "VNC port %s of VM '%s' is not back: %s", dr_json_str(vnc, "port", "?"),
+           dr_vm_name(u->vm), error->message);
     unlink(private_path);
   }
 }
@@ -194,8 +175,9 @@ watch(DrUpgrade *u, GError **error)
     g_warning("VM '%s' runs, but its end will not be seen: %s", dr_vm_name(u->vm), local->message);
     return TRUE;
   }
-  dr_error_set(error, DR_ERROR_ATTENTION, "the guest of VM '%s' has ended: the new QEMU, which had taken over, %s",
-               dr_vm_name(u->vm), dr_vm_record(u->vm)->exit_text);
+  dr_error_set(error, DR_ERROR_ATTENTION,
+               "the guest of VM '%s' has ended: the new QEMU, which had taken over, %s", dr_vm_name(u->vm),
+               dr_vm_record(u->vm)->exit_text);
   return dr_error_remedy(error, "see drover show %s and its log, then start it again", dr_vm_name(u->vm));
 }
 
@@ -214,7 +196,7 @@ dr_upgrade_commit(DrUpgrade *u, DrFindings *findings, GError **error)
   if (!dr_vm_save(u->vm, &local))
     warn(findings, "record", "%s", local->message);
   end_source(u, findings);
-  add_forwards(u, findings);
+  dr_upgrade_add_forwards(u, findings);
   restore_vnc(u, findings);
   restore_rest(u, findings);
   remove_old_files(u);

@@ -113,8 +113,8 @@ hand_queues(DrUpgrade *u, DrNeed *need, const GPtrArray *open, GError **error)
   }
   if (need->numbers->len)
     return TRUE;
-  return dr_error_set(error, DR_ERROR_NOT_FOUND, "pid %d has no open tap%s%s", u->plan.source.pid, name ? " called " : "",
-                      name ? name : "");
+  return dr_error_set(error, DR_ERROR_NOT_FOUND, "pid %d has no open tap%s%s", u->plan.source.pid,
+                      name ? " called " : "", name ? name : "");
 }
 
 static gboolean
@@ -196,20 +196,6 @@ plan_ram(DrUpgrade *u, GArray *ret_ram, GError **error)
 
 /* --- Starting it --- */
 
-static JsonArray *
-forwards_json(DrUpgrade *u)
-{
-  GPtrArray *forwards = dr_inventory_forwards(u->pre->inventory);
-  JsonArray *array = json_array_new();
-
-  for (guint i = 0; i < forwards->len; i++) {
-    const DrForward *forward = forwards->pdata[i];
-
-    json_array_add_object_element(array, dr_json("{'netdev': <%s>, 'add': <%s>}", forward->netdev, forward->add));
-  }
-  return array;
-}
-
 /* Where the source's VNC server listens in truth, if it has just one (",to=" may have moved it). */
 static void
 real_vnc(DrUpgrade *u, DrVncAddress *vnc)
@@ -233,8 +219,8 @@ vnc_json(DrUpgrade *u, GPtrArray *addresses)
 
     if (vnc->range && addresses->len == 1)
       real_vnc(u, vnc);
-    json_array_add_object_element(
-        array, dr_json("{'id': <%s>, 'host': <%s>, 'port': <%s>}", vnc->id ? vnc->id : "default", vnc->host, vnc->port));
+    json_array_add_object_element(array, dr_json("{'id': <%s>, 'host': <%s>, 'port': <%s>}",
+                                                 vnc->id ? vnc->id : "default", vnc->host, vnc->port));
   }
   return array;
 }
@@ -324,7 +310,7 @@ write_argv(DrUpgrade *u, GArray *ram, GError **error)
   u->plan.argv = dr_argv_to_strv(rewrite->argv);
   u->plan.console = rewrite->console;
   u->plan.renames = absolute_renames(u, rewrite);
-  u->plan.forwards = forwards_json(u);
+  u->plan.forwards = dr_upgrade_forwards(u);
   u->plan.vnc = vnc_json(u, rewrite->vnc);
   u->plan.pidfile = g_strdup(rewrite->pidfile);
   u->plan.gdb = g_strdup(rewrite->gdb);
@@ -337,8 +323,8 @@ guard_taps(DrUpgrade *u, GError **error)
 {
   if (u->tap_fds->len == 0)
     return TRUE;
-  u->guard = dr_tap_guard_new((int *)(void *)u->tap_fds->data, (const char *const *)u->tap_names->pdata, u->tap_fds->len,
-                              error);
+  u->guard = dr_tap_guard_new((int *)(void *)u->tap_fds->data, (const char *const *)u->tap_names->pdata,
+                              u->tap_fds->len, error);
   return u->guard != NULL;
 }
 
@@ -381,7 +367,8 @@ dr_upgrade_add_log(DrUpgrade *u, GError **error)
 static gboolean
 await_monitor(DrUpgrade *u, int pidfd, DrDeadline deadline, GError **error)
 {
-  struct pollfd fds[] = { { .fd = dr_job_cancel_fd(u->job), .events = POLLIN }, { .fd = pidfd, .events = POLLIN } };
+  struct pollfd fds[] = { { .fd = dr_job_cancel_fd(u->job), .events = POLLIN },
+                          { .fd = pidfd, .events = POLLIN } };
 
   while (access(u->plan.qmp_path, F_OK) < 0 && !dr_deadline_passed(deadline) && !fds[1].revents)
     if (poll(fds, G_N_ELEMENTS(fds), 1) > 0 && fds[0].revents)
@@ -389,33 +376,16 @@ await_monitor(DrUpgrade *u, int pidfd, DrDeadline deadline, GError **error)
   return TRUE;
 }
 
-/* A wrapper that does not exec would be killed in QEMU's place, and leave it behind. */
-static gboolean
-is_itself(DrUpgrade *u, GError **error)
-{
-  pid_t peer = dr_qmp_peer_pid(u->dest);
-  DrProcId real;
-
-  if (peer == 0 || peer == u->dest_id.pid)
-    return TRUE;
-  g_clear_pointer(&u->dest, dr_qmp_free);
-  if (dr_proc_identify(peer, &real, NULL))
-    dr_proc_kill(&real, START_MS, NULL);
-  dr_error_set(error, DR_ERROR_UNSUPPORTED, "'%s' starts QEMU as a child (pid %d) of the process that was started (pid %d)",
-               u->plan.argv[0], peer, u->dest_id.pid);
-  return dr_error_remedy(error, "let the wrapper script end with: exec qemu-system-x86_64 … \"$@\"");
-}
-
 static gboolean
 connect_it(DrUpgrade *u, GError **error)
 {
-  dr_autofd int pidfd = dr_proc_open(&u->dest_id, NULL);
+  dr_autofd int pidfd = dr_proc_open(&u->dest_id, error); /* it may have ended already */
   DrDeadline deadline = dr_deadline_in(START_MS);
 
-  if (!await_monitor(u, pidfd, deadline, error))
+  if (pidfd >= 0 && !await_monitor(u, pidfd, deadline, error))
     return FALSE;
-  u->dest = dr_qmp_await(u->plan.qmp_path, pidfd, deadline, error);
-  if (!u->dest || !is_itself(u, error)) {
+  u->dest = pidfd < 0 ? NULL : dr_qmp_await(u->plan.qmp_path, pidfd, deadline, error);
+  if (!u->dest || !dr_describe_is_process(u->dest, &u->dest_id, u->plan.argv[0], error)) {
     g_prefix_error(error, "cannot start the new QEMU for VM '%s': ", dr_vm_name(u->vm));
     dr_upgrade_add_log(u, error);
     return FALSE;
@@ -434,7 +404,8 @@ dr_upgrade_start_destination(DrUpgrade *u, GError **error)
 
   u->plan.mode = u->pre->mode;
   u->plan.was_running = u->pre->was_running;
-  if (!name_paths(u, error) || !hand_needs(u, error) || !plan_ram(u, ram, error) || !write_argv(u, ram, error))
+  if (!name_paths(u, error) || !hand_needs(u, error) || !plan_ram(u, ram, error) ||
+      !write_argv(u, ram, error))
     return FALSE;
   if (!dr_job_enter(u->job, DR_STAGE_START, dr_upgrade_plan_write(&u->plan), error))
     return FALSE;
@@ -471,7 +442,8 @@ dr_upgrade_verify_destination(DrUpgrade *u, GError **error)
 {
   g_autoptr(DrInventory) inventory = dr_inventory_read(u->dest, error);
   g_autoptr(DrFindings) findings = dr_findings_new();
-  g_autofree char *doing = g_strdup_printf("upgrade VM '%s', the new QEMU is another machine", dr_vm_name(u->vm));
+  g_autofree char *doing =
+      g_strdup_printf("upgrade VM '%s', the new QEMU is another machine", dr_vm_name(u->vm));
   gboolean same;
 
   if (!inventory)

@@ -9,23 +9,23 @@
 
 /* What recovery needs to finish or undo the move, whoever made it: all of it goes into the journal at stage "start". */
 typedef struct {
-  guint generation;     /* of the new QEMU */
-  DrProcId source;      /* the old QEMU */
-  char *source_qmp;     /* its monitor */
-  gboolean borrowed;    /* that is the user's */
+  guint generation;                   /* of the new QEMU */
+  DrProcId source;                    /* the old QEMU */
+  char *source_qmp;                   /* its monitor */
+  gboolean borrowed;                  /* that is the user's */
   char *source_console, *source_exit; /* nullable: files of drover's own */
   char *version_before;
   char *qmp_path, *console_path, *migration_path, *exit_path;
-  char *mark_path;      /* names the destination once it has been chosen to run; in the run directory */
-  gboolean console;     /* it has drover's console */
+  char *mark_path;  /* names the destination once it has been chosen to run; in the run directory */
+  gboolean console; /* it has drover's console */
   gboolean was_running;
   DrMemoryMode mode;
   gboolean shared_after; /* the new QEMU's RAM can be handed over next time */
-  char **argv;          /* the new QEMU's */
+  char **argv;           /* the new QEMU's */
   char *machine, *version;
-  GPtrArray *renames;   /* of DrRename */
-  JsonArray *forwards;  /* [{"netdev","add"}] */
-  JsonArray *vnc;       /* [{"id","host","port"}] */
+  GPtrArray *renames;  /* of DrRename */
+  JsonArray *forwards; /* [{"netdev","add","nth"}]: nth of the networks without an id, else -1 */
+  JsonArray *vnc;      /* [{"id","host","port"}] */
   char *pidfile, *gdb;
 } DrUpgradePlan;
 
@@ -37,21 +37,21 @@ typedef struct {
   DrJob *job;
   DrVm *vm;
   DrHost *host;
-  DrPreflight *pre;       /* NULL in recovery */
+  DrPreflight *pre; /* NULL in recovery */
   DrUpgradePlan plan;
-  DrProcId dest_id;       /* pid 0: not started, or not found */
-  DrQmp *source, *dest;   /* NULL: not connected */
-  gboolean watched;       /* we have listened to the destination without a gap since before it could run */
-  gboolean chosen;        /* the mark is written: what the file says to a recovery */
+  DrProcId dest_id;        /* pid 0: not started, or not found */
+  DrQmp *source, *dest;    /* NULL: not connected */
+  gboolean watched;        /* we have listened to the destination without a gap since before it could run */
+  gboolean chosen;         /* the mark is written: what the file says to a recovery */
   gboolean postcopy_begun; /* pages may have left the source for good */
-  gboolean waited;        /* for a QEMU that does not answer: the VM's note says so */
+  gboolean waited;         /* for a QEMU that does not answer: the VM's note says so */
   DrTapGuard *guard;
-  GArray *fds, *numbers;  /* of int: what the destination is handed; closed at the end */
-  GArray *tap_fds;        /* of int: borrowed from `fds` */
-  GPtrArray *tap_names;   /* of char* */
-  gboolean many_queues;   /* a tap has more than one: see dr_tap_guard_hand_over() */
-  GArray *ram_fds;        /* of int: memfds, owned, for counting their pages */
-  goffset log_from;       /* where the destination's messages begin in the log */
+  GArray *fds, *numbers;                   /* of int: what the destination is handed; closed at the end */
+  GArray *tap_fds;                         /* of int: borrowed from `fds` */
+  GPtrArray *tap_names;                    /* of char* */
+  gboolean many_queues;                    /* a tap has more than one: see dr_tap_guard_hand_over() */
+  GArray *ram_fds;                         /* of int: memfds, owned, for counting their pages */
+  goffset log_from;                        /* where the destination's messages begin in the log */
   gint64 begun_us, stopped_us, resumed_us; /* monotonic, wall, wall */
   gint64 bytes_moved;
   guint64 memory_before, memory_peak; /* bytes */
@@ -64,10 +64,11 @@ typedef struct {
 #define DR_STAGE_POSTCOPY "postcopy"
 #define DR_STAGE_COMMIT "commit"
 /* Steps within the stage "transfer" or "postcopy", which stand in the guest's pause: a mark, no journal row. */
-#define DR_STEP_SWITCHOVER "switchover" /* the source has stopped for good, the destination has not been told to run */
-#define DR_STEP_RESUME "resume"         /* it has been told */
-#define DR_STEP_RECOVER "recover"       /* the next droverd begins; for tests, as is the next */
-#define DR_STEP_UNDO "undo"             /* the destination is dead, the source has not been told to go on */
+#define DR_STEP_SWITCHOVER                                                                                   \
+  "switchover" /* the source has stopped for good, the destination has not been told to run */
+#define DR_STEP_RESUME "resume"   /* it has been told */
+#define DR_STEP_RECOVER "recover" /* the next droverd begins; for tests, as is the next */
+#define DR_STEP_UNDO "undo"       /* the destination is dead, the source has not been told to go on */
 
 /* destination.c */
 gboolean dr_upgrade_start_destination(DrUpgrade *u, GError **error);
@@ -114,6 +115,10 @@ gboolean dr_upgrade_is_chosen(const DrUpgrade *u);
 void dr_upgrade_remove_leftovers(DrUpgrade *u);
 /* Removes the exit file of a process that has just ended, once its keeper has written it. */
 void dr_upgrade_remove_exit(const char *exit_path, const DrProcId *id);
+
+/* forwards.c */
+JsonArray *dr_upgrade_forwards(DrUpgrade *u); /* of the source. (transfer full) */
+void dr_upgrade_add_forwards(DrUpgrade *u, DrFindings *findings);
 
 /* commit.c. FALSE: the guest has ended under the new QEMU meanwhile. */
 gboolean dr_upgrade_commit(DrUpgrade *u, DrFindings *findings, GError **error);

@@ -10,7 +10,8 @@ renames_json(const GPtrArray *renames)
   for (guint i = 0; renames && i < renames->len; i++) {
     const DrRename *item = renames->pdata[i];
 
-    json_array_add_object_element(array, dr_json("{'private': <%s>, 'public': <%s>}", item->private_path, item->public_path));
+    json_array_add_object_element(
+        array, dr_json("{'private': <%s>, 'public': <%s>}", item->private_path, item->public_path));
   }
   return array;
 }

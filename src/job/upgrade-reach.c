@@ -10,7 +10,8 @@
 #include <poll.h>
 
 #define CONNECT_MS 5000
-#define DYING_MS 3000 /* between the end of a monitor and that of its process: a large one takes a moment to die */
+#define DYING_MS                                                                                             \
+  3000 /* between the end of a monitor and that of its process: a large one takes a moment to die */
 #define AGAIN_MS 2000 /* between two questions to one that does not answer */
 
 static gboolean
@@ -117,7 +118,8 @@ void
 dr_upgrade_wait_for_word(DrUpgrade *u, const DrProcId *id, const char *why)
 {
   if (!u->waited) {
-    g_autofree char *text = g_strdup_printf("the upgrade waits: %s; if it hangs for good, end it: kill -9 %d", why, id->pid);
+    g_autofree char *text =
+        g_strdup_printf("the upgrade waits: %s; if it hangs for good, end it: kill -9 %d", why, id->pid);
 
     g_warning("VM '%s': %s", dr_vm_name(u->vm), text);
     dr_upgrade_note(u->vm, text, FALSE);

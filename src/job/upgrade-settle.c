@@ -61,7 +61,8 @@ dr_upgrade_remove_exit(const char *exit_path, const DrProcId *id)
   DrDeadline deadline = dr_deadline_in(EXIT_MS);
   g_autofree char *status = NULL;
 
-  while (exit_path && id->pid && !dr_spawn_read_exit(exit_path, id, &status, NULL) && !dr_deadline_passed(deadline))
+  while (exit_path && id->pid && !dr_spawn_read_exit(exit_path, id, &status, NULL) &&
+         !dr_deadline_passed(deadline))
     g_usleep(1000);
   if (exit_path)
     unlink(exit_path);
@@ -70,7 +71,8 @@ dr_upgrade_remove_exit(const char *exit_path, const DrProcId *id)
 void
 dr_upgrade_remove_leftovers(DrUpgrade *u)
 {
-  const char *const paths[] = { u->plan.qmp_path, u->plan.console_path, u->plan.migration_path, u->plan.mark_path };
+  const char *const paths[] = { u->plan.qmp_path, u->plan.console_path, u->plan.migration_path,
+                                u->plan.mark_path };
 
   for (guint i = 0; i < G_N_ELEMENTS(paths); i++)
     if (paths[i])
@@ -114,8 +116,8 @@ run_state(DrQmp *qmp)
 static gboolean
 is_moving(const char *status)
 {
-  return g_strv_contains((const char *const[]){ "setup", "active", "pre-switchover", "device", "cancelling", "wait-unplug",
-                                                NULL },
+  return g_strv_contains((const char *const[]){ "setup", "active", "pre-switchover", "device", "cancelling",
+                                                "wait-unplug", NULL },
                          status);
 }
 
@@ -130,8 +132,8 @@ is_postcopy(const char *status)
 static gboolean
 waits_for_cont(const char *state)
 {
-  return g_strv_contains((const char *const[]){ "inmigrate", "prelaunch", "paused", "postmigrate", "finish-migrate",
-                                                "restore-vm", "unknown", NULL },
+  return g_strv_contains((const char *const[]){ "inmigrate", "prelaunch", "paused", "postmigrate",
+                                                "finish-migrate", "restore-vm", "unknown", NULL },
                          state);
 }
 
@@ -150,8 +152,9 @@ resume_source(DrUpgrade *u, GError **error)
     if (u->plan.was_running && dr_qmp_do(u->source, "cont", NULL, &last))
       return TRUE;
     if (dr_qmp_closed(u->source) || dr_deadline_passed(deadline))
-      return dr_error_set(error, DR_ERROR_ATTENTION, "the guest of VM '%s' is stopped under its old QEMU (%s)%s%s",
-                          dr_vm_name(u->vm), state, last ? ": " : "", last ? last->message : "");
+      return dr_error_set(error, DR_ERROR_ATTENTION,
+                          "the guest of VM '%s' is stopped under its old QEMU (%s)%s%s", dr_vm_name(u->vm),
+                          state, last ? ": " : "", last ? last->message : "");
     g_usleep(20000); /* a lock of the destination's that is on its way out; bounded by the deadline */
   }
 }
@@ -191,7 +194,8 @@ nowhere(DrUpgrade *u, GError **ret_reason, const char *why)
     g_clear_pointer(&u->plan.exit_path, g_free);
   dr_upgrade_remove_leftovers(u);
   g_clear_error(ret_reason);
-  dr_error_set(ret_reason, DR_ERROR_ATTENTION, "the guest of VM '%s' has ended: %s%s%s", dr_vm_name(u->vm), why, old, new);
+  dr_error_set(ret_reason, DR_ERROR_ATTENTION, "the guest of VM '%s' has ended: %s%s%s", dr_vm_name(u->vm),
+               why, old, new);
   dr_error_remedy(ret_reason, "see drover show %s and its log, then start it again", dr_vm_name(u->vm));
   return DR_NOWHERE;
 }
@@ -255,7 +259,8 @@ source_is_whole(DrUpgrade *u)
   status = info ? dr_json_str(info, "status", "none") : "unknown";
   if (g_strv_contains((const char *const[]){ "none", "failed", "cancelled", NULL }, status))
     return TRUE; /* before post-copy; in it, it would be "postcopy-paused" */
-  return g_str_equal(status, "completed") && dr_json_int(info, "ram.postcopy-bytes", -1) == 0; /* QEMU 7.0 tells */
+  return g_str_equal(status, "completed") &&
+         dr_json_int(info, "ram.postcopy-bytes", -1) == 0; /* QEMU 7.0 tells */
 }
 
 /* The mark is there, the destination has ended, and it never ran. */
@@ -299,8 +304,8 @@ dest_is_back(DrUpgrade *u)
 static DrWhere
 refused_to_run(DrUpgrade *u, const GError *why, GError **ret_reason)
 {
-  g_autofree char *text = g_strdup_printf("the new QEMU does not resume the guest of VM '%s': %s", dr_vm_name(u->vm),
-                                          why ? why->message : "it takes too long");
+  g_autofree char *text = g_strdup_printf("the new QEMU does not resume the guest of VM '%s': %s",
+                                          dr_vm_name(u->vm), why ? why->message : "it takes too long");
 
   dr_qmp_do(u->dest, "stop", NULL, NULL); /* a `cont` that it has only noted would count from now on */
   if (u->watched && u->source && source_is_whole(u)) {
@@ -367,8 +372,10 @@ finish_postcopy(DrUpgrade *u, GError **ret_reason)
     if (dr_upgrade_reach_source(u) == DR_REACH_GONE)
       return destination_completes(u)
                  ? DR_ON_DESTINATION
-                 : nowhere(u, ret_reason, "the old QEMU ended during post-copy, with a part of the guest's memory");
-    dr_upgrade_wait_for_word(u, &u->plan.source, error ? error->message : "the old QEMU's monitor does not answer");
+                 : nowhere(u, ret_reason,
+                           "the old QEMU ended during post-copy, with a part of the guest's memory");
+    dr_upgrade_wait_for_word(u, &u->plan.source,
+                             error ? error->message : "the old QEMU's monitor does not answer");
   }
   return where;
 }
@@ -415,7 +422,8 @@ undecided(DrUpgrade *u, GError **ret_reason)
     return dr_upgrade_settle(u, ret_reason);
   if (is_postcopy(status))
     return u->dest ? finish_postcopy(u, ret_reason)
-                   : nowhere(u, ret_reason, "the new QEMU ended during post-copy, with a part of the guest's memory");
+                   : nowhere(u, ret_reason,
+                             "the new QEMU ended during post-copy, with a part of the guest's memory");
   if (source_is_whole(u))
     return back_to_source(u, ret_reason);
   /* All pages have gone over already. */
@@ -429,7 +437,7 @@ chosen(DrUpgrade *u, GError **ret_reason)
   if (!u->dest)
     return lost_destination(u, ret_reason);
   return u->plan.mode == DR_MEMORY_POSTCOPY && !destination_is_complete(u) ? finish_postcopy(u, ret_reason)
-                                                                            : on_to_destination(u, ret_reason);
+                                                                           : on_to_destination(u, ret_reason);
 }
 
 /* The one without whose word nothing can be decided now, or NULL. */
@@ -439,7 +447,8 @@ missing_word(DrUpgrade *u, DrReach source, DrReach dest)
   if (dr_upgrade_is_chosen(u)) {
     if (dest == DR_REACH_MUTE)
       return &u->dest_id;
-    return dest == DR_REACH_GONE && source == DR_REACH_MUTE && dr_upgrade_never_ran(u) ? &u->plan.source : NULL;
+    return dest == DR_REACH_GONE && source == DR_REACH_MUTE && dr_upgrade_never_ran(u) ? &u->plan.source
+                                                                                       : NULL;
   }
   if (source == DR_REACH_MUTE)
     return &u->plan.source;
@@ -459,8 +468,9 @@ ask_both(DrUpgrade *u)
 
     if (!missing)
       return;
-    dr_upgrade_wait_for_word(u, missing, missing == &u->dest_id ? "the new QEMU's monitor does not answer"
-                                                                : "the old QEMU's monitor does not answer");
+    dr_upgrade_wait_for_word(u, missing,
+                             missing == &u->dest_id ? "the new QEMU's monitor does not answer"
+                                                    : "the old QEMU's monitor does not answer");
   }
 }
 

@@ -7,15 +7,15 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define UNLIMITED (100ll << 30)     /* bytes/s: between two processes of one host nothing is to be spared */
-#define TRICKLE (1ll << 20)         /* bytes/s: until post-copy has begun */
-#define SHARED_MS 60000             /* device state only */
+#define UNLIMITED (100ll << 30) /* bytes/s: between two processes of one host nothing is to be spared */
+#define TRICKLE (1ll << 20)     /* bytes/s: until post-copy has begun */
+#define SHARED_MS 60000         /* device state only */
 #define COPY_MS (60 * 60 * 1000)
-#define RESUME_MS 10000             /* loading the device state */
-#define SAMPLE_MS 250               /* of progress, while RAM moves */
-#define DOWNTIME_MS 300             /* QEMU's own default */
+#define RESUME_MS 10000 /* loading the device state */
+#define SAMPLE_MS 250   /* of progress, while RAM moves */
+#define DOWNTIME_MS 300 /* QEMU's own default */
 #define DOWNTIME_MAX_MS 5000
-#define STUCK_PASSES 2              /* passes whose remainder is not getting smaller */
+#define STUCK_PASSES 2 /* passes whose remainder is not getting smaller */
 #define STUCK_RATIO 0.9
 
 /* --- Capabilities and parameters --- */
@@ -29,7 +29,8 @@ is_wanted(const char *name, DrMemoryMode mode, gboolean hold)
     return hold;
   if (mode == DR_MEMORY_SHARED)
     return g_str_equal(name, "x-ignore-shared");
-  return mode == DR_MEMORY_POSTCOPY && (g_str_equal(name, "postcopy-ram") || g_str_equal(name, "release-ram"));
+  return mode == DR_MEMORY_POSTCOPY &&
+         (g_str_equal(name, "postcopy-ram") || g_str_equal(name, "release-ram"));
 }
 
 /* `hold`: the source waits, stopped, for a word of ours before it sends its devices.
@@ -91,8 +92,9 @@ prepare(DrUpgrade *u, GError **error)
   g_autofree char *uri = g_strdup_printf("unix:%s", u->plan.migration_path);
   gboolean hold = u->many_queues || u->plan.mode == DR_MEMORY_COPY;
 
-  return set_capabilities(u->source, u->plan.mode, hold, error) && set_capabilities(u->dest, u->plan.mode, hold, error) &&
-         set_speed(u, error) && dr_qmp_do(u->dest, "migrate-incoming", dr_json("{'uri': <%s>}", uri), error);
+  return set_capabilities(u->source, u->plan.mode, hold, error) &&
+         set_capabilities(u->dest, u->plan.mode, hold, error) && set_speed(u, error) &&
+         dr_qmp_do(u->dest, "migrate-incoming", dr_json("{'uri': <%s>}", uri), error);
 }
 
 /* --- What is happening --- */
@@ -141,8 +143,8 @@ failed(DrUpgrade *u, GError **error)
   g_autoptr(JsonObject) info = dr_qmp_call_object(u->source, "query-migrate", NULL, NULL);
   const char *why = info ? dr_json_str(info, "error-desc", NULL) : NULL;
 
-  dr_error_set(error, DR_ERROR_QMP, "moving the state of VM '%s' failed%s%s", dr_vm_name(u->vm), why ? ": " : "",
-               why ? why : "");
+  dr_error_set(error, DR_ERROR_QMP, "moving the state of VM '%s' failed%s%s", dr_vm_name(u->vm),
+               why ? ": " : "", why ? why : "");
   dr_upgrade_add_log(u, error);
   return FALSE;
 }
@@ -177,7 +179,8 @@ both_live(DrUpgrade *u, GError **error)
                         dr_vm_name(u->vm));
   if (!dr_qmp_closed(u->dest))
     return TRUE;
-  dr_error_set(error, DR_ERROR_CLOSED, "the new QEMU of VM '%s' ended while it was taking over", dr_vm_name(u->vm));
+  dr_error_set(error, DR_ERROR_CLOSED, "the new QEMU of VM '%s' ended while it was taking over",
+               dr_vm_name(u->vm));
   dr_upgrade_add_log(u, error);
   return FALSE;
 }
@@ -271,7 +274,8 @@ wait_status(DrUpgrade *u, Progress *progress, const char *wanted, DrDeadline dea
     if (!hand_over(u, progress, error) || !both_live(u, error))
       return FALSE;
     if (dr_deadline_passed(deadline))
-      return dr_error_set(error, DR_ERROR_TIMEOUT, "moving the state of VM '%s' took too long", dr_vm_name(u->vm));
+      return dr_error_set(error, DR_ERROR_TIMEOUT, "moving the state of VM '%s' took too long",
+                          dr_vm_name(u->vm));
     if (!dr_qmp_wait_many(both, 2, MIN(deadline, dr_deadline_in(SAMPLE_MS)), &local) &&
         !g_error_matches(local, DR_ERROR, DR_ERROR_TIMEOUT)) {
       g_propagate_error(error, g_steal_pointer(&local));
@@ -357,7 +361,8 @@ start_migration(DrUpgrade *u, GError **error)
 {
   g_autofree char *uri = g_strdup_printf("unix:%s", u->plan.migration_path);
 
-  if (u->plan.mode == DR_MEMORY_SHARED) /* it will be over in some ms; else the console is held just before the end */
+  if (u->plan.mode ==
+      DR_MEMORY_SHARED) /* it will be over in some ms; else the console is held just before the end */
     hold_console(u);
   return dr_qmp_do(u->source, "migrate", dr_json("{'uri': <%s>}", uri), error);
 }
@@ -367,7 +372,8 @@ precopy(DrUpgrade *u, Progress *progress, GError **error)
 {
   int limit = u->plan.mode == DR_MEMORY_SHARED ? SHARED_MS : COPY_MS;
 
-  return wait_status(u, progress, "completed", dr_deadline_in(limit), error) && switch_over(u, progress, error);
+  return start_migration(u, error) && wait_status(u, progress, "completed", dr_deadline_in(limit), error) &&
+         switch_over(u, progress, error);
 }
 
 gboolean
@@ -390,13 +396,11 @@ dr_upgrade_wait_postcopy(DrUpgrade *u, GError **error)
 static gboolean
 postcopy(DrUpgrade *u, Progress *progress, GError **error)
 {
-  if (!wait_status(u, progress, "active|postcopy-active|completed", dr_deadline_in(SHARED_MS), error))
-    return FALSE;
   if (!dr_job_enter(u->job, DR_STAGE_POSTCOPY, NULL, error) || !pass_no_return(u, error))
     return FALSE;
   u->postcopy_begun = TRUE;
   hold_console(u);
-  if (!dr_qmp_do(u->source, "migrate-start-postcopy", NULL, error) ||
+  if (!start_migration(u, error) || !dr_qmp_do(u->source, "migrate-start-postcopy", NULL, error) ||
       !wait_status(u, progress, "postcopy-active|completed", dr_deadline_in(SHARED_MS), error))
     return FALSE;
   return switch_over(u, progress, error) && dr_upgrade_wait_postcopy(u, error);
@@ -418,7 +422,7 @@ dr_upgrade_transfer(DrUpgrade *u, GError **error)
 
   progress.next_sample_us = g_get_monotonic_time() + SAMPLE_MS * 1000;
   note_memory(u);
-  moved = prepare(u, error) && dr_job_enter(u->job, DR_STAGE_TRANSFER, NULL, error) && start_migration(u, error) &&
+  moved = prepare(u, error) && dr_job_enter(u->job, DR_STAGE_TRANSFER, NULL, error) &&
           (u->plan.mode == DR_MEMORY_POSTCOPY ? postcopy(u, &progress, error) : precopy(u, &progress, error));
   g_free(progress.status);
   note_memory(u);

@@ -85,7 +85,8 @@ result(DrUpgrade *u)
   if (u->stopped_us && u->resumed_us)
     json_object_set_double_member(object, "pause_ms", (double)(u->resumed_us - u->stopped_us) / 1000.0);
   else
-    json_object_set_null_member(object, "pause_ms"); /* the guest was paused, or droverd was not there to see it */
+    json_object_set_null_member(object,
+                                "pause_ms"); /* the guest was paused, or droverd was not there to see it */
   json_object_set_double_member(object, "total_ms", (double)(g_get_monotonic_time() - u->begun_us) / 1000.0);
   json_object_set_int_member(object, "bytes_moved", u->bytes_moved);
   json_object_set_int_member(object, "extra_memory_bytes", (gint64)extra);
@@ -137,8 +138,9 @@ say_if_ended(DrUpgrade *u, GError **error)
   if (dr_vm_check(u->vm))
     return;
   g_clear_error(error);
-  dr_error_set(error, DR_ERROR_ATTENTION, "the guest of VM '%s' has ended before anything was moved: its QEMU %s",
-               dr_vm_name(u->vm), dr_vm_record(u->vm)->exit_text);
+  dr_error_set(error, DR_ERROR_ATTENTION,
+               "the guest of VM '%s' has ended before anything was moved: its QEMU %s", dr_vm_name(u->vm),
+               dr_vm_record(u->vm)->exit_text);
   dr_error_remedy(error, "see drover show %s and its log, then start it again", dr_vm_name(u->vm));
 }
 
@@ -350,8 +352,9 @@ was_rebooted(DrUpgrade *u, const char *stage, GError **error)
     return FALSE;
   u->dest_id = (DrProcId){ 0 };
   dr_upgrade_remove_leftovers(u);
-  dr_error_set(error, DR_ERROR_ATTENTION, "the host was rebooted while the upgrade of VM '%s' was at stage '%s'",
-               dr_vm_name(u->vm), stage);
+  dr_error_set(error, DR_ERROR_ATTENTION,
+               "the host was rebooted while the upgrade of VM '%s' was at stage '%s'", dr_vm_name(u->vm),
+               stage);
   dr_error_remedy(error, "start the VM again");
   return TRUE;
 }
@@ -359,9 +362,10 @@ was_rebooted(DrUpgrade *u, const char *stage, GError **error)
 static void
 interrupted(DrUpgrade *u, const char *stage, GError **error)
 {
-  dr_error_set(error, DR_ERROR_CLOSED,
-               "droverd ended while the upgrade of VM '%s' was at stage '%s'; the guest runs on under its old QEMU",
-               dr_vm_name(u->vm), stage);
+  dr_error_set(
+      error, DR_ERROR_CLOSED,
+      "droverd ended while the upgrade of VM '%s' was at stage '%s'; the guest runs on under its old QEMU",
+      dr_vm_name(u->vm), stage);
   dr_error_remedy(error, "start the upgrade again: drover upgrade %s", dr_vm_name(u->vm));
   say_if_ended(u, error);
 }
@@ -370,7 +374,8 @@ interrupted(DrUpgrade *u, const char *stage, GError **error)
 static gboolean
 commit_late(DrUpgrade *u, const char *stage, GError **error)
 {
-  g_autofree char *text = g_strdup_printf("droverd ended while the upgrade was at stage '%s'; its next start finished it", stage);
+  g_autofree char *text =
+      g_strdup_printf("droverd ended while the upgrade was at stage '%s'; its next start finished it", stage);
 
   if (!commit(u, error))
     return FALSE;

@@ -24,7 +24,7 @@
 typedef struct {
   const char *binary;
   const char *accel; /* nullable: its default */
-  pid_t pid; /* 0: none */
+  pid_t pid;         /* 0: none */
   int pidfd;
   int output; /* what it writes to stdout and stderr */
   DrQmp *qmp;
@@ -359,7 +359,8 @@ dr_caps_cpu_model(const DrCaps *caps, gboolean kvm, const char *model, GError **
   stop(&probe);
   props = answer ? dr_json_obj(answer, "model.props") : NULL;
   if (answer && !props)
-    dr_error_set(error, DR_ERROR_INVALID, "'%s' does not tell what the CPU model '%s' has", caps->binary, model);
+    dr_error_set(error, DR_ERROR_INVALID, "'%s' does not tell what the CPU model '%s' has", caps->binary,
+                 model);
   return props ? json_object_ref(props) : NULL;
 }
 

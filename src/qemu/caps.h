@@ -4,18 +4,19 @@
 #include "base/json.h"
 
 typedef struct {
-  char *binary;          /* absolute path */
-  char *version;         /* "10.0.11" */
-  int version_number;    /* as dr_qmp_version_number() */
-  GHashTable *machines;  /* canonical name or alias -> canonical name (char* -> char*) */
+  char *binary;                /* absolute path */
+  char *version;               /* "10.0.11" */
+  int version_number;          /* as dr_qmp_version_number() */
+  GHashTable *machines;        /* canonical name or alias -> canonical name (char* -> char*) */
   GHashTable *default_ram_ids; /* canonical machine name -> default-ram-id (only machines that have one) */
-  GHashTable *devices;   /* set of device type names; NULL: not known, because this QEMU aborts when it is asked: it
+  GHashTable
+      *devices; /* set of device type names; NULL: not known, because this QEMU aborts when it is asked: it
                             loads all its modules then, and found those of another build (QEMU_MODULE_DIR) */
-  GHashTable *cpus;      /* set of CPU model names */
-  GHashTable *commands;  /* set of QMP commands */
+  GHashTable *cpus;           /* set of CPU model names */
+  GHashTable *commands;       /* set of QMP commands */
   GHashTable *migration_caps; /* set of migration capability names */
-  gboolean kvm_built_in; /* it has that accelerator … */
-  gboolean kvm;          /* … and /dev/kvm opens */
+  gboolean kvm_built_in;      /* it has that accelerator … */
+  gboolean kvm;               /* … and /dev/kvm opens */
 } DrCaps;
 
 DrCaps *dr_caps_ref(DrCaps *caps);

@@ -14,22 +14,24 @@ int dr_memory_create(const char *vm, const char *block, guint64 size, guint64 hu
 guint64 dr_memory_hugepage(void);
 
 typedef enum {
-  DR_RAM_ANONYMOUS, /* plain -m, memory-backend-ram, private file: must be copied */
+  DR_RAM_ANONYMOUS,   /* plain -m, memory-backend-ram, private file: must be copied */
   DR_RAM_SHARED_FILE, /* memory-backend-file,share=on: a new QEMU can map the same pages (x-ignore-shared) */
   DR_RAM_SHARED_MEMFD, /* memory-backend-memfd (share=on is its default); with x-ignore-shared 5.2 and 7.2 leave it out,
                           10.0 and 11.1 send it all the same */
 } DrRamKind;
 
 typedef struct {
-  char *id;          /* the RAM block's name without "/objects/": "pc.ram", "mem0" */
-  guint64 size;      /* bytes */
+  char *id;     /* the RAM block's name without "/objects/": "pc.ram", "mem0" */
+  guint64 size; /* bytes */
   DrRamKind kind;
-  gboolean shared;   /* share=on. With DR_RAM_ANONYMOUS (memory-backend-ram,share=on) a 7.2 leaves its content out of a
+  gboolean
+      shared; /* share=on. With DR_RAM_ANONYMOUS (memory-backend-ram,share=on) a 7.2 leaves its content out of a
                         migration with x-ignore-shared: LOST, and "completed" (5.2, 10.0 and 11.1 send it) */
-  gboolean in_use;   /* the guest has it; an -object that no machine, NUMA node or device took is not migrated */
-  guint64 hugepage;  /* page size when not the normal one, else 0 */
-  int fd;            /* number of a descriptor IN THAT PROCESS that refers to the pages, -1: none or not known for sure */
-  char *path;        /* nullable: mem-path of a memory-backend-file */
+  gboolean
+      in_use; /* the guest has it; an -object that no machine, NUMA node or device took is not migrated */
+  guint64 hugepage; /* page size when not the normal one, else 0 */
+  int fd; /* number of a descriptor IN THAT PROCESS that refers to the pages, -1: none or not known for sure */
+  char *path; /* nullable: mem-path of a memory-backend-file */
 } DrRamBlock;
 
 void dr_ram_block_free(DrRamBlock *block);

@@ -419,8 +419,9 @@ is_accepted_from_us(int fd, const struct sockaddr_un *peer, socklen_t peer_len)
   int listens = 1;
 
   return getsockname(fd, (struct sockaddr *)&name, &name_len) == 0 && name_len == peer_len &&
-         memcmp(&name, peer, name_len) == 0 && getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &flag_len) == 0 &&
-         !listens && getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &who_len) == 0 && who.pid == getpid();
+         memcmp(&name, peer, name_len) == 0 &&
+         getsockopt(fd, SOL_SOCKET, SO_ACCEPTCONN, &listens, &flag_len) == 0 && !listens &&
+         getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &who, &who_len) == 0 && who.pid == getpid();
 }
 
 int
@@ -437,13 +438,15 @@ dr_proc_get_peer(const DrProcId *id, int fd, GError **error)
   fds = dr_proc_fds(id->pid, error);
   for (guint i = 0; fds && i < fds->len; i++) {
     const DrProcFd *theirs = fds->pdata[i];
-    dr_autofd int copy = g_str_has_prefix(theirs->link, "socket:") ? dr_proc_get_fd(id, theirs->fd, NULL) : -1;
+    dr_autofd int copy =
+        g_str_has_prefix(theirs->link, "socket:") ? dr_proc_get_fd(id, theirs->fd, NULL) : -1;
 
     if (copy >= 0 && is_accepted_from_us(copy, &peer, len))
       return dr_fd_steal(&copy);
   }
   if (fds)
-    dr_error_set(error, DR_ERROR_NOT_FOUND, "process %d has not accepted our connection to '%s'", (int)id->pid, peer.sun_path);
+    dr_error_set(error, DR_ERROR_NOT_FOUND, "process %d has not accepted our connection to '%s'",
+                 (int)id->pid, peer.sun_path);
   return -1;
 }
 

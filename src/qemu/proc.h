@@ -7,7 +7,8 @@
 /* A process that cannot be mistaken for another one that got its pid later. */
 typedef struct {
   pid_t pid;
-  guint64 start_time; /* field 22 of /proc/PID/stat, clock ticks since boot; with the pid unique within a boot */
+  guint64
+      start_time; /* field 22 of /proc/PID/stat, clock ticks since boot; with the pid unique within a boot */
 } DrProcId;
 
 /* Looks a process up. DR_ERROR_NOT_FOUND when there is none. */
@@ -30,11 +31,11 @@ char *dr_proc_cwd(pid_t pid, GError **error);
 
 /* One open descriptor of another process. */
 typedef struct {
-  int fd;            /* its number over there */
-  char *link;        /* what /proc/PID/fd/N points at */
-  char *tap_ifname;  /* nullable: "iff:" of fdinfo, when it is a tun/tap queue */
-  guint64 inode;     /* of sockets, memfds, files */
-  guint64 device;    /* st_dev of the file system that the inode belongs to */
+  int fd;           /* its number over there */
+  char *link;       /* what /proc/PID/fd/N points at */
+  char *tap_ifname; /* nullable: "iff:" of fdinfo, when it is a tun/tap queue */
+  guint64 inode;    /* of sockets, memfds, files */
+  guint64 device;   /* st_dev of the file system that the inode belongs to */
 } DrProcFd;
 
 void dr_proc_fd_free(DrProcFd *fd);

@@ -8,14 +8,14 @@
 #include "qemu/proc.h"
 
 typedef struct {
-  char **argv;          /* argv[0] is the program: a path, or a name looked up in PATH of envp */
-  char **envp;          /* A=B */
+  char **argv; /* argv[0] is the program: a path, or a name looked up in PATH of envp */
+  char **envp; /* A=B */
   const char *cwd;
-  const char *log_path; /* stdout and stderr are appended here */
+  const char *log_path;  /* stdout and stderr are appended here */
   const char *exit_path; /* absolute; written atomically by the keeper when QEMU ends:
                             {"pid":N,"start":T,"exit":N|null,"signal":N|null,"core":B,"time":S} */
-  const int *fds;       /* our descriptors to hand down … */
-  const int *numbers;   /* … as these numbers (3 and above; must not collide with each other) */
+  const int *fds;        /* our descriptors to hand down … */
+  const int *numbers;    /* … as these numbers (3 and above; must not collide with each other) */
   guint n_fds;
 } DrSpawn;
 

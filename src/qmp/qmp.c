@@ -14,7 +14,8 @@
 #include <sys/stat.h>
 #include <sys/un.h>
 
-#define MAX_LINE (16 * 1024 * 1024) /* query-named-block-nodes of a VM with many snapshots has some hundred KiB */
+#define MAX_LINE                                                                                             \
+  (16 * 1024 * 1024) /* query-named-block-nodes of a VM with many snapshots has some hundred KiB */
 #define GREETING_MS 3000
 
 struct DrQmp {
@@ -29,8 +30,8 @@ struct DrQmp {
   GQueue events;  /* of DrQmpEvent */
   guint dropped;
   gint64 next_id;
-  gint64 wanted_id;    /* the answer that a call waits for; 0: none */
-  JsonObject *answer;  /* it, once it came */
+  gint64 wanted_id;   /* the answer that a call waits for; 0: none */
+  JsonObject *answer; /* it, once it came */
   JsonObject *greeting;
 };
 
@@ -122,7 +123,8 @@ take_answer(DrQmp *qmp, JsonObject *message)
     return;
   }
   if (dr_json_obj(message, "error"))
-    g_message("%s: a command that nobody waits for failed: %s", qmp->what, dr_json_str(message, "error.desc", "?"));
+    g_message("%s: a command that nobody waits for failed: %s", qmp->what,
+              dr_json_str(message, "error.desc", "?"));
 }
 
 static gboolean
@@ -247,7 +249,8 @@ send_all(DrQmp *qmp, const char *text, gsize len, DrDeadline deadline, GError **
 }
 
 static gboolean
-send_command(DrQmp *qmp, const char *command, JsonObject *arguments, gint64 id, DrDeadline deadline, GError **error)
+send_command(DrQmp *qmp, const char *command, JsonObject *arguments, gint64 id, DrDeadline deadline,
+             GError **error)
 {
   g_autoptr(JsonObject) message = json_object_new();
   g_autofree char *text = NULL;
@@ -310,7 +313,8 @@ dr_qmp_call_object(DrQmp *qmp, const char *command, JsonObject *arguments, GErro
     return NULL;
   if (JSON_NODE_HOLDS_OBJECT(node))
     return json_node_dup_object(node);
-  dr_error_set(error, DR_ERROR_QMP, "%s answered '%s' with something that is not an object", qmp->what, command);
+  dr_error_set(error, DR_ERROR_QMP, "%s answered '%s' with something that is not an object", qmp->what,
+               command);
   return NULL;
 }
 
@@ -323,7 +327,8 @@ dr_qmp_call_array(DrQmp *qmp, const char *command, JsonObject *arguments, GError
     return NULL;
   if (JSON_NODE_HOLDS_ARRAY(node))
     return json_node_dup_array(node);
-  dr_error_set(error, DR_ERROR_QMP, "%s answered '%s' with something that is not an array", qmp->what, command);
+  dr_error_set(error, DR_ERROR_QMP, "%s answered '%s' with something that is not an array", qmp->what,
+               command);
   return NULL;
 }
 
@@ -351,15 +356,16 @@ dr_qmp_hmp(DrQmp *qmp, GError **error, const char *format, ...)
   va_start(ap, format);
   line = g_strdup_vprintf(format, ap);
   va_end(ap);
-  node = dr_qmp_call(qmp, "human-monitor-command", dr_json("{'command-line': <%s>}", line), DR_QMP_TIMEOUT_MS, error);
+  node = dr_qmp_call(qmp, "human-monitor-command", dr_json("{'command-line': <%s>}", line), DR_QMP_TIMEOUT_MS,
+                     error);
   return node ? g_strdup(JSON_NODE_HOLDS_VALUE(node) ? json_node_get_string(node) : "") : NULL;
 }
 
 JsonNode *
 dr_qmp_qom_get(DrQmp *qmp, const char *path, const char *property, GError **error)
 {
-  return dr_qmp_call(qmp, "qom-get", dr_json("{'path': <%s>, 'property': <%s>}", path, property), DR_QMP_TIMEOUT_MS,
-                     error);
+  return dr_qmp_call(qmp, "qom-get", dr_json("{'path': <%s>, 'property': <%s>}", path, property),
+                     DR_QMP_TIMEOUT_MS, error);
 }
 
 char *
@@ -446,9 +452,12 @@ greet(DrQmp *qmp, DrDeadline deadline, GError **error)
 
   while (!qmp->greeting) {
     if (!wait_readable(&qmp, 1, deadline, qmp->what, &local)) {
-      dr_error_set(error, DR_ERROR_BUSY, "%s accepted a connection but does not greet: another client holds it, or it is no QMP socket",
-                   qmp->what);
-      return dr_error_remedy(error, "close the other client of that monitor, or give the VM a second -qmp socket");
+      dr_error_set(
+          error, DR_ERROR_BUSY,
+          "%s accepted a connection but does not greet: another client holds it, or it is no QMP socket",
+          qmp->what);
+      return dr_error_remedy(error,
+                             "close the other client of that monitor, or give the VM a second -qmp socket");
     }
     if (!receive(qmp, error))
       return FALSE;
@@ -456,8 +465,9 @@ greet(DrQmp *qmp, DrDeadline deadline, GError **error)
   version = dr_json_obj(qmp->greeting, "QMP.version.qemu");
   qmp->version_number = DR_QEMU(dr_json_int(version, "major", 0), dr_json_int(version, "minor", 0)) +
                         dr_json_int(version, "micro", 0);
-  qmp->version = g_strdup_printf("%d.%d.%d", (int)dr_json_int(version, "major", 0),
-                                 (int)dr_json_int(version, "minor", 0), (int)dr_json_int(version, "micro", 0));
+  qmp->version =
+      g_strdup_printf("%d.%d.%d", (int)dr_json_int(version, "major", 0),
+                      (int)dr_json_int(version, "minor", 0), (int)dr_json_int(version, "micro", 0));
   return dr_qmp_do(qmp, "qmp_capabilities", NULL, error);
 }
 
@@ -513,6 +523,14 @@ try_connect(const char *path)
   return -1;
 }
 
+pid_t
+dr_qmp_listener(const char *path)
+{
+  dr_autofd int fd = try_connect(path);
+
+  return fd >= 0 ? peer_of(fd) : 0;
+}
+
 static gboolean
 has_ended(int pidfd)
 {
@@ -546,11 +564,13 @@ connect_error(const char *path, int err, GError **error)
   struct stat st;
 
   if (err == EAGAIN) {
-    dr_error_set(error, DR_ERROR_BUSY, "cannot connect to QMP socket '%s': its queue is full, other clients hold it", path);
+    dr_error_set(error, DR_ERROR_BUSY,
+                 "cannot connect to QMP socket '%s': its queue is full, other clients hold it", path);
   } else if (err == ECONNREFUSED && stat(path, &st) == 0 && !S_ISSOCK(st.st_mode)) {
     dr_error_set(error, DR_ERROR_IO, "cannot connect to QMP socket '%s': it is no socket", path);
   } else if (err == ECONNREFUSED) {
-    dr_error_set(error, DR_ERROR_IO, "cannot connect to QMP socket '%s': nobody listens there any more", path);
+    dr_error_set(error, DR_ERROR_IO, "cannot connect to QMP socket '%s': nobody listens there any more",
+                 path);
   } else {
     dr_error_set_errno(error, err, "cannot connect to QMP socket '%s'", path);
     if (err == ENOENT)

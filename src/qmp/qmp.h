@@ -32,6 +32,9 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrQmpEvent, dr_qmp_event_free)
  * Returns: (transfer full). */
 DrQmp *dr_qmp_connect(const char *path, gboolean wait, DrDeadline deadline, GError **error);
 
+/* The process that listens on a socket, without a word to it; 0 if nobody does. */
+pid_t dr_qmp_listener(const char *path);
+
 /* For a QEMU that was just started: waits until it listens and greets, or until `pidfd` says that it has ended
  * (DR_ERROR_CLOSED). */
 DrQmp *dr_qmp_await(const char *path, int pidfd, DrDeadline deadline, GError **error);
@@ -53,7 +56,7 @@ gboolean dr_qmp_closed(DrQmp *qmp);
 /* "7.2.22", and as a number 7002022 for comparing (major * 1000000 + minor * 1000 + micro). */
 const char *dr_qmp_version(DrQmp *qmp);
 int dr_qmp_version_number(DrQmp *qmp);
-#define DR_QEMU(major, minor) ((major) * 1000000 + (minor) * 1000)
+#define DR_QEMU(major, minor) ((major)*1000000 + (minor)*1000)
 
 /* Runs one command. `arguments` is consumed and may be NULL. Returns: (transfer full): the "return" member. */
 JsonNode *dr_qmp_call(DrQmp *qmp, const char *command, JsonObject *arguments, int timeout_ms, GError **error);

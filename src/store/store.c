@@ -33,8 +33,9 @@ fail(DrStore *store, const char *doing, GError **error)
   if (code == SQLITE_FULL)
     return dr_error_remedy(error, "free some room on the file system of the state directory, then try again");
   if (code == SQLITE_NOTADB || code == SQLITE_CORRUPT)
-    return dr_error_remedy(error, "put a copy of it back, or move it away: VMs run on without it, and drover adopt takes them "
-                                  "up again");
+    return dr_error_remedy(
+        error, "put a copy of it back, or move it away: VMs run on without it, and drover adopt takes them "
+               "up again");
   return FALSE;
 }
 
@@ -91,15 +92,17 @@ create_tables(DrStore *store, GError **error)
                                                  G_RESOURCE_LOOKUP_FLAGS_NONE, NULL);
   g_autofree char *text = g_strndup(g_bytes_get_data(sql, NULL), g_bytes_get_size(sql));
 
-  return sqlite3_exec(store->db, text, NULL, NULL, NULL) == SQLITE_OK || fail(store, "create the tables", error);
+  return sqlite3_exec(store->db, text, NULL, NULL, NULL) == SQLITE_OK ||
+         fail(store, "create the tables", error);
 }
 
 static gboolean
 set_up(DrStore *store, GError **error)
 {
-  static const char *const pragmas[] = { "PRAGMA locking_mode=EXCLUSIVE", "PRAGMA journal_mode=WAL",
-                                         "PRAGMA synchronous=FULL",       "PRAGMA foreign_keys=ON",
-                                         "PRAGMA wal_autocheckpoint=200", "PRAGMA journal_size_limit=4194304" };
+  static const char *const pragmas[] = {
+    "PRAGMA locking_mode=EXCLUSIVE", "PRAGMA journal_mode=WAL",       "PRAGMA synchronous=FULL",
+    "PRAGMA foreign_keys=ON",        "PRAGMA wal_autocheckpoint=200", "PRAGMA journal_size_limit=4194304"
+  };
   g_autoptr(DrStmt) stmt = NULL;
   g_autofree char *version = g_strdup_printf("PRAGMA user_version=%d", SCHEMA_VERSION);
   int found;
@@ -112,15 +115,17 @@ set_up(DrStore *store, GError **error)
     return fail(store, "read the version of the state file", error);
   found = sqlite3_column_int(stmt, 0);
   if (found > SCHEMA_VERSION)
-    return dr_error_set(error, DR_ERROR_UNSUPPORTED, "'%s' was written by a newer drover (format %d, this one knows %d)",
-                        store->path, found, SCHEMA_VERSION);
+    return dr_error_set(error, DR_ERROR_UNSUPPORTED,
+                        "'%s' was written by a newer drover (format %d, this one knows %d)", store->path,
+                        found, SCHEMA_VERSION);
   if (!create_tables(store, error))
     return FALSE;
   if (found != SCHEMA_VERSION && sqlite3_exec(store->db, version, NULL, NULL, NULL) != SQLITE_OK)
     return fail(store, "write the version", error);
-  return run(store, error, "drop old jobs",
-             "DELETE FROM jobs WHERE state NOT IN ('queued','running') AND id <= (SELECT max(id) FROM jobs) - ?", "i",
-             (gint64)KEPT_JOBS);
+  return run(
+      store, error, "drop old jobs",
+      "DELETE FROM jobs WHERE state NOT IN ('queued','running') AND id <= (SELECT max(id) FROM jobs) - ?",
+      "i", (gint64)KEPT_JOBS);
 }
 
 DrStore *
@@ -132,7 +137,8 @@ dr_store_open(const char *state_dir, GError **error)
   store->path = g_build_filename(state_dir, "drover.db", NULL);
   if (!dr_mkdir(state_dir, 0700, error))
     return NULL;
-  if (sqlite3_open_v2(store->path, &store->db, SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX,
+  if (sqlite3_open_v2(store->path, &store->db,
+                      SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX,
                       NULL) != SQLITE_OK) {
     fail(store, "open the database", error);
     return NULL;
@@ -166,7 +172,8 @@ dr_store_put_vm(DrStore *store, const char *name, JsonObject *record, GError **e
   g_autofree char *text = dr_json_print_object(record, FALSE);
   g_autofree char *doing = g_strdup_printf("write VM '%s'", name);
 
-  return run(store, error, doing, "INSERT OR REPLACE INTO vms (name, record) VALUES (?, ?)", "ss", name, text);
+  return run(store, error, doing, "INSERT OR REPLACE INTO vms (name, record) VALUES (?, ?)", "ss", name,
+             text);
 }
 
 gboolean
@@ -191,16 +198,20 @@ dr_store_load_vms(DrStore *store, GError **error)
 {
   g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
   g_autoptr(JsonObject) all = json_object_new();
-  g_autoptr(DrStmt) stmt = query(store, error, "read the VMs", "SELECT name, record FROM vms ORDER BY name", "");
+  g_autoptr(DrStmt) stmt =
+      query(store, error, "read the VMs", "SELECT name, record FROM vms ORDER BY name", "");
   int code = SQLITE_DONE;
 
   while (stmt && (code = sqlite3_step(stmt)) == SQLITE_ROW) {
     JsonObject *record = column_object(stmt, 1, error);
 
     if (!record) {
-      g_prefix_error(error, "cannot read the record of VM '%s' in '%s': ", sqlite3_column_text(stmt, 0), store->path);
-      dr_error_remedy(error, "put a copy of the file back, or drop the record: sqlite3 %s \"DELETE FROM vms WHERE name = '%s'\"; "
-                             "a VM runs on without it, and drover adopt takes it up again",
+      g_prefix_error(error, "cannot read the record of VM '%s' in '%s': ", sqlite3_column_text(stmt, 0),
+                     store->path);
+      dr_error_remedy(error,
+                      "put a copy of the file back, or drop the record: sqlite3 %s \"DELETE FROM vms WHERE "
+                      "name = '%s'\"; "
+                      "a VM runs on without it, and drover adopt takes it up again",
                       store->path, sqlite3_column_text(stmt, 0));
       return NULL;
     }
@@ -235,20 +246,22 @@ dr_store_add_job(DrStore *store, const char *kind, const char *vm, JsonObject *r
   g_autofree char *text = dr_json_print_object(record, FALSE);
 
   if (!run(store, error, "write a job",
-           "INSERT INTO jobs (kind, vm, state, stage, record, created_ms) VALUES (?, ?, 'queued', 'queued', ?, ?)",
+           "INSERT INTO jobs (kind, vm, state, stage, record, created_ms) VALUES (?, ?, 'queued', 'queued', "
+           "?, ?)",
            "sssi", kind, vm, text, g_get_real_time() / 1000))
     return 0;
   return sqlite3_last_insert_rowid(store->db);
 }
 
 gboolean
-dr_store_put_job(DrStore *store, gint64 id, const char *state, const char *stage, JsonObject *record, GError **error)
+dr_store_put_job(DrStore *store, gint64 id, const char *state, const char *stage, JsonObject *record,
+                 GError **error)
 {
   g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
   g_autofree char *text = dr_json_print_object(record, FALSE);
 
-  return run(store, error, "write a job", "UPDATE jobs SET state = ?, stage = ?, record = ? WHERE id = ?", "sssi", state,
-             stage, text, id);
+  return run(store, error, "write a job", "UPDATE jobs SET state = ?, stage = ?, record = ? WHERE id = ?",
+             "sssi", state, stage, text, id);
 }
 
 static DrJobRow *
@@ -322,8 +335,9 @@ dr_store_load_journal(DrStore *store, gint64 job, GError **error)
 {
   g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
   g_autoptr(JsonArray) stages = json_array_new();
-  g_autoptr(DrStmt) stmt = query(store, error, "read the journal",
-                                 "SELECT stage, note, time_ms FROM journal WHERE job = ? ORDER BY seq", "i", job);
+  g_autoptr(DrStmt) stmt =
+      query(store, error, "read the journal",
+            "SELECT stage, note, time_ms FROM journal WHERE job = ? ORDER BY seq", "i", job);
 
   if (!stmt)
     return NULL;

@@ -5,6 +5,7 @@
 #include "base/fd.h"
 #include "qemu/memory.h"
 #include "vm/describe.h"
+#include "vm/record.h"
 #include "vm/start.h"
 
 #include <string.h>
@@ -41,8 +42,8 @@ readable_environment(pid_t pid, GError **error)
     if (g_utf8_validate(*one, -1, NULL))
       g_strv_builder_add(kept, *one);
     else
-      g_message("pid %d: environment variable %.*s is not UTF-8, and its next QEMU will not have it", (int)pid,
-                (int)strcspn(*one, "="), *one);
+      g_message("pid %d: environment variable %.*s is not UTF-8, and its next QEMU will not have it",
+                (int)pid, (int)strcspn(*one, "="), *one);
   }
   return g_strv_builder_end(kept);
 }
@@ -80,7 +81,8 @@ looks_like_qemu(const DrVmRecord *record, GError **error)
 
   if (strstr(base, "qemu") || strstr(base, "kvm"))
     return TRUE;
-  dr_error_set(error, DR_ERROR_INVALID, "pid %d is no QEMU: it runs '%s'", record->id.pid, record->argv_given[0]);
+  dr_error_set(error, DR_ERROR_INVALID, "pid %d is no QEMU: it runs '%s'", record->id.pid,
+               record->argv_given[0]);
   return dr_error_remedy(error, "ps -C qemu-system-x86_64 -o pid,args lists the QEMUs of this host");
 }
 
@@ -135,7 +137,8 @@ connect_any(DrVmRecord *record, GError **error)
     return NULL;
   }
   dr_error_set(error, DR_ERROR_UNSUPPORTED, "pid %d has no QMP socket on its command line", record->id.pid);
-  dr_error_remedy(error, "only a QEMU that was started with -qmp unix:PATH,server=on,wait=off can be adopted");
+  dr_error_remedy(error,
+                  "only a QEMU that was started with -qmp unix:PATH,server=on,wait=off can be adopted");
   return NULL;
 }
 
@@ -172,8 +175,8 @@ check_peer(const DrVmRecord *record, DrQmp *qmp, GError **error)
 
   if (peer == record->id.pid)
     return TRUE;
-  dr_error_set(error, DR_ERROR_INVALID, "the QMP socket '%s' belongs to pid %d, not to pid %d", record->qmp_path, peer,
-               record->id.pid);
+  dr_error_set(error, DR_ERROR_INVALID, "the QMP socket '%s' belongs to pid %d, not to pid %d",
+               record->qmp_path, peer, record->id.pid);
   return dr_error_remedy(error, "adopt it by the pid of the QEMU that listens there");
 }
 
@@ -242,7 +245,8 @@ complete(DrVm *vm, DrQmp *qmp, GError **error)
   record->want_shared = TRUE; /* its first upgrade puts its RAM where the next one can take it over */
   record->generation = last_generation(run_dir);
   find_console(record);
-  return dr_describe(vm, qmp, error) && find_memory(record, qmp, error) && dr_vm_save(vm, error) && dr_vm_watch(vm, error);
+  return dr_describe(vm, qmp, error) && find_memory(record, qmp, error) && dr_vm_save(vm, error) &&
+         dr_vm_watch(vm, error);
 }
 
 static DrQmp *
@@ -266,31 +270,84 @@ connect_to(DrVmRecord *record, JsonObject *request, GError **error)
   return qmp;
 }
 
+gboolean
+dr_vm_adopt_identify(JsonObject *request, DrProcId *ret_id)
+{
+  const char *socket = dr_json_str(request, "qmp", NULL);
+  gint64 pid = socket ? dr_qmp_listener(socket) : dr_json_int(request, "pid", 0);
+
+  return pid > 0 && dr_proc_identify((pid_t)pid, ret_id, NULL);
+}
+
+/* A QEMU that drover had before: it is all as it was, under the name that is wanted now. */
+static gboolean
+take_up(DrVm *vm, JsonObject *kept, GError **error)
+{
+  DrVmRecord *record = dr_vm_record(vm);
+  g_autofree char *state_dir = dr_host_state_dir(dr_vm_host(vm), record->name, error);
+  g_autofree char *run_dir = state_dir ? dr_host_run_dir(dr_vm_host(vm), record->name, error) : NULL;
+  DrQmp *qmp;
+
+  if (!run_dir)
+    return FALSE;
+  dr_vm_record_read(record, kept);
+  dr_vm_attach(vm);
+  qmp = dr_vm_take(vm, "drover adopt", CONNECT_MS, error);
+  if (!qmp)
+    return FALSE;
+  dr_vm_give(vm, qmp);
+  return dr_vm_save(vm, error);
+}
+
+/* Its command line is not the VM's, and what the VM is was lost. */
+static gboolean
+is_not_drovers(const DrVmRecord *record, GError **error)
+{
+  g_autoptr(DrArgv) argv = dr_argv_parse((const char *const *)record->argv_given, NULL);
+
+  if (!argv || !dr_argv_find_id(argv, "chardev", "drover-qmp"))
+    return TRUE;
+  dr_error_set(error, DR_ERROR_UNSUPPORTED, "pid %d was started by a drover whose record of it is not here",
+               record->id.pid);
+  return dr_error_remedy(error, "start droverd with the --state-dir and --run-dir that it had then");
+}
+
+static gboolean
+take_over(DrVm *vm, JsonObject *request, GError **error)
+{
+  DrQmp *qmp = connect_to(dr_vm_record(vm), request, error);
+
+  if (!qmp || !is_not_drovers(dr_vm_record(vm), error) || !complete(vm, qmp, error)) {
+    dr_qmp_free(qmp);
+    return FALSE;
+  }
+  dr_vm_refresh(vm, qmp);
+  dr_vm_give(vm, qmp);
+  return TRUE;
+}
+
 DrVm *
 dr_vm_adopt(DrHost *host, JsonObject *request, GError **error)
 {
   const char *name = dr_json_str(request, "name", NULL);
-  const char *socket = dr_json_str(request, "qmp", NULL);
+  g_autoptr(JsonObject) kept = NULL;
   g_autoptr(DrVm) vm = NULL;
-  DrQmp *qmp;
+  DrProcId id;
 
   if (!dr_vm_check_name(name, error))
     return NULL;
-  if (!socket == !json_object_has_member(request, "pid")) {
+  if (!dr_json_str(request, "qmp", NULL) == !json_object_has_member(request, "pid")) {
     dr_error_set(error, DR_ERROR_INVALID, "adopt '%s' by its pid or by its QMP socket, one of them", name);
     return NULL;
   }
   vm = dr_vm_new(host, name);
-  qmp = connect_to(dr_vm_record(vm), request, error);
-  if (!qmp || !complete(vm, qmp, error)) {
-    g_prefix_error(error, "cannot adopt '%s': ", name);
-    dr_qmp_free(qmp);
-    dr_vm_detach(vm);
-    dr_store_drop_vm(host->store, name, NULL);
-    dr_host_remove_empty(host, name);
-    return NULL;
-  }
-  dr_vm_refresh(vm, qmp);
-  dr_vm_give(vm, qmp);
-  return g_steal_pointer(&vm);
+  if (dr_vm_adopt_identify(request, &id))
+    kept = dr_vm_record_find(host, &id);
+  if (kept ? take_up(vm, kept, error) : take_over(vm, request, error))
+    return g_steal_pointer(&vm);
+  g_prefix_error(error, "cannot adopt '%s': ", name);
+  dr_vm_detach(vm);
+  dr_store_drop_vm(host->store, name, NULL);
+  dr_host_remove_empty(host, name);
+  return NULL;
 }

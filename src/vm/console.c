@@ -11,7 +11,7 @@
 #include <sys/un.h>
 
 #define SCROLLBACK (64 * 1024)
-#define INPUT_MAX 4096 /* typed, not yet taken by the guest */
+#define INPUT_MAX 4096          /* typed, not yet taken by the guest */
 #define UNREAD_MAX (512 * 1024) /* more than a socket's buffer holds (net.core.wmem_default) */
 #define MAX_CLIENTS 16
 
@@ -50,7 +50,8 @@ unwatch(GSource **source)
 }
 
 static void
-watch(DrConsole *console, GSource **source, int fd, GIOCondition condition, GUnixFDSourceFunc callback, gpointer data)
+watch(DrConsole *console, GSource **source, int fd, GIOCondition condition, GUnixFDSourceFunc callback,
+      gpointer data)
 {
   if (*source || fd < 0)
     return;

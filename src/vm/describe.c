@@ -6,6 +6,24 @@
 #include <string.h>
 #include <unistd.h>
 
+#define KILL_MS 10000
+
+gboolean
+dr_describe_is_process(DrQmp *qmp, const DrProcId *id, const char *program, GError **error)
+{
+  pid_t peer = dr_qmp_peer_pid(qmp);
+  DrProcId real;
+
+  if (peer == 0 || peer == id->pid)
+    return TRUE;
+  if (dr_proc_identify(peer, &real, NULL))
+    dr_proc_kill(&real, KILL_MS, NULL);
+  dr_error_set(error, DR_ERROR_UNSUPPORTED,
+               "'%s' does not become QEMU, but starts it as a child (pid %d of pid %d)", program, peer,
+               id->pid);
+  return dr_error_remedy(error, "let the wrapper script end with: exec qemu-system-x86_64 \"$@\"");
+}
+
 gboolean
 dr_describe(DrVm *vm, DrQmp *qmp, GError **error)
 {
@@ -75,7 +93,8 @@ dr_describe_switchover(const DrCaps *caps, const char *machine)
 }
 
 char *
-dr_describe_ram_id(const DrArgv *argv, const char *type, DrHost *host, const DrVmRecord *record, GError **error)
+dr_describe_ram_id(const DrArgv *argv, const char *type, DrHost *host, const DrVmRecord *record,
+                   GError **error)
 {
   g_autofree char *program = dr_describe_program(dr_argv_program(argv), record);
   g_autoptr(DrCaps) caps = NULL;
@@ -91,7 +110,8 @@ dr_describe_ram_id(const DrArgv *argv, const char *type, DrHost *host, const DrV
     return NULL;
   canonical = type ? g_hash_table_lookup(caps->machines, type) : default_machine(caps);
   if (!canonical) {
-    dr_error_set(error, DR_ERROR_INVALID, "machine type '%s' is not known to %s %s", type, program, caps->version);
+    dr_error_set(error, DR_ERROR_INVALID, "machine type '%s' is not known to %s %s", type, program,
+                 caps->version);
     dr_error_remedy(error, "%s -machine help lists them", program);
     return NULL;
   }

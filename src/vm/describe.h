@@ -5,12 +5,17 @@
 #include "qemu/caps.h"
 #include "vm/vm.h"
 
+/* Whether the QEMU behind the monitor is the process that was started for it. If not (a wrapper script that does not exec it
+ * stands between), that QEMU is killed: whoever kills the process that was started would leave it behind. */
+gboolean dr_describe_is_process(DrQmp *qmp, const DrProcId *id, const char *program, GError **error);
+
 /* Fills machine, uuid, qemu_version. */
 gboolean dr_describe(DrVm *vm, DrQmp *qmp, GError **error);
 
 /* The id of the RAM block that a QEMU makes for a plain -m. `type`: the -machine type or NULL for the default.
  * NULL without an error: that machine has none. (transfer full) */
-char *dr_describe_ram_id(const DrArgv *argv, const char *type, DrHost *host, const DrVmRecord *record, GError **error);
+char *dr_describe_ram_id(const DrArgv *argv, const char *type, DrHost *host, const DrVmRecord *record,
+                         GError **error);
 
 /* What a QEMU that `caps` tell of is to be told about its stream for a machine type, canonical or alias (nullable). */
 DrSwitchover dr_describe_switchover(const DrCaps *caps, const char *machine);

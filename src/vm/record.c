@@ -6,6 +6,9 @@
 
 #include <string.h>
 
+#define RECORD_FILE "record.json"
+#define RECORD_MAX (16 * 1024 * 1024)
+
 typedef enum { TEXT, WORDS, FLAG, NUMBER, SIZE } Kind;
 
 static const struct {
@@ -13,13 +16,22 @@ static const struct {
   Kind kind;
   gsize offset;
 } fields[] = {
-#define FIELD(name, kind) { #name, kind, G_STRUCT_OFFSET(DrVmRecord, name) }
-  FIELD(uuid, TEXT),          FIELD(adopted, FLAG),       FIELD(cwd, TEXT),           FIELD(env, WORDS),
-  FIELD(argv_given, WORDS),   FIELD(argv_running, WORDS), FIELD(generation, NUMBER),  FIELD(boot_id, TEXT),
-  FIELD(qmp_path, TEXT),      FIELD(borrowed, FLAG),      FIELD(console_path, TEXT),  FIELD(exit_path, TEXT),
-  FIELD(log_path, TEXT),      FIELD(want_shared, FLAG),   FIELD(hugepage, SIZE),      FIELD(public_sockets, WORDS),
-  FIELD(shared, FLAG),        FIELD(machine, TEXT),       FIELD(qemu_version, TEXT),  FIELD(state, TEXT),
-  FIELD(exit_text, TEXT),     FIELD(note, TEXT),          FIELD(upgrades, NUMBER),
+#define FIELD(name, kind)                                                                                    \
+  {                                                                                                          \
+#name, kind, G_STRUCT_OFFSET(DrVmRecord, name)                                                           \
+  }
+  FIELD(uuid, TEXT),         FIELD(adopted, FLAG),
+  FIELD(cwd, TEXT),          FIELD(env, WORDS),
+  FIELD(argv_given, WORDS),  FIELD(argv_running, WORDS),
+  FIELD(generation, NUMBER), FIELD(boot_id, TEXT),
+  FIELD(qmp_path, TEXT),     FIELD(borrowed, FLAG),
+  FIELD(console_path, TEXT), FIELD(exit_path, TEXT),
+  FIELD(log_path, TEXT),     FIELD(want_shared, FLAG),
+  FIELD(hugepage, SIZE),     FIELD(public_sockets, WORDS),
+  FIELD(shared, FLAG),       FIELD(machine, TEXT),
+  FIELD(qemu_version, TEXT), FIELD(state, TEXT),
+  FIELD(exit_text, TEXT),    FIELD(note, TEXT),
+  FIELD(upgrades, NUMBER),
 #undef FIELD
 };
 
@@ -36,7 +48,8 @@ dr_vm_record_write(const DrVmRecord *record)
       json_object_set_string_member(object, fields[i].name, *(char *const *)at);
       break;
     case WORDS:
-      json_object_set_array_member(object, fields[i].name, dr_json_array_from_strv(*(const char *const *const *)at));
+      json_object_set_array_member(object, fields[i].name,
+                                   dr_json_array_from_strv(*(const char *const *const *)at));
       break;
     case FLAG:
       json_object_set_boolean_member(object, fields[i].name, *(const gboolean *)at);
@@ -101,10 +114,56 @@ dr_vm_record_clear(DrVmRecord *record)
   g_clear_pointer(&record->name, g_free);
 }
 
+void
+dr_vm_record_keep(DrHost *host, const char *vm, JsonObject *object)
+{
+  g_autofree char *path = g_build_filename(host->state_dir, "vms", vm, RECORD_FILE, NULL);
+  g_autofree char *text = dr_json_print_object(object, FALSE);
+  g_autoptr(GError) error = NULL;
+
+  if (!dr_file_write(path, text, &error))
+    g_debug("VM '%s': %s", vm, error->message);
+}
+
+void
+dr_vm_record_drop(DrHost *host, const char *vm)
+{
+  g_autofree char *path = g_build_filename(host->state_dir, "vms", vm, RECORD_FILE, NULL);
+
+  unlink(path);
+}
+
+static gboolean
+is_of(JsonObject *record, const DrProcId *id)
+{
+  return dr_json_int(record, "pid", 0) == id->pid &&
+         dr_json_int(record, "start_time", 0) == (gint64)id->start_time &&
+         g_str_equal(dr_json_str(record, "boot_id", ""), dr_boot_id());
+}
+
+JsonObject *
+dr_vm_record_find(DrHost *host, const DrProcId *id)
+{
+  g_autofree char *base = g_build_filename(host->state_dir, "vms", NULL);
+  g_autoptr(GDir) dir = g_dir_open(base, 0, NULL);
+  const char *name;
+
+  while (dir && (name = g_dir_read_name(dir))) {
+    g_autofree char *path = g_build_filename(base, name, RECORD_FILE, NULL);
+    g_autofree char *text = dr_file_read(path, RECORD_MAX, NULL, NULL);
+    g_autoptr(JsonObject) record = text ? dr_json_parse_object(text, -1, RECORD_MAX, NULL) : NULL;
+
+    if (record && is_of(record, id))
+      return g_steal_pointer(&record);
+  }
+  return NULL;
+}
+
 static void
 show_all(const DrVmRecord *record, JsonObject *object)
 {
-  json_object_set_array_member(object, "argv_given", dr_json_array_from_strv((const char *const *)record->argv_given));
+  json_object_set_array_member(object, "argv_given",
+                               dr_json_array_from_strv((const char *const *)record->argv_given));
   json_object_set_array_member(object, "argv_running",
                                dr_json_array_from_strv((const char *const *)record->argv_running));
   json_object_set_string_member(object, "cwd", record->cwd);

@@ -8,6 +8,7 @@
 #include "qemu/spawn.h"
 #include "vm/console.h"
 #include "vm/describe.h"
+#include "vm/record.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -66,7 +67,8 @@ read_request(Start *s, JsonObject *request, GError **error)
 
   record->argv_given = dr_json_strv(dr_json_arr(request, "argv"));
   if (!record->argv_given || !record->argv_given[0])
-    return dr_error_set(error, DR_ERROR_INVALID, "no command line was given: drover run NAME -- qemu-system-x86_64 …");
+    return dr_error_set(error, DR_ERROR_INVALID,
+                        "no command line was given: drover run NAME -- qemu-system-x86_64 …");
   if (!g_str_equal(memory, "shared") && !g_str_equal(memory, "private"))
     return dr_error_set(error, DR_ERROR_INVALID, "'%s' is no kind of memory: shared or private", memory);
   record->want_shared = g_str_equal(memory, "shared");
@@ -78,7 +80,8 @@ read_request(Start *s, JsonObject *request, GError **error)
   if (!check_environment(record->env, error))
     return FALSE;
   if (!g_path_is_absolute(record->cwd))
-    return dr_error_set(error, DR_ERROR_INVALID, "the working directory '%s' is not an absolute path", record->cwd);
+    return dr_error_set(error, DR_ERROR_INVALID, "the working directory '%s' is not an absolute path",
+                        record->cwd);
   s->given = dr_argv_parse((const char *const *)record->argv_given, error);
   return s->given != NULL;
 }
@@ -117,7 +120,7 @@ plan_ram(Start *s, GError **error)
   if (memory && !dr_opts_get_size(memory, "size", DEFAULT_RAM, &s->ram_size, error))
     return FALSE;
   if (s->ram_size == 0)
-    s->ram_size = DEFAULT_RAM; /* as QEMU takes -m 0 */
+    s->ram_size = DEFAULT_RAM;                      /* as QEMU takes -m 0 */
   s->ram_size = (s->ram_size + 8191) / 8192 * 8192; /* as QEMU rounds it */
   if (!s->ram_id)
     return TRUE;
@@ -147,8 +150,10 @@ is_unused(const char *run_dir, const char *vm, GError **error)
 
     if (!g_str_has_prefix(name, "qmp.") || !somebody_listens(path))
       continue;
-    dr_error_set(error, DR_ERROR_EXISTS, "a QEMU that was forgotten under this name still listens on '%s'", path);
-    return dr_error_remedy(error, "choose another name, or take it up again: drover adopt %s --qmp %s", vm, path);
+    dr_error_set(error, DR_ERROR_EXISTS, "a QEMU that was forgotten under this name still listens on '%s'",
+                 path);
+    return dr_error_remedy(error, "choose another name, or take it up again: drover adopt %s --qmp %s", vm,
+                           path);
   }
   return TRUE;
 }
@@ -167,7 +172,8 @@ name_paths(DrVm *vm, GError **error)
   record->exit_path = g_strdup_printf("%s/exit.1", state_dir);
   record->log_path = g_strdup_printf("%s/qemu.log", state_dir);
   if (strlen(run_dir) + strlen("/migration.9999") >= 107) {
-    dr_error_set(error, DR_ERROR_INVALID, "the run directory '%s' is too long for a socket's path (107 bytes)", run_dir);
+    dr_error_set(error, DR_ERROR_INVALID,
+                 "the run directory '%s' is too long for a socket's path (107 bytes)", run_dir);
     return dr_error_remedy(error, "give the VM a shorter name, or droverd a shorter --run-dir");
   }
   return TRUE;
@@ -187,18 +193,22 @@ plan_switchover(Start *s)
   if (!type || dr_describe_is_versioned(type) || dr_argv_launcher(s->given)[0])
     return DR_SWITCHOVER_AS_GIVEN;
   caps = dr_caps_get(program, dr_vm_host(s->vm)->cache_dir, NULL);
-  return caps && caps->version_number >= DR_QEMU(10, 0) ? dr_describe_switchover(caps, type) : DR_SWITCHOVER_AS_GIVEN;
+  return caps && caps->version_number >= DR_QEMU(10, 0) ? dr_describe_switchover(caps, type)
+                                                        : DR_SWITCHOVER_AS_GIVEN;
 }
 
 static gboolean
 write_argv(Start *s, GError **error)
 {
   DrVmRecord *record = dr_vm_record(s->vm);
-  g_autofree char *console = g_strdup_printf("%.*s/console.1", (int)(strrchr(record->qmp_path, '/') - record->qmp_path),
-                                             record->qmp_path);
+  g_autofree char *console = g_strdup_printf(
+      "%.*s/console.1", (int)(strrchr(record->qmp_path, '/') - record->qmp_path), record->qmp_path);
   g_autoptr(DrFindings) findings = dr_findings_new();
   DrRewriteRam ram = { .id = s->ram_id, .size = s->ram_size, .fd = MEMORY_FD };
-  DrRewritePlan plan = { .qmp_path = record->qmp_path, .console_path = console, .ram = &ram, .n_ram = s->ram_id ? 1 : 0,
+  DrRewritePlan plan = { .qmp_path = record->qmp_path,
+                         .console_path = console,
+                         .ram = &ram,
+                         .n_ram = s->ram_id ? 1 : 0,
                          .switchover = plan_switchover(s) };
 
   s->rewrite = dr_rewrite(s->given, &plan, findings, error);
@@ -260,24 +270,32 @@ tell_why(Start *s, const GError *cause, GError **error)
   if (*g_strstrip(tail)) {
     dr_error_set(error, DR_ERROR_UNSUPPORTED, "QEMU said: %s", tail);
     if (strstr(tail, "waiting for connection"))
-      dr_error_remedy(error, "add wait=off to that socket: QEMU goes on only when somebody has connected to it");
+      dr_error_remedy(error,
+                      "add wait=off to that socket: QEMU goes on only when somebody has connected to it");
     return;
   }
   ended = g_error_matches(cause, DR_ERROR, DR_ERROR_CLOSED) ? await_exit(record) : NULL;
-  dr_error_set(error, DR_ERROR_UNSUPPORTED, "%s%s%s", cause->message, ended ? ": it " : "", ended ? ended : "");
+  dr_error_set(error, DR_ERROR_UNSUPPORTED, "%s%s%s", cause->message, ended ? ": it " : "",
+               ended ? ended : "");
 }
 
 static DrQmp *
 connect_it(Start *s, GError **error)
 {
   DrVmRecord *record = dr_vm_record(s->vm);
-  dr_autofd int pidfd = dr_proc_open(&record->id, NULL);
   g_autoptr(GError) local = NULL;
-  DrQmp *qmp = dr_qmp_await(record->qmp_path, pidfd, dr_deadline_in(START_MS), &local);
+  dr_autofd int pidfd = dr_proc_open(&record->id, &local); /* it may have ended already */
+  g_autoptr(DrQmp) qmp =
+      pidfd < 0 ? NULL : dr_qmp_await(record->qmp_path, pidfd, dr_deadline_in(START_MS), &local);
 
-  if (!qmp)
+  if (!qmp) {
     tell_why(s, local, error);
-  return qmp;
+    return NULL;
+  }
+  if (dr_describe_is_process(qmp, &record->id, record->argv_running[0], error))
+    return g_steal_pointer(&qmp);
+  g_prefix_error(error, "cannot run VM '%s': ", record->name);
+  return NULL;
 }
 
 /* A QEMU that is asked to end removes its sockets itself. */
@@ -306,6 +324,7 @@ undo(Start *s)
     unlink(record->console_path);
   if (s->log_from == 0)
     unlink(record->log_path);
+  dr_vm_record_drop(dr_vm_host(s->vm), record->name);
 }
 
 static void
@@ -402,13 +421,15 @@ dr_vm_attach(DrVm *vm)
   if (g_str_equal(record->state, "stopped"))
     return;
   if (!dr_vm_check(vm) || !dr_vm_watch(vm, &error)) {
-    g_message("VM '%s' %s while droverd was away", record->name, record->exit_text ? record->exit_text : "ended");
+    g_message("VM '%s' %s while droverd was away", record->name,
+              record->exit_text ? record->exit_text : "ended");
     dr_vm_save(vm, NULL);
     return;
   }
   qmp = dr_vm_take(vm, "droverd's start", 5000, &error);
   if (!qmp) {
-    g_warning("VM '%s' runs (pid %d), but its monitor does not answer: %s", record->name, record->id.pid, error->message);
+    g_warning("VM '%s' runs (pid %d), but its monitor does not answer: %s", record->name, record->id.pid,
+              error->message);
     return;
   }
   dr_vm_refresh(vm, qmp);

@@ -20,10 +20,10 @@ struct DrVm {
   GMutex lock;
   GCond given; /* the monitor was given back */
   DrVmRecord record;
-  DrQmp *qmp;        /* while nobody has it and it stays connected */
-  char *holder;      /* who has it */
-  GSource *events;   /* watches `qmp` */
-  GSource *end;      /* watches the process */
+  DrQmp *qmp;      /* while nobody has it and it stays connected */
+  char *holder;    /* who has it */
+  GSource *events; /* watches `qmp` */
+  GSource *end;    /* watches the process */
   int pidfd;
   DrConsole *console;
   gint64 job;
@@ -132,8 +132,10 @@ dr_vm_check_name(const char *name, GError **error)
   for (char *at = shown; *at; at++)
     if (g_ascii_iscntrl(*at))
       *at = '?';
-  dr_error_set(error, DR_ERROR_INVALID, "'%s%s' cannot be the name of a VM", shown, name && strlen(name) > 80 ? "…" : "");
-  return dr_error_remedy(error, "use 1 to 63 letters, digits, '.', '_' and '-', beginning with a letter or digit");
+  dr_error_set(error, DR_ERROR_INVALID, "'%s%s' cannot be the name of a VM", shown,
+               name && strlen(name) > 80 ? "…" : "");
+  return dr_error_remedy(error,
+                         "use 1 to 63 letters, digits, '.', '_' and '-', beginning with a letter or digit");
 }
 
 gboolean
@@ -146,6 +148,8 @@ dr_vm_save(DrVm *vm, GError **error)
   object = dr_vm_record_write(&vm->record);
   dr_vm_unlock(vm);
   saved = dr_store_put_vm(vm->host->store, vm->record.name, object, error);
+  if (saved && !vm->record.borrowed)
+    dr_vm_record_keep(vm->host, vm->record.name, object);
   dr_vm_lock(vm);
   vm->unsaved = !saved;
   dr_vm_unlock(vm);
@@ -252,7 +256,8 @@ lease_locked(DrVm *vm, const char *who, DrDeadline deadline, GError **error)
 {
   while (vm->holder)
     if (!g_cond_wait_until(&vm->given, &vm->lock, deadline))
-      return dr_error_set(error, DR_ERROR_BUSY, "VM '%s' is busy: %s talks to its QEMU", vm->record.name, vm->holder);
+      return dr_error_set(error, DR_ERROR_BUSY, "VM '%s' is busy: %s talks to its QEMU", vm->record.name,
+                          vm->holder);
   vm->holder = g_strdup(who);
   unwatch(&vm->events);
   return TRUE;
@@ -273,6 +278,33 @@ connect_monitor(DrVm *vm, DrDeadline deadline, GError **error)
   return qmp;
 }
 
+static void
+not_running_locked(DrVm *vm, GError **error)
+{
+  dr_error_set(error, DR_ERROR_NOT_FOUND, "VM '%s' does not run: it %s", vm->record.name,
+               vm->record.exit_text ? vm->record.exit_text : "has ended");
+  dr_error_remedy(error, "drover show %s names its log", vm->record.name);
+}
+
+/* A monitor that cannot be reached is no news where its QEMU has ended a moment ago. */
+static DrQmp *
+connect_if_it_runs(DrVm *vm, DrDeadline deadline, GError **error)
+{
+  g_autoptr(GError) local = NULL;
+  DrQmp *qmp = connect_monitor(vm, deadline, &local);
+
+  if (qmp)
+    return qmp;
+  if (dr_vm_check(vm)) {
+    g_propagate_error(error, g_steal_pointer(&local));
+    return NULL;
+  }
+  dr_vm_lock(vm);
+  not_running_locked(vm, error);
+  dr_vm_unlock(vm);
+  return NULL;
+}
+
 DrQmp *
 dr_vm_take(DrVm *vm, const char *who, int timeout_ms, GError **error)
 {
@@ -282,8 +314,7 @@ dr_vm_take(DrVm *vm, const char *who, int timeout_ms, GError **error)
 
   dr_vm_lock(vm);
   if (g_str_equal(vm->record.state, "stopped")) {
-    dr_error_set(error, DR_ERROR_NOT_FOUND, "VM '%s' does not run: it %s", vm->record.name,
-                 vm->record.exit_text ? vm->record.exit_text : "has ended");
+    not_running_locked(vm, error);
     dr_vm_unlock(vm);
     return NULL;
   }
@@ -294,7 +325,7 @@ dr_vm_take(DrVm *vm, const char *who, int timeout_ms, GError **error)
   if (!leased)
     return NULL;
   if (!qmp)
-    qmp = connect_monitor(vm, deadline, error);
+    qmp = connect_if_it_runs(vm, deadline, error);
   if (!qmp)
     dr_vm_give(vm, NULL);
   return qmp;
@@ -341,7 +372,8 @@ dr_vm_claim(DrVm *vm, gint64 job, GError **error)
   if (free_now)
     vm->job = job;
   else
-    dr_error_set(error, DR_ERROR_BUSY, "VM '%s' has job %" G_GINT64_FORMAT " under way", vm->record.name, vm->job);
+    dr_error_set(error, DR_ERROR_BUSY, "VM '%s' has job %" G_GINT64_FORMAT " under way", vm->record.name,
+                 vm->job);
   dr_vm_unlock(vm);
   if (!free_now)
     dr_error_remedy(error, "wait for it: drover watch %" G_GINT64_FORMAT, vm->job);
@@ -497,7 +529,8 @@ on_end(int fd, GIOCondition condition, gpointer data)
   gboolean ours;
 
   dr_vm_lock(vm);
-  ours = fd == vm->pidfd && vm->job == 0; /* a job finds out by itself; at its end dr_vm_note_end() is called */
+  ours =
+      fd == vm->pidfd && vm->job == 0; /* a job finds out by itself; at its end dr_vm_note_end() is called */
   dr_vm_unlock(vm);
   if (ours) {
     g_autoptr(GTask) task = g_task_new(NULL, NULL, NULL, NULL);

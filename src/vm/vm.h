@@ -18,28 +18,28 @@ typedef struct DrVm DrVm;
 typedef struct {
   char *name;
   char *uuid;
-  gboolean adopted;       /* it was not started by drover */
+  gboolean adopted; /* it was not started by drover */
   char *cwd;
   char **env;
-  char **argv_given;      /* as the user gave it, or as /proc had it at adoption */
-  char **argv_running;    /* what the QEMU of now was started with */
-  guint generation;       /* counts the QEMUs that this VM has had; part of socket names */
+  char **argv_given;   /* as the user gave it, or as /proc had it at adoption */
+  char **argv_running; /* what the QEMU of now was started with */
+  guint generation;    /* counts the QEMUs that this VM has had; part of socket names */
   DrProcId id;
-  char *boot_id;          /* pid and start time mean something in this boot only */
-  char *qmp_path;         /* its monitor */
-  gboolean borrowed;      /* that monitor is the user's */
-  char *console_path;     /* nullable: QEMU's side of the console */
-  char *exit_path;        /* nullable (adopted): where the keeper tells the end */
+  char *boot_id;      /* pid and start time mean something in this boot only */
+  char *qmp_path;     /* its monitor */
+  gboolean borrowed;  /* that monitor is the user's */
+  char *console_path; /* nullable: QEMU's side of the console */
+  char *exit_path;    /* nullable (adopted): where the keeper tells the end */
   char *log_path;
-  char **public_sockets;  /* paths that drover renamed a socket onto; it removes them when the VM ends */
-  gboolean want_shared;   /* `run`'s --memory */
-  guint64 hugepage;       /* bytes, 0: normal pages */
-  gboolean shared;        /* RAM of the QEMU of now is shared and can be handed over */
+  char **public_sockets; /* paths that drover renamed a socket onto; it removes them when the VM ends */
+  gboolean want_shared;  /* `run`'s --memory */
+  guint64 hugepage;      /* bytes, 0: normal pages */
+  gboolean shared;       /* RAM of the QEMU of now is shared and can be handed over */
   char *machine;
   char *qemu_version;
-  char *state;            /* starting, running, paused, stopped, attention */
-  char *exit_text;        /* nullable: how it ended */
-  char *note;             /* nullable: what recovery found */
+  char *state;     /* starting, running, paused, stopped, attention */
+  char *exit_text; /* nullable: how it ended */
+  char *note;      /* nullable: what recovery found */
   guint upgrades;
 } DrVmRecord;
 

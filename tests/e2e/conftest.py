@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """What every end-to-end test gets: a droverd of its own, and a skip with its reason where a part cannot be had."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -10,6 +11,11 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from lib import drover  # noqa: E402
 from lib.procs import Unavailable  # noqa: E402
+
+
+def pytest_configure(config):
+    """A run that is told to end cleans up as one that is interrupted."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 @pytest.hookimpl(hookwrapper=True)

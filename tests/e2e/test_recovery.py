@@ -62,25 +62,28 @@ class Scene:
 
 
 class Held:
-    """An upgrade that stands still at a stage."""
+    """An upgrade that stands still at each of some stages in turn, now at the first."""
 
-    def __init__(self, scene, stage, mode="shared", qemu=None):
-        self.scene, self.daemon, self.stage = scene, scene.daemon, stage
+    def __init__(self, scene, *stages, mode="shared", qemu=None):
+        self.scene, self.daemon = scene, scene.daemon
         self.name = scene.living_guest().name
-        self.daemon.restart(env={"DROVER_HOLD_AT": stage})
+        self.daemon.restart(env={"DROVER_HOLD_AT": ",".join(stages)})
         self.old = self.daemon.show(self.name)["pid"]
         self.marker = self.daemon.run_dir / "hold"
         self.command = self.daemon.spawn("upgrade", self.name, "--qemu", qemu or guest.qemu(scene.other_version()), "--memory",
                                          mode, "--json")
-        wait_until(self._is_there, PATIENT, f"stage {stage}")
+        self.wait(stages[0])
         self.job = self.daemon.json("jobs")[0]["id"]
         others = [pid for pid in self.daemon.qemus() if pid != self.old]
         self.new = others[0] if others else None
 
-    def _is_there(self):
-        if self.command.poll() is not None:
-            raise AssertionError(f"the upgrade did not come to {self.stage}: {self.command.communicate()}")
-        return self.marker.exists()
+    def wait(self, stage):
+        def is_there():
+            if self.command.poll() is not None:
+                raise AssertionError(f"the upgrade did not come to {stage}: {self.command.communicate()}")
+            return self.marker.exists() and self.marker.read_text() == stage
+
+        wait_until(is_there, PATIENT, f"stage {stage}")
 
     def let_go(self):
         self.marker.unlink(missing_ok=True)
@@ -127,7 +130,7 @@ shared    switchover  old      new   old   new          old
 shared    resume      new      new   none  new          none
 shared    commit      new      new   none  new          none
 copy      moving      old      none  old   none         old
-postcopy  postcopy    old      none  old   none         old
+postcopy  postcopy    new      none  old   none         old
 postcopy  switchover  new      none  none  none         none
 postcopy  resume      new      none  none  none         none
 postcopy  commit      new      new   none  new          none
@@ -161,19 +164,19 @@ def scene():
 
 def hold(scene, row):
     """Brings the upgrade to the row's stage. What must not end before the kill is slowed down by the VM's own monitor."""
-    slow_pages = row.mode == "postcopy" and row.stage in ("switchover", "resume") and "old" in row.killed
-    if slow_pages:
-        scene.living_guest()
-        with scene.user_monitor() as monitor:
-            monitor.command("migrate-set-parameters", {"max-postcopy-bandwidth": 1 << 20})
-    held = Held(scene, "transfer" if row.stage == "moving" else row.stage, row.mode)
-    if row.stage == "moving":
-        with scene.user_monitor() as monitor:
-            monitor.command("migrate-set-parameters", {"max-bandwidth": 4 << 20})
-            held.let_go()
-            wait_until(lambda: monitor.command("query-migrate").get("ram", {}).get("transferred", 0) > 1 << 20, PATIENT,
-                       "pages on their way")
+    if row.mode == "shared":
+        return Held(scene, row.stage)
+    held = Held(scene, "transfer", row.stage, mode=row.mode)
+    slow_pages = row.stage in ("switchover", "resume") and "old" in row.killed
+    with scene.user_monitor() as monitor:
+        monitor.command("migrate-set-parameters", {"max-bandwidth": 4 << 20, "max-postcopy-bandwidth": slow_pages << 20})
+        held.let_go()
+        wait_until(lambda: monitor.command("query-migrate").get("ram", {}).get("transferred", 0) > 1 << 20, PATIENT,
+                   "pages on their way")
+        if row.mode == "copy":
             assert monitor.command("query-migrate")["status"] == "active"
+    if row.mode == "postcopy":
+        held.wait(row.stage)
     return held
 
 

@@ -66,7 +66,8 @@ qemu(Fixture *f, const char *name, gboolean prepare)
   int listener = listen_at(f, name, &path);
   g_autoptr(GError) error = NULL;
 
-  g_assert_true(prepare ? dr_console_prepare(f->console, path, &error) : dr_console_open(f->console, path, &error));
+  g_assert_true(prepare ? dr_console_prepare(f->console, path, &error)
+                        : dr_console_open(f->console, path, &error));
   return accept_and_unlink(listener, path);
 }
 

@@ -131,7 +131,8 @@ has_ended(GPid pid)
 static inline DrQmp *
 connect_to(Qemu *qemu)
 {
-  for (DrDeadline deadline = dr_deadline_in(WAIT_MS); !dr_deadline_passed(deadline) && !has_ended(qemu->pid);) {
+  for (DrDeadline deadline = dr_deadline_in(WAIT_MS);
+       !dr_deadline_passed(deadline) && !has_ended(qemu->pid);) {
     g_autoptr(GError) error = NULL;
     DrQmp *qmp = dr_qmp_connect(qemu->socket, TRUE, dr_deadline_in(100), &error);
 
@@ -154,7 +155,8 @@ qemu_start(char **words, gboolean incoming)
   qemu->socket = g_strdup_printf("%s/qmp%u", dir, ++serial);
   for (char **word = words; *word; word++)
     g_ptr_array_add(argv, g_strdup(*word));
-  for (const char *const *word = (const char *const[]){ "-S", "-display", "none", "-qmp", NULL }; *word; word++)
+  for (const char *const *word = (const char *const[]){ "-S", "-display", "none", "-qmp", NULL }; *word;
+       word++)
     g_ptr_array_add(argv, g_strdup(*word));
   g_ptr_array_add(argv, g_strdup_printf("unix:%s,server=on,wait=off", qemu->socket));
   if (incoming) {
@@ -162,8 +164,8 @@ qemu_start(char **words, gboolean incoming)
     g_ptr_array_add(argv, g_strdup("defer"));
   }
   g_ptr_array_add(argv, NULL);
-  g_spawn_async(NULL, (char **)argv->pdata, NULL, G_SPAWN_DO_NOT_REAP_CHILD | G_SPAWN_SEARCH_PATH, prepare_child, log,
-                &qemu->pid, &error);
+  g_spawn_async(NULL, (char **)argv->pdata, NULL, G_SPAWN_DO_NOT_REAP_CHILD | G_SPAWN_SEARCH_PATH,
+                prepare_child, log, &qemu->pid, &error);
   g_assert_no_error(error);
   qemu->qmp = connect_to(qemu);
   if (qemu->qmp)
@@ -276,7 +278,8 @@ do_step(DrQmp *qmp, const char *step, const char *machine)
   } else if (g_str_equal(text, "event")) {
     g_autoptr(DrQmpEvent) event = dr_qmp_wait_event(qmp, rest, dr_deadline_in(WAIT_MS), &error);
   } else {
-    g_autoptr(JsonObject) arguments = rest ? dr_json_parse_object(rest, -1, 65536, &error) : json_object_new();
+    g_autoptr(JsonObject) arguments =
+        rest ? dr_json_parse_object(rest, -1, 65536, &error) : json_object_new();
 
     g_assert_no_error(error);
     dr_qmp_do(qmp, text, fit_arguments(qmp, text, arguments), &error);
@@ -322,13 +325,15 @@ migrate(Qemu *source, Qemu *destination)
   g_assert_no_error(error);
   for (DrDeadline deadline = dr_deadline_in(WAIT_MS); !dr_deadline_passed(deadline); g_usleep(5000)) {
     g_autoptr(JsonObject) ours = dr_qmp_call_object(source->qmp, "query-migrate", NULL, &error);
-    g_autoptr(JsonObject) theirs = ours ? dr_qmp_call_object(destination->qmp, "query-migrate", NULL, &error) : NULL;
+    g_autoptr(JsonObject) theirs =
+        ours ? dr_qmp_call_object(destination->qmp, "query-migrate", NULL, &error) : NULL;
 
     if (!theirs)
       return FALSE;
     if (g_str_equal(dr_json_str(ours, "status", ""), "failed"))
       return FALSE;
-    if (g_str_equal(dr_json_str(ours, "status", ""), "completed") && g_str_equal(dr_json_str(theirs, "status", ""), "completed"))
+    if (g_str_equal(dr_json_str(ours, "status", ""), "completed") &&
+        g_str_equal(dr_json_str(theirs, "status", ""), "completed"))
       return TRUE;
   }
   return FALSE;

@@ -44,7 +44,8 @@ test_hidden_depth(void)
 static void
 test_refused(void)
 {
-  static const char *const bad[] = { "", " ", "{", "{]", "{\"a\":}", "{\"a\" 1}", "tru", "\"", "{\"a\":1", "[1,,2]" };
+  static const char *const bad[] = { "",          " ",   "{",  "{]",       "{\"a\":}",
+                                     "{\"a\" 1}", "tru", "\"", "{\"a\":1", "[1,,2]" };
 
   for (guint i = 0; i < G_N_ELEMENTS(bad); i++)
     assert_refused(bad[i], -1, 100);
@@ -68,8 +69,9 @@ test_strings_keep_brackets(void)
 static void
 test_lookup(void)
 {
-  g_autoptr(JsonObject) object =
-      dr_json_parse_object("{\"a\": {\"b\": {\"n\": 7, \"s\": \"x\", \"t\": true, \"l\": [\"p\", \"q\"]}}, \"m\": [1]}", -1, 1000, NULL);
+  g_autoptr(JsonObject) object = dr_json_parse_object(
+      "{\"a\": {\"b\": {\"n\": 7, \"s\": \"x\", \"t\": true, \"l\": [\"p\", \"q\"]}}, \"m\": [1]}", -1, 1000,
+      NULL);
   g_auto(GStrv) list = dr_json_strv(dr_json_arr(object, "a.b.l"));
 
   g_assert_cmpint(dr_json_int(object, "a.b.n", 0), ==, 7);
@@ -86,7 +88,8 @@ test_lookup(void)
 static void
 test_build(void)
 {
-  g_autoptr(JsonObject) object = dr_json("{'id': <%s>, 'size': <%x>, 'share': <%b>}", "a\"b", (gint64)1 << 40, TRUE);
+  g_autoptr(JsonObject) object =
+      dr_json("{'id': <%s>, 'size': <%x>, 'share': <%b>}", "a\"b", (gint64)1 << 40, TRUE);
   g_autofree char *text = dr_json_print_object(object, FALSE);
   g_autoptr(JsonObject) again = dr_json_parse_object(text, -1, 1000, NULL);
 
@@ -97,7 +100,8 @@ test_build(void)
 static void
 test_numbers(void)
 {
-  g_autoptr(JsonObject) object = dr_json("{'ms': <%d>, 'big': <%x>, 's': <%s>}", 2.9, G_MAXINT64, "a\"2.8999999999999999\\");
+  g_autoptr(JsonObject) object =
+      dr_json("{'ms': <%d>, 'big': <%x>, 's': <%s>}", 2.9, G_MAXINT64, "a\"2.8999999999999999\\");
   g_autofree char *text = dr_json_print_object(object, FALSE);
 
   g_assert_nonnull(strstr(text, ":2.9,"));

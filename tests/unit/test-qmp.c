@@ -8,7 +8,9 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define GREETING "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 22, \"minor\": 2, \"major\": 7}}, \"capabilities\": []}}\r\n"
+#define GREETING                                                                                             \
+  "{\"QMP\": {\"version\": {\"qemu\": {\"micro\": 22, \"minor\": 2, \"major\": 7}}, \"capabilities\": "      \
+  "[]}}\r\n"
 
 /* What the peer answers to each line that it gets, in order. "%d" becomes the id of that line. NULL ends. */
 typedef struct {
@@ -107,8 +109,9 @@ test_call(void)
 static void
 test_error(void)
 {
-  static const char *const answers[] = { OK, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"No such thing\"}, \"id\": %d}\n",
-                                         NULL };
+  static const char *const answers[] = {
+    OK, "{\"error\": {\"class\": \"GenericError\", \"desc\": \"No such thing\"}, \"id\": %d}\n", NULL
+  };
   g_autoptr(GError) error = NULL;
   Link *link = link_up(GREETING, answers, NULL);
 
@@ -122,12 +125,11 @@ test_error(void)
 static void
 test_events_between(void)
 {
-  static const char *const answers[] = {
-    OK,
-    "{\"event\": \"STOP\", \"timestamp\": {\"seconds\": 5, \"microseconds\": 6}}\n{\"event\": \"RESUME\", \"timestamp\": {}}\n"
-    "{\"return\": {}, \"id\": %d}\n",
-    NULL
-  };
+  static const char *const answers[] = { OK,
+                                         "{\"event\": \"STOP\", \"timestamp\": {\"seconds\": 5, "
+                                         "\"microseconds\": 6}}\n{\"event\": \"RESUME\", \"timestamp\": {}}\n"
+                                         "{\"return\": {}, \"id\": %d}\n",
+                                         NULL };
   Link *link = link_up(GREETING, answers, NULL);
   g_autoptr(DrQmpEvent) stop = NULL;
   g_autoptr(DrQmpEvent) resume = NULL;

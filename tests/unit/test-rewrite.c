@@ -5,8 +5,8 @@
 #include <string.h>
 
 typedef struct {
-  const char *given; /* words, separated by one space */
-  const char *first; /* what the first start adds or changes: words that must be there; NULL: not tested */
+  const char *given;  /* words, separated by one space */
+  const char *first;  /* what the first start adds or changes: words that must be there; NULL: not tested */
   const char *beside; /* the same for a destination */
 } Case;
 
@@ -36,7 +36,10 @@ rewrite(const char *given, gboolean incoming, DrFindings *findings)
   g_autoptr(DrArgv) argv = parse(given);
   g_autoptr(GPtrArray) needs = dr_rewrite_needs(argv);
   g_autoptr(GError) error = NULL;
-  DrRewritePlan plan = { .incoming = incoming, .suffix = ".drover-2", .qmp_path = "/r/qmp.2", .console_path = "/r/console.2",
+  DrRewritePlan plan = { .incoming = incoming,
+                         .suffix = ".drover-2",
+                         .qmp_path = "/r/qmp.2",
+                         .console_path = "/r/console.2",
                          .needs = needs };
   DrRewrite *out;
 
@@ -74,27 +77,35 @@ expect(const char *given, gboolean incoming, const char *wanted)
 static const Case cases[] = {
   /* The program of nothing but defaults: a console, no monitor on a window. */
   { "qemu -m 64",
-    "-chardev socket,id=drover-console,path=/r/console.2,server=on,wait=off|-serial chardev:drover-console|-monitor none|"
-    "-chardev socket,id=drover-qmp,path=/r/qmp.2,server=on,wait=off|-mon chardev=drover-qmp,mode=control|!-incoming defer",
+    "-chardev socket,id=drover-console,path=/r/console.2,server=on,wait=off|-serial "
+    "chardev:drover-console|-monitor none|"
+    "-chardev socket,id=drover-qmp,path=/r/qmp.2,server=on,wait=off|-mon "
+    "chardev=drover-qmp,mode=control|!-incoming defer",
     "-S|-incoming defer" },
-  { "qemu -nographic", "mux=on -serial chardev:drover-console|-mon chardev=drover-console,mode=readline|-nographic", NULL },
+  { "qemu -nographic",
+    "mux=on -serial chardev:drover-console|-mon chardev=drover-console,mode=readline|-nographic", NULL },
   { "qemu -nodefaults", "!-serial chardev:drover-console", "!-serial chardev:drover-console" },
-  { "qemu -serial mon:stdio", "-mon chardev=drover-console,mode=readline|-serial chardev:drover-console|!mon:stdio", NULL },
-  { "qemu -chardev stdio,id=c -serial chardev:c", "-chardev socket,id=c,path=/r/console.2,server=on,wait=off|-serial chardev:c",
-    NULL },
+  { "qemu -serial mon:stdio",
+    "-mon chardev=drover-console,mode=readline|-serial chardev:drover-console|!mon:stdio", NULL },
+  { "qemu -chardev stdio,id=c -serial chardev:c",
+    "-chardev socket,id=c,path=/r/console.2,server=on,wait=off|-serial chardev:c", NULL },
   { "qemu -daemonize -pidfile /x", "!-daemonize|!-pidfile /x", "!-daemonize|!-pidfile /x" },
   /* Listeners: the user's path for the first, a private one for the second. */
   { "qemu -serial unix:/s,server,nowait", "-serial unix:/s,server,nowait",
     "-chardev socket,id=drover-serial0,path=/s.drover-2,server=on,wait=off|-serial chardev:drover-serial0" },
   { "qemu -qmp unix:/q,server=on,wait=off", "-qmp unix:/q,server=on,wait=off",
     "path=/q.drover-2,server=on,wait=off|-mon chardev=drover-qmp0,mode=control" },
-  { "qemu -chardev socket,id=a,path=/a,server=on -device x,chardev=a", "path=/a,server=on", "path=/a.drover-2,server=on,wait=off" },
+  { "qemu -chardev socket,id=a,path=/a,server=on -device x,chardev=a", "path=/a,server=on",
+    "path=/a.drover-2,server=on,wait=off" },
   { "qemu -serial file:/l", "-serial file:/l", "append=on|-serial chardev:drover-serial0" },
-  { "qemu -serial telnet:127.0.0.1:4444,server,nowait", "-serial telnet:127.0.0.1:4444,server,nowait", "-chardev socket,id=drover-serial0,fd=40,telnet=on,server=on,wait=off" },
+  { "qemu -serial telnet:127.0.0.1:4444,server,nowait", "-serial telnet:127.0.0.1:4444,server,nowait",
+    "-chardev socket,id=drover-serial0,fd=40,telnet=on,server=on,wait=off" },
   { "qemu -gdb tcp::1234 -s", "-gdb tcp::1234", "!-gdb tcp::1234|!-s" },
   /* Networks. */
-  { "qemu -netdev user,id=n,hostfwd=tcp::2222-:22", "hostfwd=tcp::2222-:22", "-netdev user,id=n|!hostfwd=tcp::2222-:22" },
-  { "qemu -netdev tap,id=n,ifname=t0,script=no,downscript=no", "ifname=t0,script=no,downscript=no", "-netdev tap,id=n,fd=40" },
+  { "qemu -netdev user,id=n,hostfwd=tcp::2222-:22", "hostfwd=tcp::2222-:22",
+    "-netdev user,id=n|!hostfwd=tcp::2222-:22" },
+  { "qemu -netdev tap,id=n,ifname=t0,script=no,downscript=no", "ifname=t0,script=no,downscript=no",
+    "-netdev tap,id=n,fd=40" },
   { "qemu -netdev bridge,id=n,br=br0", "bridge,id=n,br=br0", "-netdev tap,id=n,fd=40" },
   { "qemu -netdev tap,id=n,fd=7", "-netdev tap,id=n,fd=7", "-netdev tap,id=n,fd=7" },
   /* VNC waits on a private socket until the port is free. */
@@ -120,11 +131,14 @@ test_ram(void)
     const char *given, *id, *wanted;
   } ram[] = {
     { "qemu -m 64", "pc.ram",
-      "-object memory-backend-file,id=pc.ram,size=67108864,mem-path=/proc/self/fd/20,share=on -machine memory-backend=pc.ram " },
+      "-object memory-backend-file,id=pc.ram,size=67108864,mem-path=/proc/self/fd/20,share=on -machine "
+      "memory-backend=pc.ram " },
     { "qemu -object memory-backend-ram,id=m0,size=64M -machine q35,memory-backend=m0", "m0",
       "-object memory-backend-file,id=m0,size=64M,mem-path=/proc/self/fd/20,share=on " },
-    { "qemu -object memory-backend-memfd,id=m0,size=64M,hugetlb=on,hugetlbsize=2M,host-nodes=0,policy=bind", "m0",
-      "-object memory-backend-file,id=m0,size=64M,host-nodes=0,policy=bind,mem-path=/proc/self/fd/20,share=on " },
+    { "qemu -object memory-backend-memfd,id=m0,size=64M,hugetlb=on,hugetlbsize=2M,host-nodes=0,policy=bind",
+      "m0",
+      "-object "
+      "memory-backend-file,id=m0,size=64M,host-nodes=0,policy=bind,mem-path=/proc/self/fd/20,share=on " },
   };
 
   for (guint i = 0; i < G_N_ELEMENTS(ram); i++) {
@@ -144,10 +158,47 @@ test_ram(void)
 }
 
 static void
+test_switchover(void)
+{
+  static const struct {
+    const char *given;
+    DrSwitchover switchover;
+    const char *wanted;
+    gboolean off;
+  } all[] = {
+    { "qemu -M microvm", DR_SWITCHOVER_AS_GIVEN, NULL, FALSE },
+    { "qemu -M microvm", DR_SWITCHOVER_OFF, "-global migration.send-switchover-start=off ", TRUE },
+    { "qemu -M microvm", DR_SWITCHOVER_UNKNOWN, NULL, FALSE },
+    { "qemu -global migration.send-switchover-start=on", DR_SWITCHOVER_OFF, "=on ", FALSE },
+    { "qemu -global driver=migration,property=send-switchover-start,value=off", DR_SWITCHOVER_AS_GIVEN,
+      "value=off ", TRUE },
+    { "qemu -global migration.send-switchover-start=off", DR_SWITCHOVER_UNKNOWN, NULL, FALSE },
+    { "qemu -global migration.x=off -global isa.send-switchover-start=off", DR_SWITCHOVER_UNKNOWN,
+      "isa.send-switchover-start=off ", FALSE },
+  };
+
+  for (guint i = 0; i < G_N_ELEMENTS(all); i++) {
+    g_autoptr(DrArgv) argv = parse(all[i].given);
+    g_autoptr(DrFindings) findings = dr_findings_new();
+    g_autoptr(GError) error = NULL;
+    DrRewritePlan plan = { .qmp_path = "/q", .console_path = "/c", .switchover = all[i].switchover };
+    g_autoptr(DrRewrite) out = dr_rewrite(argv, &plan, findings, &error);
+    g_autofree char *text = NULL;
+
+    g_assert_no_error(error);
+    text = print(out->argv);
+    g_assert_cmpint(dr_argv_switchover_is_off(out->argv), ==, all[i].off);
+    if (all[i].wanted ? !strstr(text, all[i].wanted) : strstr(text, "switchover") != NULL)
+      g_error("case %u: %s", i, text);
+  }
+}
+
+static void
 test_blockers(void)
 {
-  static const char *const blocked[] = { "qemu -serial udp::1@:2", "qemu -serial pipe:/p", "qemu -serial /dev/ttyS0",
-                                         "qemu -vnc :1,websocket=on", "qemu -vnc unix:/v -vnc :1,id=b" };
+  static const char *const blocked[] = { "qemu -serial udp::1@:2", "qemu -serial pipe:/p",
+                                         "qemu -serial /dev/ttyS0", "qemu -vnc :1,websocket=on",
+                                         "qemu -vnc unix:/v -vnc :1,id=b" };
 
   for (guint i = 0; i < G_N_ELEMENTS(blocked); i++) {
     g_autoptr(DrFindings) findings = dr_findings_new();
@@ -202,6 +253,7 @@ main(int argc, char **argv)
   g_test_init(&argc, &argv, NULL);
   g_test_add_func("/rewrite/cases", test_cases);
   g_test_add_func("/rewrite/ram", test_ram);
+  g_test_add_func("/rewrite/switchover", test_switchover);
   g_test_add_func("/rewrite/blockers", test_blockers);
   g_test_add_func("/rewrite/after", test_after);
   g_test_add_func("/rewrite/untouched", test_untouched);

@@ -141,7 +141,8 @@ test_no_database(Fixture *f, gconstpointer unused)
   g_autoptr(GError) error = NULL;
 
   g_clear_pointer(&f->store, dr_store_close);
-  g_assert_true(g_file_set_contents(path, "this is no database at all, however long it may be ................", -1, NULL));
+  g_assert_true(g_file_set_contents(
+      path, "this is no database at all, however long it may be ................", -1, NULL));
   g_assert_null(dr_store_open(f->dir, &error));
   g_assert_error(error, DR_ERROR, DR_ERROR_IO);
   g_assert_nonnull(strstr(error->message, path));
