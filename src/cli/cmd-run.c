@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "cli/cli.h"
 
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
@@ -35,11 +36,17 @@ environment(char **extra)
 static gboolean
 check_run(DrCli *cli, const char *memory, char **env, GError **error)
 {
+  char cwd[PATH_MAX];
+
   if (memory && !g_str_equal(memory, "shared") && !g_str_equal(memory, "private"))
     return dr_error_set(error, DR_ERROR_INVALID, "run: --memory is 'shared' or 'private', not '%s'", memory);
   for (char **one = env; one && *one; one++)
     if (!strchr(*one, '=') || **one == '=')
       return dr_error_set(error, DR_ERROR_INVALID, "run: --env takes NAME=VALUE, not '%s'", *one);
+  if (!getcwd(cwd, sizeof cwd)) {
+    dr_error_set(error, DR_ERROR_NOT_FOUND, "run: the current directory does not exist any more, so QEMU cannot start in it");
+    return dr_error_remedy(error, "cd to another one");
+  }
   if (!cli->rest || !cli->rest[0]) {
     dr_error_set(error, DR_ERROR_INVALID, "run: the QEMU command is missing");
     return dr_error_remedy(

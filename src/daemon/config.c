@@ -7,25 +7,15 @@
 
 #define SYSTEM_FILE "/etc/drover/droverd.conf"
 
-static char *
-user_dir(const char *variable, const char *otherwise)
-{
-  const char *base = g_getenv(variable);
-
-  if (base && g_path_is_absolute(base))
-    return g_build_filename(base, "drover", NULL);
-  return g_build_filename(g_get_home_dir(), otherwise, "drover", NULL);
-}
-
 static void
 set_defaults(DrConfig *config)
 {
   gboolean root = geteuid() == 0;
 
   if (!config->run_dir)
-    config->run_dir = root ? g_strdup("/run/drover") : user_dir("XDG_RUNTIME_DIR", ".cache");
+    config->run_dir = root ? g_strdup("/run/drover") : g_build_filename(g_get_user_runtime_dir(), "drover", NULL);
   if (!config->state_dir)
-    config->state_dir = root ? g_strdup("/var/lib/drover") : user_dir("XDG_STATE_HOME", ".local/state");
+    config->state_dir = root ? g_strdup("/var/lib/drover") : g_build_filename(g_get_user_state_dir(), "drover", NULL);
 }
 
 static gboolean

@@ -34,7 +34,6 @@ on_signal(gpointer data)
 static gboolean
 make_directories(Daemon *d, GError **error)
 {
-  umask(0077);
   d->host.run_dir = d->config.run_dir;
   d->host.state_dir = d->config.state_dir;
   d->host.cache_dir = g_build_filename(d->config.state_dir, "cache", NULL);
@@ -102,8 +101,8 @@ static void
 stop(Daemon *d)
 {
   g_clear_pointer(&d->api, dr_api_free);
-  if (d->service)
-    dr_service_free(d->service, GRACE_MS);
+  if (d->service && !dr_service_free(d->service, GRACE_MS))
+    _exit(0); /* threads of jobs use all of this; what they leave half done is journalled */
   g_clear_pointer(&d->host.store, dr_store_close);
   g_free(d->host.cache_dir);
   dr_config_clear(&d->config);

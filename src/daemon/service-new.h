@@ -8,5 +8,6 @@
  * while it recovers. `qemu_default` is only shown. */
 DrService *dr_service_new(DrHost *host, GError **error);
 
-/* VMs run on. Jobs under way are given `grace_ms` to end; what does not is recovered by the next droverd. */
-void dr_service_free(DrService *service, int grace_ms);
+/* VMs run on. Jobs under way are given `grace_ms` to end; what does not is recovered by the next droverd: FALSE, and nothing
+ * that the service uses may be freed. */
+gboolean dr_service_free(DrService *service, int grace_ms);

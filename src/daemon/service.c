@@ -16,6 +16,7 @@
 
 #define LEASE_MS 5000
 #define STOP_DEFAULT_S 60
+#define LOOK_MS 1000
 #define STOP_MAX_S 86400
 #define WAIT_MAX_MS 60000
 #define MAX_VMS 1000
@@ -423,17 +424,72 @@ stop_by_force(DrVm *vm, const DrProcId *id, GError **error)
   return wait_end(id, dr_deadline_in(5000)) || dr_proc_kill(id, 30000, error);
 }
 
+/* "running", "paused", "shutdown" … (transfer full) */
+static char *
+status_of(DrVm *vm, GError **error)
+{
+  DrQmp *qmp = dr_vm_take(vm, "drover stop", LEASE_MS, error);
+  g_autoptr(JsonObject) status = NULL;
+
+  if (!qmp)
+    return NULL;
+  status = dr_qmp_call_object(qmp, "query-status", NULL, error);
+  dr_vm_give(vm, qmp);
+  return status ? g_strdup(dr_json_str(status, "status", "?")) : NULL;
+}
+
+/* A guest whose vCPUs stand still sees no power button. One that has powered off under -no-shutdown only needs its QEMU to
+ * end. */
+static gboolean
+can_see_the_button(DrVm *vm, GError **error)
+{
+  g_autofree char *status = status_of(vm, error);
+
+  if (!status || g_str_equal(status, "running") || g_str_equal(status, "shutdown"))
+    return status != NULL;
+  dr_error_set(error, DR_ERROR_REFUSED, "the guest of VM '%s' cannot power down: it is %s", dr_vm_name(vm), status);
+  return dr_error_remedy(error, "let it run first (drover resume %s), or pull the plug: drover stop %s --force", dr_vm_name(vm),
+                         dr_vm_name(vm));
+}
+
+static gboolean
+has_powered_off(DrVm *vm)
+{
+  g_autofree char *status = status_of(vm, NULL);
+
+  return status && g_str_equal(status, "shutdown");
+}
+
 static gboolean
 stop_gently(DrVm *vm, const DrProcId *id, gint64 seconds, GError **error)
 {
-  if (!ask_to_stop(vm, "system_powerdown", error))
+  DrDeadline deadline = dr_deadline_in(seconds * 1000);
+
+  if (!can_see_the_button(vm, error) || !ask_to_stop(vm, "system_powerdown", error))
     return FALSE;
-  if (wait_end(id, dr_deadline_in(seconds * 1000)))
-    return TRUE;
-  dr_error_set(error, DR_ERROR_TIMEOUT, "the guest of VM '%s' was asked to power down and has not in %d s",
-               dr_vm_name(vm), (int)seconds);
-  return dr_error_remedy(error, "wait longer (--timeout), or pull the plug: drover stop %s --force",
-                         dr_vm_name(vm));
+  do {
+    if (has_powered_off(vm))
+      ask_to_stop(vm, "quit", NULL);
+    if (wait_end(id, MIN(deadline, dr_deadline_in(LOOK_MS))))
+      return TRUE;
+  } while (!dr_deadline_passed(deadline));
+  dr_error_set(error, DR_ERROR_TIMEOUT, "the guest of VM '%s' was asked to power down and has not in %d s", dr_vm_name(vm),
+               (int)seconds);
+  return dr_error_remedy(error, "wait longer (--timeout), or pull the plug: drover stop %s --force", dr_vm_name(vm));
+}
+
+static gboolean
+stop_claimed(DrVm *vm, JsonObject *request, GError **error)
+{
+  gint64 seconds = dr_json_int(request, "timeout", STOP_DEFAULT_S);
+  DrProcId id;
+
+  if (!is_running(vm, error))
+    return FALSE;
+  dr_vm_lock(vm);
+  id = dr_vm_record(vm)->id;
+  dr_vm_unlock(vm);
+  return dr_json_bool(request, "force", FALSE) ? stop_by_force(vm, &id, error) : stop_gently(vm, &id, seconds, error);
 }
 
 JsonObject *
@@ -443,25 +499,16 @@ dr_service_stop(DrService *service, const char *name, JsonObject *request, GErro
                                       { "timeout", DR_MEMBER_NUMBER, 1, STOP_MAX_S },
                                       { NULL } };
   g_autoptr(DrVm) vm = dr_request_check(request, members, error) ? find(service, name, error) : NULL;
-  gint64 seconds = dr_json_int(request, "timeout", STOP_DEFAULT_S);
   gboolean done;
-  DrProcId id;
 
-  if (!vm)
+  /* No job may begin meanwhile: it would put another process in the place of the one that is being ended. */
+  if (!vm || !dr_vm_claim(vm, DR_VM_ENDING, error))
     return NULL;
-  if (dr_vm_job(vm)) {
-    dr_error_set(error, DR_ERROR_BUSY, "VM '%s' has job %" G_GINT64_FORMAT " under way", name, dr_vm_job(vm));
-    return NULL;
-  }
-  id = dr_vm_record(vm)->id;
-  if (!is_running(vm, error))
-    return NULL;
-  done = dr_json_bool(request, "force", FALSE) ? stop_by_force(vm, &id, error)
-                                               : stop_gently(vm, &id, seconds, error);
-  if (!done)
-    return NULL;
+  done = stop_claimed(vm, request, error);
   dr_vm_check(vm);
-  return dr_vm_save(vm, error) ? dr_vm_json(vm, FALSE) : NULL;
+  done = dr_vm_save(vm, done ? error : NULL) && done;
+  dr_vm_release(vm);
+  return done ? dr_vm_json(vm, FALSE) : NULL;
 }
 
 static void
@@ -492,31 +539,37 @@ remove_directories(DrService *service, const char *name, gboolean lives)
   remove_tree(state_dir);
 }
 
-gboolean
-dr_service_forget(DrService *service, const char *name, gboolean force, GError **error)
+static gboolean
+forget_claimed(DrService *service, DrVm *vm, gboolean force, GError **error)
 {
-  g_autoptr(DrVm) vm = find(service, name, error);
-  gboolean lives;
+  const char *name = dr_vm_name(vm);
+  gboolean lives = dr_vm_check(vm);
 
-  if (!vm)
-    return FALSE;
-  if (dr_vm_job(vm))
-    return dr_error_set(error, DR_ERROR_BUSY, "VM '%s' has job %" G_GINT64_FORMAT " under way", name,
-                        dr_vm_job(vm));
-  lives = dr_vm_check(vm);
   if (lives && !dr_vm_record(vm)->borrowed && !force) {
-    dr_error_set(error, DR_ERROR_REFUSED, "VM '%s' runs, and would run on without anybody to look after it",
-                 name);
+    dr_error_set(error, DR_ERROR_REFUSED, "VM '%s' runs, and would run on without anybody to look after it", name);
     return dr_error_remedy(error, "stop it first (drover stop %s), or forget it all the same: --force", name);
   }
   if (!dr_store_drop_vm(service->host->store, name, error))
     return FALSE;
+  dr_vm_detach(vm);
   g_mutex_lock(&service->lock);
   g_hash_table_remove(service->vms, name);
   g_mutex_unlock(&service->lock);
-  dr_vm_detach(vm);
   remove_directories(service, name, lives);
   return TRUE;
+}
+
+gboolean
+dr_service_forget(DrService *service, const char *name, gboolean force, GError **error)
+{
+  g_autoptr(DrVm) vm = find(service, name, error);
+  gboolean done;
+
+  if (!vm || !dr_vm_claim(vm, DR_VM_ENDING, error))
+    return FALSE;
+  done = forget_claimed(service, vm, force, error);
+  dr_vm_release(vm);
+  return done;
 }
 
 /* --- Jobs --- */
@@ -581,15 +634,9 @@ check_upgrade_request(JsonObject *request, GError **error)
 static gboolean
 none_busy(GPtrArray *vms, GError **error)
 {
-  for (guint i = 0; i < vms->len; i++) {
-    gint64 job = dr_vm_job(vms->pdata[i]);
-
-    if (job) {
-      dr_error_set(error, DR_ERROR_BUSY, "VM '%s' has job %" G_GINT64_FORMAT " under way",
-                   dr_vm_name(vms->pdata[i]), job);
-      return dr_error_remedy(error, "wait for it: drover watch %" G_GINT64_FORMAT, job);
-    }
-  }
+  for (guint i = 0; i < vms->len; i++)
+    if (!dr_vm_is_free(vms->pdata[i], error))
+      return FALSE;
   return TRUE;
 }
 
@@ -814,7 +861,7 @@ dr_service_new(DrHost *host, GError **error)
   return service;
 }
 
-void
+gboolean
 dr_service_free(DrService *service, int grace_ms)
 {
   DrDeadline deadline = dr_deadline_in(grace_ms);
@@ -824,7 +871,7 @@ dr_service_free(DrService *service, int grace_ms)
     g_usleep(10000);
   if (dr_jobs_active(service->jobs)) {
     g_warning("%u jobs are still under way; the next droverd settles them", dr_jobs_active(service->jobs));
-    return; /* their threads use all of this until the process ends */
+    return FALSE; /* their threads use all of this until the process ends */
   }
   vms = all(service);
   for (guint i = 0; i < vms->len; i++)
@@ -836,4 +883,5 @@ dr_service_free(DrService *service, int grace_ms)
   g_mutex_clear(&service->lock);
   g_mutex_clear(&service->adopting);
   g_free(service);
+  return TRUE;
 }

@@ -56,15 +56,6 @@ argv_has_net(const DrArgv *argv, const char *id)
   return FALSE;
 }
 
-static char *
-info_key(const char *info, const char *key)
-{
-  g_autofree char *begin = g_strdup_printf(",%s=", key);
-  const char *at = strstr(info, begin);
-
-  return at ? g_strndup(at + strlen(begin), strcspn(at + strlen(begin), ",")) : NULL;
-}
-
 static guint
 count_queues(const DrInventory *inv, const char *name)
 {
@@ -75,16 +66,13 @@ count_queues(const DrInventory *inv, const char *name)
   return queues;
 }
 
-static DrTap *
-find_tap(const DrInventory *inv, const char *netdev)
+/* vhost is for virtio-net only. */
+static gboolean
+may_use_vhost(const DrInventory *inv, const DrNet *net)
 {
-  for (guint i = 0; i < inv->taps->len; i++) {
-    DrTap *tap = inv->taps->pdata[i];
+  const DrNet *nic = net->peer ? dr_net_find(inv, net->peer) : NULL;
 
-    if (g_str_equal(tap->netdev, netdev))
-      return tap;
-  }
-  return NULL;
+  return nic && nic->model && g_str_has_prefix(nic->model, "virtio");
 }
 
 /* The rewriter hands the running queues over, whatever is written here opens none. */
@@ -92,19 +80,21 @@ static void
 write_tap(DrApply *a, DrOpts *opts, const DrNet *net)
 {
   static const char *const keys[] = { "ifname", "script", "downscript", "helper" };
-  const DrTap *tap = find_tap(a->inventory, net->name);
+  const DrTap *tap = dr_tap_find(a->inventory->taps, net->name);
   guint queues = count_queues(a->inventory, net->name);
 
   if (tap && tap->fds)
     dr_opts_set(opts, queues > 1 ? "fds" : "fd", tap->fds);
   for (guint i = 0; !(tap && tap->fds) && i < G_N_ELEMENTS(keys); i++) {
-    g_autofree char *value = info_key(net->info, keys[i]);
+    g_autofree char *value = dr_net_key(net, keys[i]);
 
     if (value)
       dr_opts_set(opts, keys[i], value);
   }
   if (queues > 1 && !(tap && tap->fds))
     dr_opts_set_uint(opts, "queues", queues);
+  if (!may_use_vhost(a->inventory, net))
+    return;
   dr_findings_add(
       a->findings, DR_FINDING_WARNING, "hotplug-netdev",
       "compare the guest's throughput, or plug the NIC in anew",
@@ -116,7 +106,7 @@ write_tap(DrApply *a, DrOpts *opts, const DrNet *net)
 static gboolean
 has_default_network(const DrNet *net)
 {
-  g_autofree char *address = info_key(net->info, "net");
+  g_autofree char *address = dr_net_key(net, "net");
 
   return g_strcmp0(address, "10.0.2.0") == 0;
 }
@@ -124,7 +114,7 @@ has_default_network(const DrNet *net)
 static void
 write_user(DrApply *a, DrOpts *opts, const DrNet *net)
 {
-  g_autofree char *restrict_ = info_key(net->info, "restrict");
+  g_autofree char *restrict_ = dr_net_key(net, "restrict");
 
   if (g_strcmp0(restrict_, "on") == 0)
     dr_opts_set(opts, "restrict", "on");
@@ -211,14 +201,20 @@ remove_netdevs(DrApply *a, GError **error)
 static gboolean
 is_unnamed_chardev(const char *label)
 {
-  static const char *const prefixes[] = { "compat_monitor", "serial",  "parallel", "virtcon",
-                                          "debugcon",       "gdb",     "guestfwd", "usbserial",
-                                          "sclpconsole",    "gdbstub", "drover-" };
+  static const char *const numbered[] = { "compat_monitor", "serial",    "parallel",    "virtcon", "debugcon",
+                                          "gdb",            "usbserial", "sclpconsole", "gdbstub" };
 
-  for (guint i = 0; i < G_N_ELEMENTS(prefixes); i++)
-    if (g_str_has_prefix(label, prefixes[i]))
+  /* The rewriter's own; guest forwards of user networks, with their address; what lies below a multiplexer. */
+  if (g_str_has_prefix(label, "drover-") || g_str_has_prefix(label, "guestfwd.") ||
+      g_str_has_suffix(label, "-base"))
+    return TRUE;
+  for (guint i = 0; i < G_N_ELEMENTS(numbered); i++) {
+    gsize len = strlen(numbered[i]);
+
+    if (g_str_has_prefix(label, numbered[i]) && strspn(label + len, "0123456789") == strlen(label + len))
       return TRUE;
-  return strstr(label, "-base") != NULL; /* below a multiplexer */
+  }
+  return FALSE;
 }
 
 /* "disconnected:unix:/path,server=on" (5.2: ",server"), "telnet:127.0.0.1:4444,server=on <-> 127.0.0.1:5000" */

@@ -164,6 +164,18 @@ refuse_limits(DrApply *a, JsonObject *inserted)
                    "%s: its I/O limits were set at run time and a -device cannot carry them", a->disk);
 }
 
+/* From HMP drive_add: what to do on an error is not told. */
+static void
+add_plugged_drive(DrApply *a, const char *backend, JsonObject *entry)
+{
+  g_autofree char *head = g_strdup_printf("if=none,id=%s", backend);
+
+  dr_drive_add(a, head, backend, entry);
+  dr_findings_add(a->findings, DR_FINDING_NOTE, "drive-added", NULL,
+                  "drive '%s' was added at run time; its werror=, rerror=, aio=, discard= and locking= cannot be read "
+                  "and are the defaults", backend);
+}
+
 /* What `drive=` has to say; NULL: nothing, it is empty. FALSE with a blocker. */
 static gboolean
 drive_of_device(DrApply *a, JsonObject *entry, char **ret_drive)
@@ -175,10 +187,8 @@ drive_of_device(DrApply *a, JsonObject *entry, char **ret_drive)
 
   *ret_drive = NULL;
   if (*backend) {
-    g_autofree char *head = g_strdup_printf("if=none,id=%s", backend);
-
     if (!g_hash_table_contains(a->seen, entry) && !find_drive(a->argv, backend))
-      dr_drive_add(a, head, backend, entry);
+      add_plugged_drive(a, backend, entry);
     *ret_drive = g_strdup(backend);
     return TRUE;
   }

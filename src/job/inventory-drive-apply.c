@@ -251,14 +251,12 @@ dr_drive_apply(DrApply *a, DrDrive *drive, JsonObject *entry)
   g_autofree char *disk = g_strdup_printf("disk '%s'", drive->backend);
 
   a->disk = disk;
-  if (inserted) {
-    if (!write_medium(a, opts, entry))
-      return;
+  if (inserted)
     dr_throttle_apply(opts, drive->backend, inserted);
-  } else if (dr_drive_has_source(drive->opts) || dr_drive_format(drive->opts)) {
+  else if (dr_drive_has_source(drive->opts))
     keep_only(opts, is_option_of_slot); /* ejected */
-  }
-  store(a, drive, opts);
+  if (!inserted || write_medium(a, opts, entry))
+    store(a, drive, opts);
   a->disk = NULL;
 }
 
@@ -272,12 +270,11 @@ dr_drive_add(DrApply *a, const char *head, const char *backend, JsonObject *entr
 
   g_assert(opts);
   a->disk = disk;
-  if (inserted) {
-    if (!write_medium(a, opts, entry))
-      return;
+  if (inserted)
     dr_throttle_apply(opts, backend, inserted);
+  if (!inserted || write_medium(a, opts, entry)) {
+    value = dr_opts_print(opts);
+    dr_argv_append(a->argv, "drive", value);
   }
-  value = dr_opts_print(opts);
-  dr_argv_append(a->argv, "drive", value);
   a->disk = NULL;
 }

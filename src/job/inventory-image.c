@@ -108,6 +108,14 @@ has_protocol(const char *name)
   return name[strcspn(name, ":/")] == ':';
 }
 
+/* A header without a format (qemu-img before 6.1 made them) has QEMU guess, which cannot go wrong but for raw images: a guest
+ * may have written anything into them. */
+static gboolean
+same_format(const char *format, const DrNode *below)
+{
+  return format ? g_str_equal(format, below->driver) : !g_str_equal(below->driver, "raw");
+}
+
 /* What the header says, when it can be read, against what runs below. Somebody may have changed it behind QEMU's back
  * (qemu-img rebase -u), which QEMU does not notice before the next opening: ours. */
 static gboolean
@@ -123,7 +131,7 @@ header_agrees(const DrNode *node, const DrNode *below, const char *cwd)
     return TRUE;
   if (!backing || !below)
     return !backing && !below;
-  if (!format || !g_str_equal(format, below->driver))
+  if (!same_format(format, below))
     return FALSE;
   if (has_protocol(backing))
     return TRUE; /* an URL or json: is QEMU's to compare, and it has */
@@ -165,7 +173,7 @@ dr_chain_is_implicit(const DrNode *node, const char *cwd)
 
     if (is_overridden(node) || (below && has_name(below)))
       return FALSE;
-    if (below && (!format || !g_str_equal(format, below->driver)))
+    if (below && !same_format(format, below))
       return FALSE;
     if (!header_agrees(node, below, cwd))
       return FALSE;

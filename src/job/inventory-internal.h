@@ -118,6 +118,9 @@ char *dr_qdev_key(const DrQdev *dev);
 GPtrArray *dr_net_parse(const char *info_network);
 GPtrArray *dr_forwards_parse(const char *info_usernet);
 GPtrArray *dr_taps_of(const GPtrArray *nets);
+DrTap *dr_tap_find(const GPtrArray *taps, const char *netdev);
+/* "tap0" for the key "ifname" of "…,type=tap,ifname=tap0,…"; NULL if it has none. (transfer full) */
+char *dr_net_key(const DrNet *net, const char *key);
 DrNet *dr_net_find(const DrInventory *inventory, const char *name);
 
 /* --- inventory-graph.c --- */

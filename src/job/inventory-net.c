@@ -120,6 +120,12 @@ dr_net_parse(const char *text)
   return nets;
 }
 
+char *
+dr_net_key(const DrNet *net, const char *key)
+{
+  return find_key(net->info, key);
+}
+
 DrNet *
 dr_net_find(const DrInventory *inventory, const char *name)
 {
@@ -186,8 +192,8 @@ dr_forwards_parse(const char *text)
   return forwards;
 }
 
-static DrTap *
-find_tap(const GPtrArray *taps, const char *netdev)
+DrTap *
+dr_tap_find(const GPtrArray *taps, const char *netdev)
 {
   for (guint i = 0; i < taps->len; i++) {
     DrTap *tap = taps->pdata[i];
@@ -212,7 +218,7 @@ dr_taps_of(const GPtrArray *nets)
 
     if (!g_str_equal(net->type, "tap"))
       continue;
-    tap = find_tap(taps, net->name);
+    tap = dr_tap_find(taps, net->name);
     if (!tap) {
       tap = g_new0(DrTap, 1);
       tap->netdev = g_strdup(net->name);

@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "job/blockers.h"
 #include "job/preflight-cpu.h"
+#include "job/preflight-host.h"
 #include "job/preflight-unversioned.h"
 #include "vm/describe.h"
 
@@ -382,6 +383,7 @@ find_truth(DrPreflight *p, DrVm *vm, DrQmp *source, GError **error)
     return FALSE;
   if (!dr_inventory_apply(p->inventory, p->truth, dr_vm_record(vm)->cwd, p->findings, error))
     return FALSE;
+  dr_inventory_check_files(p->inventory, dr_vm_record(vm)->id.pid, dr_vm_record(vm)->cwd, p->findings);
   dr_inventory_blockers(p->inventory, p->findings);
   dr_argv_blockers(p->truth, p->findings);
   p->needs = dr_rewrite_needs(p->truth);
@@ -408,7 +410,9 @@ dr_preflight(DrVm *vm, DrQmp *source, const char *qemu, DrMemoryMode wanted, GEr
   if (!dr_preflight_cpu(p, source, error))
     return NULL;
   check_files(p, vm);
+  dr_preflight_process(p, vm);
   decide_memory(p, wanted, dr_qmp_version_number(source));
+  dr_preflight_ram(p, vm);
   if (!try_rewrite(p, error))
     return NULL;
   return g_steal_pointer(&p);

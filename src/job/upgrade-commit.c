@@ -138,6 +138,10 @@ restore_rest(DrUpgrade *u, DrFindings *findings)
 
   if (u->plan.gdb) {
     g_autofree char *said = dr_qmp_hmp(u->dest, NULL, "gdbserver %s", u->plan.gdb);
+
+    if (!said || !strstr(said, "Waiting for gdb"))
+      warn(findings, "gdb", "the gdb stub of VM '%s' is not back at %s: %s", dr_vm_name(u->vm), u->plan.gdb,
+           said ? g_strstrip(said) : "the new QEMU does not answer");
   }
   if (u->plan.pidfile) {
     g_autofree char *path = g_canonicalize_filename(u->plan.pidfile, dr_vm_record(u->vm)->cwd);

@@ -44,6 +44,7 @@ typedef struct {
   gboolean watched;        /* we have listened to the destination without a gap since before it could run */
   gboolean chosen;         /* the mark is written: what the file says to a recovery */
   gboolean postcopy_begun; /* pages may have left the source for good */
+  gboolean starved;       /* the destination lacks pages that nobody has any more */
   gboolean waited;         /* for a QEMU that does not answer: the VM's note says so */
   DrTapGuard *guard;
   GArray *fds, *numbers;                   /* of int: what the destination is handed; closed at the end */
@@ -92,6 +93,8 @@ DrReach dr_upgrade_reach_source(DrUpgrade *u);
 DrReach dr_upgrade_reach_dest(DrUpgrade *u);
 /* Waits for a while, or until the process ends; the first time it tells the VM's record and the log why. */
 void dr_upgrade_wait_for_word(DrUpgrade *u, const DrProcId *id, const char *why);
+/* The source has ended in post-copy, and the destination, which does not answer, waits for a page that nobody has. */
+gboolean dr_upgrade_is_starved(DrUpgrade *u);
 /* Takes the destination's queued events: the time of its RESUME. */
 void dr_upgrade_note_resume(DrUpgrade *u);
 /* It has ended without having run, for we have listened to it all the time and it never said RESUME (which QEMU says

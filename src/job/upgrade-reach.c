@@ -55,19 +55,26 @@ answers(DrQmp *qmp)
 
 /* `path` is tried where there is no connection, or none any more. */
 static DrReach
-reach(DrQmp **qmp, const DrProcId *id, const char *path)
+reach(DrUpgrade *u, DrQmp **qmp, const DrProcId *id, const char *path)
 {
+  gboolean closed = FALSE;
+
   if (*qmp) {
     dr_qmp_set_cancel_fd(*qmp, -1);
     if (answers(*qmp))
       return DR_REACH_TALKS;
-    if (dr_qmp_closed(*qmp))
-      g_clear_pointer(qmp, dr_qmp_free);
+    closed = dr_qmp_closed(*qmp);
   }
+  if (closed && qmp == &u->dest)
+    dr_upgrade_note_resume(u); /* all that it said before is there */
+  if (closed)
+    g_clear_pointer(qmp, dr_qmp_free);
   if (ends_within(id, *qmp ? 0 : DYING_MS)) {
     g_clear_pointer(qmp, dr_qmp_free);
     return DR_REACH_GONE;
   }
+  if (closed && qmp == &u->dest)
+    u->watched = FALSE; /* it lives on, and may say something that we do not hear */
   if (!*qmp && path)
     *qmp = dr_qmp_connect(path, FALSE, dr_deadline_in(CONNECT_MS), NULL);
   return *qmp && answers(*qmp) ? DR_REACH_TALKS : DR_REACH_MUTE;
@@ -76,23 +83,44 @@ reach(DrQmp **qmp, const DrProcId *id, const char *path)
 DrReach
 dr_upgrade_reach_source(DrUpgrade *u)
 {
-  return reach(&u->source, &u->plan.source, u->plan.source_qmp);
+  return reach(u, &u->source, &u->plan.source, u->plan.source_qmp);
 }
 
 DrReach
 dr_upgrade_reach_dest(DrUpgrade *u)
 {
-  DrReach found;
+  DrReach found = reach(u, &u->dest, &u->dest_id, u->plan.qmp_path);
 
-  if (u->dest && !answers(u->dest) && dr_qmp_closed(u->dest)) {
-    /* What it said before it closed is all there; if it lives on, it may say more that we do not hear. */
-    dr_upgrade_note_resume(u);
-    g_clear_pointer(&u->dest, dr_qmp_free);
-    u->watched = u->watched && ends_within(&u->dest_id, DYING_MS);
-  }
-  found = reach(&u->dest, &u->dest_id, u->plan.qmp_path);
   dr_upgrade_note_resume(u);
   return found;
+}
+
+/* A thread of it waits for a page of post-copy (in the kernel's handle_userfault()), most often a vCPU with QEMU's big lock
+ * held, so that the monitor says nothing. */
+static gboolean
+waits_for_page(pid_t pid)
+{
+  g_autofree char *tasks = g_strdup_printf("/proc/%d/task", pid);
+  g_autoptr(GDir) dir = g_dir_open(tasks, 0, NULL);
+  const char *name;
+
+  while (dir && (name = g_dir_read_name(dir))) {
+    g_autofree char *path = g_build_filename(tasks, name, "wchan", NULL);
+    g_autofree char *where = dr_file_read(path, 200, NULL, NULL);
+
+    if (where && g_str_equal(where, "handle_userfault"))
+      return TRUE;
+  }
+  return FALSE;
+}
+
+gboolean
+dr_upgrade_is_starved(DrUpgrade *u)
+{
+  u->starved = u->starved || (u->postcopy_begun && !u->source && waits_for_page(u->dest_id.pid) &&
+                              ends_within(&u->plan.source, 0) && !ends_within(&u->dest_id, AGAIN_MS) &&
+                              waits_for_page(u->dest_id.pid));
+  return u->starved;
 }
 
 void

@@ -179,7 +179,7 @@ JsonObject *
 dr_vm_record_show(const DrVmRecord *record, gint64 job, gboolean all)
 {
   JsonObject *object = json_object_new();
-  g_autofree char *job_id = job ? g_strdup_printf("%" G_GINT64_FORMAT, job) : NULL;
+  g_autofree char *job_id = job > 0 ? g_strdup_printf("%" G_GINT64_FORMAT, job) : NULL;
   gboolean lives = !g_str_equal(record->state, "stopped");
 
   json_object_set_string_member(object, "name", record->name);

@@ -24,6 +24,7 @@
 #define MEMORY_FD 20 /* the number that the RAM memfd has in the first QEMU */
 #define END_MS 5000
 #define EXIT_FILE_MS 1000
+#define FIND_MS 3000
 #define DEFAULT_RAM (128ull << 20)
 
 typedef struct {
@@ -352,7 +353,6 @@ start_it(Start *s, GError **error)
   qmp = connect_it(s, error);
   if (!qmp)
     return FALSE;
-  record->shared = s->ram_id != NULL;
   if (!dr_describe(s->vm, qmp, error) || !dr_vm_save(s->vm, error) || !dr_vm_watch(s->vm, error)) {
     dr_qmp_free(qmp);
     return FALSE;
@@ -367,10 +367,19 @@ start_it(Start *s, GError **error)
   return TRUE;
 }
 
+/* It is on record before it runs: a state file that cannot be written must not cost a guest that has begun to boot, and a
+ * droverd that is killed meanwhile must find it again. */
+static gboolean
+put_on_record(Start *s, GError **error)
+{
+  dr_vm_record(s->vm)->shared = s->ram_id != NULL;
+  return dr_vm_save(s->vm, error);
+}
+
 static gboolean
 make_it(Start *s, GError **error)
 {
-  if (plan_ram(s, error) && write_argv(s, error) && start_it(s, error))
+  if (plan_ram(s, error) && write_argv(s, error) && put_on_record(s, error) && start_it(s, error))
     return TRUE;
   dr_vm_detach(s->vm); /* first, or its end would be noted in the state file */
   undo(s);
@@ -411,6 +420,18 @@ attach_console(DrVm *vm)
     g_warning("VM '%s': %s", record->name, error->message);
 }
 
+/* A VM whose start an earlier droverd did not see to its end: its process is the one that listens on its monitor. */
+static gboolean
+find_process(DrVmRecord *record)
+{
+  DrDeadline deadline = dr_deadline_in(FIND_MS);
+  pid_t pid;
+
+  while ((pid = dr_qmp_listener(record->qmp_path)) == 0 && !dr_deadline_passed(deadline))
+    g_usleep(20000);
+  return pid && dr_proc_identify(pid, &record->id, NULL);
+}
+
 void
 dr_vm_attach(DrVm *vm)
 {
@@ -420,6 +441,8 @@ dr_vm_attach(DrVm *vm)
 
   if (g_str_equal(record->state, "stopped"))
     return;
+  if (record->id.pid == 0 && find_process(record))
+    g_message("VM '%s': an earlier droverd was ended while it started, and it runs (pid %d)", record->name, record->id.pid);
   if (!dr_vm_check(vm) || !dr_vm_watch(vm, &error)) {
     g_message("VM '%s' %s while droverd was away", record->name,
               record->exit_text ? record->exit_text : "ended");
@@ -432,6 +455,8 @@ dr_vm_attach(DrVm *vm)
               error->message);
     return;
   }
+  if (!record->machine && (!dr_describe(vm, qmp, &error) || !dr_vm_save(vm, &error)))
+    g_warning("VM '%s': %s", record->name, error->message);
   dr_vm_refresh(vm, qmp);
   dr_vm_give(vm, qmp);
   attach_console(vm);

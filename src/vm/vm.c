@@ -26,7 +26,8 @@ struct DrVm {
   GSource *end;    /* watches the process */
   int pidfd;
   DrConsole *console;
-  gint64 job;
+  gint64 job;        /* 0: none; DR_VM_ENDING */
+  gboolean detached; /* it is no VM of ours any more */
   gboolean unsaved; /* the last attempt to write the record failed */
 };
 
@@ -71,6 +72,13 @@ unwatch(GSource **source)
   g_clear_pointer(source, g_source_unref);
 }
 
+static gboolean
+free_console(gpointer console)
+{
+  dr_console_free(console);
+  return G_SOURCE_REMOVE;
+}
+
 void
 dr_vm_unref(DrVm *vm)
 {
@@ -81,7 +89,8 @@ dr_vm_unref(DrVm *vm)
   if (vm->pidfd >= 0)
     close(vm->pidfd);
   dr_qmp_free(vm->qmp);
-  dr_console_free(vm->console);
+  if (vm->console) /* its callbacks may be under way on the main loop, this thread need not be it */
+    g_main_context_invoke(vm->host->context, free_console, vm->console);
   dr_vm_record_clear(&vm->record);
   g_free(vm->holder);
   g_mutex_clear(&vm->lock);
@@ -142,11 +151,14 @@ gboolean
 dr_vm_save(DrVm *vm, GError **error)
 {
   g_autoptr(JsonObject) object = NULL;
-  gboolean saved;
+  gboolean saved, gone;
 
   dr_vm_lock(vm);
   object = dr_vm_record_write(&vm->record);
+  gone = vm->detached;
   dr_vm_unlock(vm);
+  if (gone)
+    return TRUE; /* forgotten meanwhile: it must not come back */
   saved = dr_store_put_vm(vm->host->store, vm->record.name, object, error);
   if (saved && !vm->record.borrowed)
     dr_vm_record_keep(vm->host, vm->record.name, object);
@@ -362,22 +374,40 @@ dr_vm_give(DrVm *vm, DrQmp *qmp)
     publish(vm);
 }
 
+/* With the lock held. */
+static gboolean
+is_free_locked(DrVm *vm, GError **error)
+{
+  if (vm->job == 0)
+    return TRUE;
+  if (vm->job == DR_VM_ENDING)
+    return dr_error_set(error, DR_ERROR_BUSY, "VM '%s' is being stopped or forgotten", vm->record.name);
+  dr_error_set(error, DR_ERROR_BUSY, "VM '%s' has job %" G_GINT64_FORMAT " under way", vm->record.name, vm->job);
+  return dr_error_remedy(error, "wait for it: drover watch %" G_GINT64_FORMAT, vm->job);
+}
+
 gboolean
-dr_vm_claim(DrVm *vm, gint64 job, GError **error)
+dr_vm_is_free(DrVm *vm, GError **error)
 {
   gboolean free_now;
 
   dr_vm_lock(vm);
-  free_now = vm->job == 0;
-  if (free_now)
-    vm->job = job;
-  else
-    dr_error_set(error, DR_ERROR_BUSY, "VM '%s' has job %" G_GINT64_FORMAT " under way", vm->record.name,
-                 vm->job);
+  free_now = is_free_locked(vm, error);
   dr_vm_unlock(vm);
-  if (!free_now)
-    dr_error_remedy(error, "wait for it: drover watch %" G_GINT64_FORMAT, vm->job);
   return free_now;
+}
+
+gboolean
+dr_vm_claim(DrVm *vm, gint64 job, GError **error)
+{
+  gboolean claimed;
+
+  dr_vm_lock(vm);
+  claimed = is_free_locked(vm, error);
+  if (claimed)
+    vm->job = job;
+  dr_vm_unlock(vm);
+  return claimed;
 }
 
 void
@@ -594,6 +624,7 @@ dr_vm_detach(DrVm *vm)
   unwatch(&vm->end);
   g_clear_pointer(&vm->qmp, dr_qmp_free);
   vm->unsaved = FALSE;
+  vm->detached = TRUE;
   dr_vm_unlock(vm);
   if (vm->console)
     dr_console_end(vm->console);

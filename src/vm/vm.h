@@ -72,7 +72,9 @@ void dr_vm_reserve(DrVm *vm, const char *who);
 void dr_vm_give(DrVm *vm, DrQmp *qmp);
 
 /* One job a VM at a time. claim: DR_ERROR_BUSY naming the other. */
+#define DR_VM_ENDING (-1) /* instead of a job's number: it is being stopped or forgotten */
 gboolean dr_vm_claim(DrVm *vm, gint64 job, GError **error);
+gboolean dr_vm_is_free(DrVm *vm, GError **error);
 void dr_vm_release(DrVm *vm);
 gint64 dr_vm_job(DrVm *vm);
 

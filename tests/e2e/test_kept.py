@@ -8,7 +8,7 @@ import socket
 import pytest
 
 from lib import consoles, drover, guest, hosts, peers
-from lib.procs import kill_pid, wait_until
+from lib.procs import wait_until
 from lib.qmp import Qmp
 
 SMALL = {"ram": "131080k", "mem": 16, "rate": 50}
@@ -133,11 +133,12 @@ def test_the_gdb_stub_is_back_at_its_port(netns, netns_daemon, start):
 
 
 def test_vnc_is_back_at_its_address(netns, netns_daemon, start):
-    vm = start(netns_daemon, base=("-nodefaults",), extra=["-vnc", "127.0.0.1:7"])
+    path = netns_daemon.dir / "vnc"
+    vm = start(netns_daemon, base=("-nodefaults",), extra=["-vnc", "127.0.0.1:7", "-vnc", f"unix:{path},id=second"])
     for version in (None, *THERE_AND_BACK):
         if version:
             vm.upgrade(version)
-        assert peers.rfb_banner(("127.0.0.1", 5907), netns) == b"RFB 003.008\n"
+        assert peers.rfb_banner(("127.0.0.1", 5907), netns) == peers.rfb_banner(path) == b"RFB 003.008\n"
         assert peers.has_socket(vm.pid, peers.tcp_listeners(netns, 5907))
 
 
@@ -204,20 +205,12 @@ def test_paths_are_those_of_the_directory_that_the_vm_was_started_in(daemon, sta
 
 
 def test_after_a_failed_upgrade_all_is_where_it_was(netns, start):
-    qmp = "qmp"
     with drover.Daemon(netns=netns, env={"DROVER_HOLD_AT": "transfer"}) as daemon:
         qmp, vnc = daemon.dir / "qmp", daemon.dir / "vnc"
-        vm = start(daemon, extra=["-qmp", f"unix:{qmp},server=on,wait=off", "-vnc", f"unix:{vnc}", "-vnc",
-                                  "127.0.0.1:7,id=second", "-serial", "tcp:127.0.0.1:4002,server=on,wait=off", "-s", "-pidfile",
-                                  daemon.dir / "pidfile"])
+        vm = start(daemon, extra=["-qmp", f"unix:{qmp},server=on,wait=off", "-vnc", "127.0.0.1:7", "-vnc", f"unix:{vnc}",
+                                  "-serial", "tcp:127.0.0.1:4002,server=on,wait=off", "-s", "-pidfile", daemon.dir / "pidfile"])
         pid, files = vm.pid, sorted(daemon.dir.rglob("*"))
-        upgrade = daemon.spawn("upgrade", vm.name, "--qemu", guest.qemu("10.0"), "--json")
-        wait_until((daemon.run_dir / "hold").exists, 60, "the upgrade to come to its transfer")
-        destination, = set(daemon.qemus()) - {pid}
-        kill_pid(destination)
-        (daemon.run_dir / "hold").unlink()
-        assert upgrade.wait(60) == 1
-        upgrade.communicate()
+        daemon.fail_upgrade(vm.name, guest.qemu("10.0"))
         vm.healthy()
         assert vm.pid == pid
         assert [peers.listener_pid(path) for path in (qmp, vnc, vm.serial)] == [pid] * 3

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from lib import consoles, drover, guest
-from lib.procs import kill_pid, wait_until
+from lib.procs import wait_until
 
 SMALL = {"ram": "131080k", "mem": 16, "rate": 50}
 THERE_AND_BACK = ("10.0", "7.2")
@@ -118,18 +118,11 @@ def test_the_console_ends_with_the_vm(daemon, vm):
 def test_the_console_stays_over_a_failed_upgrade():
     with drover.Daemon(env={"DROVER_HOLD_AT": "transfer"}) as daemon:
         vm = drover.Witness(daemon, console=by_drover, **WITHOUT_SERIAL, **SMALL)
-        pid = vm.pid
-        upgrade = daemon.spawn("upgrade", vm.name, "--qemu", guest.qemu("10.0"))
-        wait_until((daemon.run_dir / "hold").exists, 60, "the upgrade to come to its transfer")
         with consoles.Typist(vm.console) as typist:
-            wait_until(lambda: typist.typed > 20, 20, "lines typed before")
-            destination, = set(daemon.qemus()) - {pid}
-            kill_pid(destination)
-            (daemon.run_dir / "hold").unlink()
-            assert upgrade.wait(60) == 1
+            daemon.fail_upgrade(vm.name, guest.qemu("10.0"),
+                                lambda: wait_until(lambda: typist.typed > 20, 20, "lines typed before"))
             typed = typist.typed
             wait_until(lambda: typist.typed > typed + 20, 20, "lines typed after")
-        upgrade.communicate()
         typist.check()
         vm.close()
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Disks, flash, media and plugged-in devices over upgrades: the same afterwards, and no acknowledged write lost."""
 
-import hashlib
 import os
 import re
 import shutil
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from lib import drover, guest, hosts, peers
+from lib.disks import acked_at_the_end, as_raw, digest, new_image, writes_go_on
 from lib.guest import DiskImage
 from lib.procs import run, wait_until
 
@@ -29,42 +29,6 @@ def start():
     yield start_one
     for vm in started:
         vm.close()
-
-
-def new_image(path, form="raw", mib=8):
-    run("qemu-img", "create", "-q", "-f", form, path, f"{mib}M")
-    return path
-
-
-def as_raw(path, form):
-    """What a guest would read from an image, as a raw file."""
-    if form == "raw":
-        return path
-    raw = Path(f"{path}.raw")
-    run("qemu-img", "convert", "-U", "-f", form, "-O", "raw", path, raw)
-    return raw
-
-
-def digest(path):
-    return hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-def writes_go_on(vm, *paths, more=20):
-    """Waits until each disk has some more acknowledged writes; the guest has seen no error."""
-    before = {path: vm.console.status().disk(path)["acked"] for path in paths}
-    wait_until(lambda: all(vm.console.check().disk(path)["acked"] >= before[path] + more for path in paths), 60,
-               "the guest to go on writing to its disks", interval=0.1)
-    for path in paths:
-        disk = vm.console.check().disk(path)
-        assert disk["errors"] == 0 and disk["bad"] == 0, disk
-
-
-def acked_and_stopped(daemon, vm, *paths):
-    """The numbers acknowledged last, after which the VM is killed: what was acknowledged must be in the images."""
-    status = vm.console.check()
-    acked = {path: status.disk(path)["acked"] for path in paths}
-    daemon.run("stop", vm.name, "--force")
-    return acked
 
 
 # --- Disks ---
@@ -93,8 +57,8 @@ def test_no_acknowledged_write_is_lost_on_any_kind_of_disk(daemon, start):
         vm.upgrade(version)
         writes_go_on(vm, *names)
         assert {disk["file"] for disk in daemon.show(vm.name)["disks"]} == files
-    sizes = {f"/dev/{disk['name']}": disk["size"] >> 20 for disk in vm.console.status()["block"]}
-    acked = acked_and_stopped(daemon, vm, *names)
+    sizes = {f"/dev/{disk['name']}": disk["bytes"] >> 20 for disk in vm.console.status()["block"]}
+    acked = acked_at_the_end(daemon, vm, *names)
     for name in names:
         number = sizes[name] - 8
         assert DiskImage(as_raw(images[number], kinds[number][0])).problems(acked[name]) == [], kinds[number]
@@ -110,7 +74,7 @@ def test_writes_as_fast_as_they_go_over_several_upgrades(daemon, start):
     for version in (*THERE_AND_BACK, "10.0", "7.2"):
         vm.upgrade(version)
         writes_go_on(vm, "/dev/vda")
-    acked = acked_and_stopped(daemon, vm, "/dev/vda")
+    acked = acked_at_the_end(daemon, vm, "/dev/vda")
     assert DiskImage(as_raw(image, "qcow2"), 32).problems(acked["/dev/vda"]) == []
     run("qemu-img", "check", image)
 
@@ -118,7 +82,7 @@ def test_writes_as_fast_as_they_go_over_several_upgrades(daemon, start):
 def test_a_disk_with_a_backing_file_and_a_read_only_one(daemon, start):
     base, top, other = (daemon.dir / name for name in ("base", "top", "other"))
     new_image(base)
-    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", top)
+    new_image(top, "qcow2", backing=(base, "raw"))
     new_image(other)
     untouched = digest(base), digest(other)
     vm = start(daemon, witness={"disk": "/dev/vda"},
@@ -127,7 +91,7 @@ def test_a_disk_with_a_backing_file_and_a_read_only_one(daemon, start):
     for version in THERE_AND_BACK:
         vm.upgrade(version)
         writes_go_on(vm, "/dev/vda")
-    acked = acked_and_stopped(daemon, vm, "/dev/vda")
+    acked = acked_at_the_end(daemon, vm, "/dev/vda")
     assert DiskImage(as_raw(top, "qcow2")).problems(acked["/dev/vda"]) == []
     assert (digest(base), digest(other)) == untouched
 
@@ -294,7 +258,7 @@ def test_devices_plugged_in_stay_and_unplugged_ones_stay_away(daemon, start, mac
     running = " ".join(daemon.show(vm.name)["argv_running"])
     assert "plugged2" not in running and "nic1" not in running and "u1" not in running.split()
     assert [disk["serial"] for disk in vm.console.status()["block"]] == ["plugged1"]
-    acked = acked_and_stopped(daemon, vm, "/dev/vda")
+    acked = acked_at_the_end(daemon, vm, "/dev/vda")
     assert DiskImage(first).problems(acked["/dev/vda"]) == []
 
 

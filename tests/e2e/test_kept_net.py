@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lib import drover, guest, hosts, peers
-from lib.procs import Unavailable, kill_pid, wait_until
+from lib.procs import wait_until
 
 SMALL = {"ram": "131080k", "mem": 16, "rate": 50}
 THERE_AND_BACK = ("10.0", "7.2")
@@ -134,17 +134,8 @@ def test_the_network_works_after_a_failed_upgrade(netns, start):
                           "-device", "virtio-net-pci,netdev=u,romfile="])
         pid, before = vm.pid, peers.tap_state(vm.pid, netns)
 
-        def fail(version):
-            upgrade = daemon.spawn("upgrade", vm.name, "--qemu", guest.qemu(version))
-            wait_until((daemon.run_dir / "hold").exists, 60, "the upgrade to come to its transfer")
-            destination, = set(daemon.qemus()) - {pid}
-            kill_pid(destination)
-            (daemon.run_dir / "hold").unlink()
-            assert upgrade.wait(60) == 1
-            upgrade.communicate()
-
         for version in ("10.0", "7.2"):
-            lost = pings_over(vm, netns, version, fail)
+            lost = pings_over(vm, netns, version, lambda version: daemon.fail_upgrade(vm.name, guest.qemu(version)))
             assert lost["lost"] <= 1, lost
             assert vm.pid == pid and peers.tap_state(pid, netns) == before
             assert answers_tcp(netns, 7002)

@@ -109,7 +109,7 @@ def nothing_is_left_behind(daemon, name, pids):
     run_files = {path.name for path in (daemon.run_dir / "vms" / name).iterdir()}
     state_files = {path.name for path in (daemon.state_dir / "vms" / name).iterdir()}
     assert run_files == ({f"qmp.{generation}"} if pids else set())
-    assert state_files == ({"qemu.log"} if pids else {"qemu.log", f"exit.{generation}"})
+    assert state_files == {"qemu.log", "record.json"} | (set() if pids else {f"exit.{generation}"})
     assert not list(daemon.dir.glob("*.drover-*"))
     assert len(daemon.keepers(name)) == len(pids)
     assert not (daemon.run_dir / "hold").exists()

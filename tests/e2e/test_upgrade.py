@@ -187,8 +187,14 @@ def test_private_ram_stays_private_however_it_goes(witness, daemon):
     reason = chosen["result"]["memory_reason"]
     assert re.search(r"pc\.ram' is private memory; \d+ MiB are free for a copy of \d+ MiB", reason)
     assert reason in texts(chosen["findings"], "note")[-1]
+
+    daemon.run("pause", "vm")  # nobody then asks for a page: they come all the same
+    job = daemon.upgrade("vm", guest.qemu("7.2"), "--memory", "postcopy")
+    assert went(job, "postcopy", "10.0", "7.2")["pause_ms"] is None and daemon.state("vm") == "paused"
+    daemon.run("resume", "vm")
+    vm.healthy()
     shown = daemon.show("vm")
-    assert shown["memory_mode"] == "private" and shown["upgrades"] == 3
+    assert shown["memory_mode"] == "private" and shown["upgrades"] == 4
     assert not any("memory-backend" in word for word in shown["argv_running"])
 
 

@@ -108,6 +108,19 @@ class Daemon:
         self.pids |= {job["result"]["pid_before"], job["result"]["pid_after"]}
         return job
 
+    def fail_upgrade(self, name, qemu, meanwhile=lambda: None):
+        """An upgrade whose new QEMU is killed while the state is moved. Needs DROVER_HOLD_AT=transfer in droverd's environment."""
+        pid, hold = self.show(name)["pid"], self.run_dir / "hold"
+        upgrade = self.spawn("upgrade", name, "--qemu", qemu)
+        wait_until(lambda: hold.exists() or upgrade.poll() is not None, 60, "the upgrade to come to its transfer")
+        assert upgrade.poll() is None, upgrade.communicate()
+        meanwhile()
+        destination, = set(self.qemus()) - {pid}
+        kill_pid(destination)
+        hold.unlink()
+        said = upgrade.communicate(timeout=60)
+        assert upgrade.returncode == 1, said
+
     def refused(self, *args, code=1, **options):
         """A command that must fail with that exit code; returns its error, {"code","message","remedy"}."""
         result = self.run(*args, "--json", check=False, **options)
@@ -177,7 +190,11 @@ class Daemon:
         shutil.rmtree(self.dir, ignore_errors=True)
 
     def __enter__(self):
-        return self.start()
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
 
     def __exit__(self, *_):
         self.close()
