@@ -44,7 +44,8 @@ check_run(DrCli *cli, const char *memory, char **env, GError **error)
     if (!strchr(*one, '=') || **one == '=')
       return dr_error_set(error, DR_ERROR_INVALID, "run: --env takes NAME=VALUE, not '%s'", *one);
   if (!getcwd(cwd, sizeof cwd)) {
-    dr_error_set(error, DR_ERROR_NOT_FOUND, "run: the current directory does not exist any more, so QEMU cannot start in it");
+    dr_error_set(error, DR_ERROR_NOT_FOUND,
+                 "run: the current directory does not exist any more, so QEMU cannot start in it");
     return dr_error_remedy(error, "cd to another one");
   }
   if (!cli->rest || !cli->rest[0]) {

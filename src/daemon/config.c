@@ -13,9 +13,11 @@ set_defaults(DrConfig *config)
   gboolean root = geteuid() == 0;
 
   if (!config->run_dir)
-    config->run_dir = root ? g_strdup("/run/drover") : g_build_filename(g_get_user_runtime_dir(), "drover", NULL);
+    config->run_dir =
+        root ? g_strdup("/run/drover") : g_build_filename(g_get_user_runtime_dir(), "drover", NULL);
   if (!config->state_dir)
-    config->state_dir = root ? g_strdup("/var/lib/drover") : g_build_filename(g_get_user_state_dir(), "drover", NULL);
+    config->state_dir =
+        root ? g_strdup("/var/lib/drover") : g_build_filename(g_get_user_state_dir(), "drover", NULL);
 }
 
 static gboolean

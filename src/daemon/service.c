@@ -308,11 +308,12 @@ dr_service_resume(DrService *service, const char *name, GError **error)
 static gboolean
 is_allowed(const char *command, const char *name, GError **error)
 {
-  if (!g_str_equal(command, "quit") && !g_str_equal(command, "q") && !g_str_equal(command, "qmp_capabilities") &&
-      !g_str_has_prefix(command, "migrate"))
+  if (!g_str_equal(command, "quit") && !g_str_equal(command, "q") &&
+      !g_str_equal(command, "qmp_capabilities") && !g_str_has_prefix(command, "migrate"))
     return TRUE;
   dr_error_set(error, DR_ERROR_REFUSED, "'%s' would take VM '%s' out of drover's hands", command, name);
-  return dr_error_remedy(error, "use drover stop or drover upgrade, or drover forget it first and use your own monitor");
+  return dr_error_remedy(
+      error, "use drover stop or drover upgrade, or drover forget it first and use your own monitor");
 }
 
 /* The same by the human monitor, whose commands have the same names but for "q". */
@@ -330,16 +331,18 @@ line_is_allowed(JsonObject *arguments, const char *name, GError **error)
 static gboolean
 check_command(JsonObject *command, const char *name, GError **error)
 {
-  static const DrMember members[] = { { "execute", DR_MEMBER_TEXT }, { "arguments", DR_MEMBER_OBJECT },
-                                      { "id", DR_MEMBER_ANY }, { NULL } };
+  static const DrMember members[] = {
+    { "execute", DR_MEMBER_TEXT }, { "arguments", DR_MEMBER_OBJECT }, { "id", DR_MEMBER_ANY }, { NULL }
+  };
   const char *execute = dr_json_str(command, "execute", NULL);
 
   if (!dr_request_check(command, members, error))
     return FALSE;
   if (!execute)
     return dr_error_set(error, DR_ERROR_INVALID, "a QMP command is an object with \"execute\"");
-  return is_allowed(execute, name, error) && (!g_str_equal(execute, "human-monitor-command") ||
-                                              line_is_allowed(dr_json_obj(command, "arguments"), name, error));
+  return is_allowed(execute, name, error) &&
+         (!g_str_equal(execute, "human-monitor-command") ||
+          line_is_allowed(dr_json_obj(command, "arguments"), name, error));
 }
 
 JsonObject *
@@ -357,8 +360,8 @@ dr_service_qmp(DrService *service, const char *name, JsonObject *command, GError
   qmp = dr_vm_take(vm, "drover qmp", LEASE_MS, error);
   if (!qmp)
     return NULL;
-  answer = dr_qmp_call(qmp, dr_json_str(command, "execute", NULL), arguments ? json_object_ref(arguments) : NULL,
-                       DR_QMP_TIMEOUT_MS, error);
+  answer = dr_qmp_call(qmp, dr_json_str(command, "execute", NULL),
+                       arguments ? json_object_ref(arguments) : NULL, DR_QMP_TIMEOUT_MS, error);
   dr_vm_give(vm, qmp);
   if (!answer)
     return NULL;
@@ -447,9 +450,11 @@ can_see_the_button(DrVm *vm, GError **error)
 
   if (!status || g_str_equal(status, "running") || g_str_equal(status, "shutdown"))
     return status != NULL;
-  dr_error_set(error, DR_ERROR_REFUSED, "the guest of VM '%s' cannot power down: it is %s", dr_vm_name(vm), status);
-  return dr_error_remedy(error, "let it run first (drover resume %s), or pull the plug: drover stop %s --force", dr_vm_name(vm),
-                         dr_vm_name(vm));
+  dr_error_set(error, DR_ERROR_REFUSED, "the guest of VM '%s' cannot power down: it is %s", dr_vm_name(vm),
+               status);
+  return dr_error_remedy(error,
+                         "let it run first (drover resume %s), or pull the plug: drover stop %s --force",
+                         dr_vm_name(vm), dr_vm_name(vm));
 }
 
 static gboolean
@@ -473,9 +478,10 @@ stop_gently(DrVm *vm, const DrProcId *id, gint64 seconds, GError **error)
     if (wait_end(id, MIN(deadline, dr_deadline_in(LOOK_MS))))
       return TRUE;
   } while (!dr_deadline_passed(deadline));
-  dr_error_set(error, DR_ERROR_TIMEOUT, "the guest of VM '%s' was asked to power down and has not in %d s", dr_vm_name(vm),
-               (int)seconds);
-  return dr_error_remedy(error, "wait longer (--timeout), or pull the plug: drover stop %s --force", dr_vm_name(vm));
+  dr_error_set(error, DR_ERROR_TIMEOUT, "the guest of VM '%s' was asked to power down and has not in %d s",
+               dr_vm_name(vm), (int)seconds);
+  return dr_error_remedy(error, "wait longer (--timeout), or pull the plug: drover stop %s --force",
+                         dr_vm_name(vm));
 }
 
 static gboolean
@@ -489,7 +495,8 @@ stop_claimed(DrVm *vm, JsonObject *request, GError **error)
   dr_vm_lock(vm);
   id = dr_vm_record(vm)->id;
   dr_vm_unlock(vm);
-  return dr_json_bool(request, "force", FALSE) ? stop_by_force(vm, &id, error) : stop_gently(vm, &id, seconds, error);
+  return dr_json_bool(request, "force", FALSE) ? stop_by_force(vm, &id, error)
+                                               : stop_gently(vm, &id, seconds, error);
 }
 
 JsonObject *
@@ -546,7 +553,8 @@ forget_claimed(DrService *service, DrVm *vm, gboolean force, GError **error)
   gboolean lives = dr_vm_check(vm);
 
   if (lives && !dr_vm_record(vm)->borrowed && !force) {
-    dr_error_set(error, DR_ERROR_REFUSED, "VM '%s' runs, and would run on without anybody to look after it", name);
+    dr_error_set(error, DR_ERROR_REFUSED, "VM '%s' runs, and would run on without anybody to look after it",
+                 name);
     return dr_error_remedy(error, "stop it first (drover stop %s), or forget it all the same: --force", name);
   }
   if (!dr_store_drop_vm(service->host->store, name, error))

@@ -201,8 +201,9 @@ remove_netdevs(DrApply *a, GError **error)
 static gboolean
 is_unnamed_chardev(const char *label)
 {
-  static const char *const numbered[] = { "compat_monitor", "serial",    "parallel",    "virtcon", "debugcon",
-                                          "gdb",            "usbserial", "sclpconsole", "gdbstub" };
+  static const char *const numbered[] = { "compat_monitor", "serial",      "parallel",
+                                          "virtcon",        "debugcon",    "gdb",
+                                          "usbserial",      "sclpconsole", "gdbstub" };
 
   /* The rewriter's own; guest forwards of user networks, with their address; what lies below a multiplexer. */
   if (g_str_has_prefix(label, "drover-") || g_str_has_prefix(label, "guestfwd.") ||

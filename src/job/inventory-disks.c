@@ -171,9 +171,11 @@ add_plugged_drive(DrApply *a, const char *backend, JsonObject *entry)
   g_autofree char *head = g_strdup_printf("if=none,id=%s", backend);
 
   dr_drive_add(a, head, backend, entry);
-  dr_findings_add(a->findings, DR_FINDING_NOTE, "drive-added", NULL,
-                  "drive '%s' was added at run time; its werror=, rerror=, aio=, discard= and locking= cannot be read "
-                  "and are the defaults", backend);
+  dr_findings_add(
+      a->findings, DR_FINDING_NOTE, "drive-added", NULL,
+      "drive '%s' was added at run time; its werror=, rerror=, aio=, discard= and locking= cannot be read "
+      "and are the defaults",
+      backend);
 }
 
 /* What `drive=` has to say; NULL: nothing, it is empty. FALSE with a blocker. */
@@ -294,10 +296,10 @@ apply_rest(DrApply *a)
       continue;
     if (*backend && (!qdev || g_str_has_prefix(qdev, "/machine/unattached/")))
       head = dr_drive_head_of_default(a->inventory, backend);
-    if (!head && *backend && !qdev)
-      head = g_strdup_printf("if=none,id=%s", backend);
     if (head)
       dr_drive_add(a, head, backend, entry);
+    else if (*backend && !qdev)
+      add_plugged_drive(a, backend, entry);
     else
       dr_apply_block(
           a, "disk",

@@ -61,7 +61,7 @@ void dr_inventory_check_files(const DrInventory *inventory, pid_t pid, const cha
 
 /* What the guest could see that differs between a source and the destination that was built for it (blockers), for
  * machine, CPU type and features, memory, PCI tree, devices and their properties, NICs and MACs, disks and the files
- * behind them. `after` may have more CPU features than `before`: a warning; fewer: a blocker. */
+ * behind them (by name, or by inode where both are here). `after` may have more CPU features than `before`: a warning; fewer: a blocker. */
 void dr_inventory_compare(const DrInventory *before, const DrInventory *after, DrFindings *findings);
 
 /* Things in the guest that no migration can carry or that a second QEMU on this host cannot have, from its devices and

@@ -13,7 +13,8 @@ check_user(DrPreflight *p, pid_t pid)
   struct stat st;
 
   if (stat(path, &st) == 0 && st.st_uid != geteuid())
-    dr_findings_add(p->findings, DR_FINDING_BLOCKER, "user", "run a droverd as that user, and adopt the VM there",
+    dr_findings_add(p->findings, DR_FINDING_BLOCKER, "user",
+                    "run a droverd as that user, and adopt the VM there",
                     "the VM's QEMU runs as user %u, and a new one would run as %u", st.st_uid, geteuid());
 }
 
@@ -53,7 +54,8 @@ check_copied_onto_itself(DrPreflight *p)
     if (ram->kind == DR_RAM_SHARED_FILE)
       dr_findings_add(p->findings, DR_FINDING_BLOCKER, "ram-file",
                       "use --memory auto; a VM whose RAM is all on shared files is handed over",
-                      "RAM block '%s' is a shared file of the VM's own, which cannot be copied onto itself", ram->id);
+                      "RAM block '%s' is a shared file of the VM's own, which cannot be copied onto itself",
+                      ram->id);
   }
 }
 
@@ -68,7 +70,8 @@ check_memory_devices(DrPreflight *p)
     if (driver && (g_str_equal(driver, "nvdimm") || g_str_has_prefix(driver, "virtio-pmem")))
       dr_findings_add(p->findings, DR_FINDING_BLOCKER, "nvdimm",
                       "start the VM with all of its RAM and the device on shared files (share=on)",
-                      "device '%s' keeps its content in a file, which a copy of RAM would detach it from", driver);
+                      "device '%s' keeps its content in a file, which a copy of RAM would detach it from",
+                      driver);
   }
 }
 

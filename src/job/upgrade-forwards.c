@@ -45,8 +45,9 @@ dr_upgrade_forwards(DrUpgrade *u)
   for (guint i = 0; i < forwards->len; i++) {
     const DrForward *forward = forwards->pdata[i];
 
-    json_array_add_object_element(array, dr_json("{'netdev': <%s>, 'add': <%s>, 'nth': <%x>}", forward->netdev, forward->add,
-                                                 (gint64)index_of(unnamed, forward->netdev)));
+    json_array_add_object_element(array,
+                                  dr_json("{'netdev': <%s>, 'add': <%s>, 'nth': <%x>}", forward->netdev,
+                                          forward->add, (gint64)index_of(unnamed, forward->netdev)));
   }
   return array;
 }
@@ -77,7 +78,8 @@ dr_upgrade_add_forwards(DrUpgrade *u, DrFindings *findings)
     const char *rule = dr_json_str(forward, "add", "");
     gint64 nth = dr_json_int(forward, "nth", -1);
     gboolean is_unnamed = nth >= 0 && nth < (gint64)g_strv_length(unnamed);
-    g_autofree char *why = add_one(u->dest, is_unnamed ? unnamed[nth] : dr_json_str(forward, "netdev", ""), rule);
+    g_autofree char *why =
+        add_one(u->dest, is_unnamed ? unnamed[nth] : dr_json_str(forward, "netdev", ""), rule);
 
     if (!why)
       continue;

@@ -44,7 +44,7 @@ typedef struct {
   gboolean watched;        /* we have listened to the destination without a gap since before it could run */
   gboolean chosen;         /* the mark is written: what the file says to a recovery */
   gboolean postcopy_begun; /* pages may have left the source for good */
-  gboolean starved;       /* the destination lacks pages that nobody has any more */
+  gboolean starved;        /* the destination lacks pages that nobody has any more */
   gboolean waited;         /* for a QEMU that does not answer: the VM's note says so */
   DrTapGuard *guard;
   GArray *fds, *numbers;                   /* of int: what the destination is handed; closed at the end */

@@ -14,6 +14,7 @@
 #include <linux/if_tun.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
+#include <sched.h>
 #include <sys/resource.h>
 #include <time.h>
 
@@ -167,10 +168,12 @@ watch(gpointer data)
   DrTapGuard *guard = data;
   DrDeadline slow = dr_deadline_in(FAST_MS);
 
-  /* The kernel may else wake us 50 us late, to save power, or milliseconds late, on a busy machine. Both are of this
-   * thread alone; without the right to the second one it works a little worse. */
+  /* The kernel may else wake us 50 us late, to save power, or milliseconds late, on a busy machine. All are of this
+   * thread alone; without the right to the latter two it works a little worse. */
   prctl(PR_SET_TIMERSLACK, 1);
-  setpriority(PRIO_PROCESS, 0, -20);
+  if (sched_setscheduler(0, SCHED_FIFO | SCHED_RESET_ON_FORK, &(struct sched_param){ .sched_priority = 1 }) <
+      0)
+    setpriority(PRIO_PROCESS, 0, -20);
   for (guint i = 0; !g_atomic_int_get(&guard->stopping); i++) {
     struct timespec pause = { .tv_nsec = dr_deadline_passed(slow) ? SLOW_NS : FAST_NS };
 

@@ -442,7 +442,8 @@ dr_vm_attach(DrVm *vm)
   if (g_str_equal(record->state, "stopped"))
     return;
   if (record->id.pid == 0 && find_process(record))
-    g_message("VM '%s': an earlier droverd was ended while it started, and it runs (pid %d)", record->name, record->id.pid);
+    g_message("VM '%s': an earlier droverd was ended while it started, and it runs (pid %d)", record->name,
+              record->id.pid);
   if (!dr_vm_check(vm) || !dr_vm_watch(vm, &error)) {
     g_message("VM '%s' %s while droverd was away", record->name,
               record->exit_text ? record->exit_text : "ended");

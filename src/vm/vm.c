@@ -28,7 +28,7 @@ struct DrVm {
   DrConsole *console;
   gint64 job;        /* 0: none; DR_VM_ENDING */
   gboolean detached; /* it is no VM of ours any more */
-  gboolean unsaved; /* the last attempt to write the record failed */
+  gboolean unsaved;  /* the last attempt to write the record failed */
 };
 
 DrVm *
@@ -382,7 +382,8 @@ is_free_locked(DrVm *vm, GError **error)
     return TRUE;
   if (vm->job == DR_VM_ENDING)
     return dr_error_set(error, DR_ERROR_BUSY, "VM '%s' is being stopped or forgotten", vm->record.name);
-  dr_error_set(error, DR_ERROR_BUSY, "VM '%s' has job %" G_GINT64_FORMAT " under way", vm->record.name, vm->job);
+  dr_error_set(error, DR_ERROR_BUSY, "VM '%s' has job %" G_GINT64_FORMAT " under way", vm->record.name,
+               vm->job);
   return dr_error_remedy(error, "wait for it: drover watch %" G_GINT64_FORMAT, vm->job);
 }
 

@@ -130,7 +130,7 @@ shared    switchover  old      new   old   new          old
 shared    resume      new      new   none  new          none
 shared    commit      new      new   none  new          none
 copy      moving      old      none  old   none         old
-postcopy  postcopy    new      none  old   none         old
+postcopy  postcopy    old      none  old   none         old
 postcopy  switchover  new      none  none  none         none
 postcopy  resume      new      none  none  none         none
 postcopy  commit      new      new   none  new          none
@@ -171,6 +171,9 @@ def hold(scene, row):
     with scene.user_monitor() as monitor:
         monitor.command("migrate-set-parameters", {"max-bandwidth": 4 << 20, "max-postcopy-bandwidth": slow_pages << 20})
         held.let_go()
+        if row.stage == "postcopy":  # entered before the first page moves
+            held.wait(row.stage)
+            return held
         wait_until(lambda: monitor.command("query-migrate").get("ram", {}).get("transferred", 0) > 1 << 20, PATIENT,
                    "pages on their way")
         if row.mode == "copy":

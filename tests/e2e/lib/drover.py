@@ -123,7 +123,7 @@ class Daemon:
 
     def refused(self, *args, code=1, **options):
         """A command that must fail with that exit code; returns its error, {"code","message","remedy"}."""
-        result = self.run(*args, "--json", check=False, **options)
+        result = self.run("--json", *args, check=False, **options)
         assert result.returncode == code, f"exit {result.returncode}, not {code}: {result.stdout} {result.stderr}"
         answer = json.loads(result.stdout)
         return answer["error"]

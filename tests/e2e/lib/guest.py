@@ -38,6 +38,11 @@ def version(binary):
     return tuple(int(part) for part in re.search(r"version (\d+)\.(\d+)\.(\d+)", text).groups())
 
 
+def without_guest(*extra):
+    """A command line with nothing in it but the firmware, for what asks nothing of a guest; up in an instant."""
+    return [qemu(), "-nodefaults", "-display", "none", "-m", "16", "-machine", "pc-q35-7.2", *map(str, extra)]
+
+
 def build():
     """The directory with vmlinuz, initrd.img, cmdline and kvm-boot.img, made when needed."""
     out = BUILD / "guest"
