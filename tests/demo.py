@@ -41,8 +41,9 @@ def say(text=""):
 def command(daemon, *words):
     """Shows a command as a user would type it, runs it, shows what it says."""
     say(bold("$ drover " + " ".join(str(word) for word in words)))
-    result = subprocess.run(daemon.argv(*words), capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL)
-    say("\n".join("  " + line for line in (result.stdout + result.stderr).strip().splitlines()))
+    result = subprocess.run(daemon.argv(*words), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120,
+                            stdin=subprocess.DEVNULL)
+    say("\n".join("  " + line for line in result.stdout.strip().splitlines()))
     if result.returncode:
         sys.exit(f"drover exited with {result.returncode}; droverd said:\n{daemon.log()[-3000:]}")
 

@@ -80,6 +80,20 @@ drop_first(char **words)
   memmove(words, words + 1, g_strv_length(words + 1) * sizeof *words + sizeof *words);
 }
 
+/* For all but `run`, what stands behind "--" are words that may look like options. */
+static void
+take_rest(DrCli *cli)
+{
+  g_autoptr(GStrvBuilder) words = g_strv_builder_new();
+
+  if (!cli->rest || cli->verb->run == dr_cmd_run)
+    return;
+  g_strv_builder_addv(words, (const char **)cli->words);
+  g_strv_builder_addv(words, (const char **)cli->rest);
+  g_strfreev(cli->words);
+  cli->words = g_strv_builder_end(words);
+}
+
 gboolean
 dr_cli_parse(DrCli *cli, int argc, char **argv, const GOptionEntry *entries, int min, int max, GError **error)
 {
@@ -89,10 +103,13 @@ dr_cli_parse(DrCli *cli, int argc, char **argv, const GOptionEntry *entries, int
   cli->words = g_strdupv(argv);
   split_rest(cli, cli->words);
   if (!g_option_context_parse_strv(context, &cli->words, &parse_error)) {
+    /* GOption sets nothing where it fails. */
+    cli->json = g_strv_contains((const char *const *)argv, "--json");
     dr_error_set(error, DR_ERROR_INVALID, "%s: %s", cli->verb->name, parse_error->message);
     return dr_error_remedy(error, "drover help %s shows its options", cli->verb->name);
   }
   drop_first(cli->words);
+  take_rest(cli);
   return check_words(cli, min, max, error);
 }
 

@@ -162,6 +162,7 @@ main(int argc, char **argv)
     printf("drover %s\n", DROVER_VERSION);
     return DR_EXIT_DONE;
   }
+  cli.json = has(argv, MIN(at, argc), "--json", "--json");
   if (at >= argc && !has(argv, argc, "--help", "-h"))
     return no_verb(&cli, NULL);
   if (at >= argc || has(argv, at, "--help", "-h"))

@@ -124,37 +124,60 @@ settle(DrService *service, const char *name, DrVm *vm)
 }
 
 static gboolean
-is_same_process(DrVm *vm, const DrProcId *id)
+is_same(DrVm *vm, const DrProcId *id, const char *qmp)
 {
   DrVmRecord *record = dr_vm_record(vm);
   gboolean same;
 
   dr_vm_lock(vm);
-  same = record->id.pid == id->pid && record->id.start_time == id->start_time &&
-         !g_str_equal(record->state, "stopped");
+  same = (record->id.pid == id->pid && record->id.start_time == id->start_time) ||
+         (qmp && g_strcmp0(record->qmp_path, qmp) == 0);
+  same = same && !g_str_equal(record->state, "stopped");
   dr_vm_unlock(vm);
   return same;
 }
 
-/* One QEMU under two names would be upgraded twice. Looked at before its monitor is, which is ours then and would only seem
- * to be held by somebody else. */
+/* One QEMU under two names would be upgraded twice. `qmp`, nullable: the path of its monitor. */
 static gboolean
-is_new_process(DrService *service, JsonObject *request, GError **error)
+is_new(DrService *service, const DrProcId *id, const char *qmp, GError **error)
 {
   g_autoptr(GPtrArray) vms = all(service);
-  DrProcId id;
 
-  if (!dr_vm_adopt_identify(request, &id))
-    return TRUE; /* the adoption itself will say why */
   for (guint i = 0; i < vms->len; i++) {
-    if (!is_same_process(vms->pdata[i], &id))
+    const char *name = dr_vm_name(vms->pdata[i]);
+
+    if (!is_same(vms->pdata[i], id, qmp))
       continue;
-    dr_error_set(error, DR_ERROR_EXISTS, "pid %d is under drover already, as VM '%s'", id.pid,
-                 dr_vm_name(vms->pdata[i]));
-    return dr_error_remedy(error, "use it under that name, or drop it there first: drover forget %s --force",
-                           dr_vm_name(vms->pdata[i]));
+    dr_error_set(error, DR_ERROR_EXISTS, "pid %d is under drover already, as VM '%s'", dr_vm_record(vms->pdata[i])->id.pid,
+                 name);
+    return dr_error_remedy(error, "use it under that name, or drop it there first: drover forget %s --force", name);
   }
   return TRUE;
+}
+
+/* Before its monitor is looked at, which is ours then and would only seem to be held by somebody else. */
+static gboolean
+is_new_request(DrService *service, JsonObject *request, GError **error)
+{
+  const char *qmp = dr_json_str(request, "qmp", NULL);
+  DrProcId id = { 0 };
+
+  if (!qmp && !dr_proc_identify((pid_t)dr_json_int(request, "pid", 0), &id, NULL))
+    return TRUE; /* the adoption itself will say so */
+  return is_new(service, &id, qmp, error);
+}
+
+static DrVm *
+adopt_new(DrService *service, const char *name, JsonObject *request, GError **error)
+{
+  g_autoptr(DrVm) vm = is_new_request(service, request, error) ? dr_vm_adopt(service->host, request, error) : NULL;
+
+  if (!vm || is_new(service, &dr_vm_record(vm)->id, NULL, error))
+    return g_steal_pointer(&vm);
+  dr_vm_detach(vm);
+  dr_store_drop_vm(service->host->store, name, NULL);
+  dr_host_remove_empty(service->host, name);
+  return NULL;
 }
 
 JsonObject *
@@ -189,7 +212,7 @@ dr_service_adopt(DrService *service, JsonObject *request, GError **error)
   if (!dr_request_check(request, members, error) || !reserve(service, name, error))
     return NULL;
   locker = g_mutex_locker_new(&service->adopting);
-  vm = is_new_process(service, request, error) ? dr_vm_adopt(service->host, request, error) : NULL;
+  vm = adopt_new(service, name, request, error);
   return settle(service, name, vm);
 }
 
@@ -506,6 +529,7 @@ dr_service_stop(DrService *service, const char *name, JsonObject *request, GErro
                                       { "timeout", DR_MEMBER_NUMBER, 1, STOP_MAX_S },
                                       { NULL } };
   g_autoptr(DrVm) vm = dr_request_check(request, members, error) ? find(service, name, error) : NULL;
+  g_autoptr(GError) local = NULL;
   gboolean done;
 
   /* No job may begin meanwhile: it would put another process in the place of the one that is being ended. */

@@ -251,9 +251,11 @@ static gboolean
 source_is_whole(DrUpgrade *u)
 {
   g_autoptr(JsonObject) info = NULL;
+  g_autofree char *state = u->postcopy_begun ? run_state(u->source) : NULL;
   const char *status;
 
-  if (!u->postcopy_begun)
+  /* It stands still in post-copy. (Its migration status may still be that of its own coming, one upgrade ago.) */
+  if (!state || g_str_equal(state, "running") || g_str_equal(state, "paused"))
     return TRUE;
   info = dr_qmp_call_object(u->source, "query-migrate", NULL, NULL);
   status = info ? dr_json_str(info, "status", "none") : "unknown";
@@ -284,18 +286,20 @@ take_back(DrUpgrade *u, GError **ret_reason)
 static DrWhere
 lost_destination(DrUpgrade *u, GError **ret_reason)
 {
+  if (u->starved)
+    return nowhere(u, ret_reason, "the old QEMU ended during post-copy, with a part of the guest's memory");
   if (dr_upgrade_never_ran(u))
     return take_back(u, ret_reason);
   return nowhere(u, ret_reason, "the new QEMU ended after it had been told to run");
 }
 
-/* Its monitor was closed. FALSE: because it has ended. */
+/* Its monitor was closed, or is silent. FALSE: because it has ended, or is as good as that. */
 static gboolean
 dest_is_back(DrUpgrade *u)
 {
   DrReach dest;
 
-  while ((dest = dr_upgrade_reach_dest(u)) == DR_REACH_MUTE)
+  while ((dest = dr_upgrade_reach_dest(u)) == DR_REACH_MUTE && !dr_upgrade_is_starved(u))
     dr_upgrade_wait_for_word(u, &u->dest_id, "the new QEMU's monitor does not answer");
   return dest == DR_REACH_TALKS;
 }
@@ -330,7 +334,7 @@ on_to_destination(DrUpgrade *u, GError **ret_reason)
     dr_upgrade_note_resume(u);
     if (u->plan.was_running ? !waits_for_cont(state) : destination_is_complete(u))
       return DR_ON_DESTINATION;
-    if (dr_qmp_closed(u->dest) && !dest_is_back(u))
+    if ((dr_qmp_closed(u->dest) || g_str_equal(state, "unknown")) && !dest_is_back(u))
       return lost_destination(u, ret_reason);
     g_clear_error(&last);
     if (u->plan.was_running)
@@ -367,13 +371,12 @@ finish_postcopy(DrUpgrade *u, GError **ret_reason)
 
     if (u->source && dr_upgrade_wait_postcopy(u, &error))
       return DR_ON_DESTINATION;
+    if (dr_upgrade_reach_source(u) == DR_REACH_GONE) {
+      u->starved = !dest_is_back(u) || !destination_completes(u);
+      return u->starved ? lost_destination(u, ret_reason) : DR_ON_DESTINATION;
+    }
     if (dr_upgrade_reach_dest(u) == DR_REACH_GONE)
       return nowhere(u, ret_reason, "the new QEMU ended during post-copy, with a part of the guest's memory");
-    if (dr_upgrade_reach_source(u) == DR_REACH_GONE)
-      return destination_completes(u)
-                 ? DR_ON_DESTINATION
-                 : nowhere(u, ret_reason,
-                           "the old QEMU ended during post-copy, with a part of the guest's memory");
     dr_upgrade_wait_for_word(u, &u->plan.source,
                              error ? error->message : "the old QEMU's monitor does not answer");
   }
@@ -466,7 +469,7 @@ ask_both(DrUpgrade *u)
     DrReach dest = dr_upgrade_reach_dest(u);
     const DrProcId *missing = missing_word(u, source, dest);
 
-    if (!missing)
+    if (!missing || (missing == &u->dest_id && dr_upgrade_is_starved(u)))
       return;
     dr_upgrade_wait_for_word(u, missing,
                              missing == &u->dest_id ? "the new QEMU's monitor does not answer"
@@ -480,6 +483,8 @@ dr_upgrade_settle(DrUpgrade *u, GError **ret_reason)
   if (u->guard)
     dr_tap_guard_stop(u->guard);
   ask_both(u);
+  if (u->starved)
+    return lost_destination(u, ret_reason);
   if (dr_upgrade_is_chosen(u))
     return chosen(u, ret_reason);
   return u->source ? undecided(u, ret_reason) : without_source(u, ret_reason);

@@ -12,9 +12,9 @@
 #include <errno.h>
 #include <net/if.h>
 #include <linux/if_tun.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/prctl.h>
-#include <sched.h>
 #include <sys/resource.h>
 #include <time.h>
 

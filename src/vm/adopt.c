@@ -143,28 +143,20 @@ connect_any(DrVmRecord *record, GError **error)
 }
 
 static DrQmp *
-by_pid(DrVmRecord *record, pid_t pid, GError **error)
+by_pid(DrVmRecord *record, GError **error)
 {
-  if (!dr_proc_identify(pid, &record->id, error))
-    return NULL;
-  record->argv_given = dr_proc_cmdline(pid, error);
+  record->argv_given = dr_proc_cmdline(record->id.pid, error);
   if (!record->argv_given || !words_are_utf8(record, error) || !looks_like_qemu(record, error))
     return NULL;
   g_clear_pointer(&record->argv_given, g_strfreev);
   return read_process(record, error) ? connect_any(record, error) : NULL;
 }
 
-static DrQmp *
+static gboolean
 by_socket(DrVmRecord *record, const char *path, GError **error)
 {
-  g_autoptr(DrQmp) qmp = dr_qmp_connect(path, FALSE, dr_deadline_in(CONNECT_MS), error);
-
-  if (!qmp)
-    return NULL;
   record->qmp_path = g_strdup(path);
-  if (!dr_proc_identify(dr_qmp_peer_pid(qmp), &record->id, error) || !read_process(record, error))
-    return NULL;
-  return looks_like_qemu(record, error) ? g_steal_pointer(&qmp) : NULL;
+  return read_process(record, error) && looks_like_qemu(record, error);
 }
 
 /* The process behind the monitor must be the one whose command line was read, or the two would be mixed up. */
@@ -249,37 +241,40 @@ complete(DrVm *vm, DrQmp *qmp, GError **error)
          dr_vm_watch(vm, error);
 }
 
-static DrQmp *
-connect_to(DrVmRecord *record, JsonObject *request, GError **error)
+/* Its command line is not the VM's, and what the VM is was lost. */
+static gboolean
+is_not_drovers(const DrVmRecord *record, GError **error)
 {
-  const char *socket = dr_json_str(request, "qmp", NULL);
-  gint64 pid = dr_json_int(request, "pid", 0);
-  DrQmp *qmp;
+  g_autoptr(DrArgv) argv = dr_argv_parse((const char *const *)record->argv_given, NULL);
 
-  if (!socket && (pid <= 0 || pid > G_MAXINT)) {
-    dr_error_set(error, DR_ERROR_INVALID, "%" G_GINT64_FORMAT " is no pid", pid);
-    return NULL;
-  }
-  if (socket && !g_path_is_absolute(socket)) {
-    dr_error_set(error, DR_ERROR_INVALID, "the QMP socket '%s' is not an absolute path", socket);
-    return NULL;
-  }
-  qmp = socket ? by_socket(record, socket, error) : by_pid(record, (pid_t)pid, error);
+  if (!argv || !dr_argv_find_id(argv, "chardev", "drover-qmp"))
+    return TRUE;
+  dr_error_set(error, DR_ERROR_UNSUPPORTED, "pid %d was started by a drover whose record of it is not here", record->id.pid);
+  return dr_error_remedy(error, "start droverd with the --state-dir and --run-dir that it had then");
+}
+
+/* A QEMU that somebody else started. `qmp`, consumed: the monitor, where it was named (`socket`). */
+static gboolean
+take_over(DrVm *vm, DrQmp *qmp, const char *socket, GError **error)
+{
+  DrVmRecord *record = dr_vm_record(vm);
+
   if (!qmp)
-    dr_error_not_the_words(error);
-  return qmp;
+    qmp = by_pid(record, error);
+  else if (!by_socket(record, socket, error))
+    g_clear_pointer(&qmp, dr_qmp_free);
+  if (!qmp)
+    return FALSE;
+  if (!is_not_drovers(record, error) || !complete(vm, qmp, error)) {
+    dr_qmp_free(qmp);
+    return FALSE;
+  }
+  dr_vm_refresh(vm, qmp);
+  dr_vm_give(vm, qmp);
+  return TRUE;
 }
 
-gboolean
-dr_vm_adopt_identify(JsonObject *request, DrProcId *ret_id)
-{
-  const char *socket = dr_json_str(request, "qmp", NULL);
-  gint64 pid = socket ? dr_qmp_listener(socket) : dr_json_int(request, "pid", 0);
-
-  return pid > 0 && dr_proc_identify((pid_t)pid, ret_id, NULL);
-}
-
-/* A QEMU that drover had before: it is all as it was, under the name that is wanted now. */
+/* A QEMU that drover had before: all is as it was, under the name that is wanted now. */
 static gboolean
 take_up(DrVm *vm, JsonObject *kept, GError **error)
 {
@@ -299,30 +294,35 @@ take_up(DrVm *vm, JsonObject *kept, GError **error)
   return dr_vm_save(vm, error);
 }
 
-/* Its command line is not the VM's, and what the VM is was lost. */
+/* Connects to a socket once only: a second connection might not find room in its queue. */
 static gboolean
-is_not_drovers(const DrVmRecord *record, GError **error)
+adopt_it(DrVm *vm, pid_t pid, const char *socket, GError **error)
 {
-  g_autoptr(DrArgv) argv = dr_argv_parse((const char *const *)record->argv_given, NULL);
+  g_autoptr(DrQmp) qmp = socket ? dr_qmp_connect(socket, FALSE, dr_deadline_in(CONNECT_MS), error) : NULL;
+  g_autoptr(JsonObject) kept = NULL;
+  DrVmRecord *record = dr_vm_record(vm);
 
-  if (!argv || !dr_argv_find_id(argv, "chardev", "drover-qmp"))
-    return TRUE;
-  dr_error_set(error, DR_ERROR_UNSUPPORTED, "pid %d was started by a drover whose record of it is not here",
-               record->id.pid);
-  return dr_error_remedy(error, "start droverd with the --state-dir and --run-dir that it had then");
+  if ((socket && !qmp) || !dr_proc_identify(qmp ? dr_qmp_peer_pid(qmp) : pid, &record->id, error))
+    return FALSE;
+  kept = dr_vm_record_find(dr_vm_host(vm), &record->id);
+  if (!kept)
+    return take_over(vm, g_steal_pointer(&qmp), socket, error);
+  g_clear_pointer(&qmp, dr_qmp_free); /* the record says which monitor is drover's */
+  return take_up(vm, kept, error);
 }
 
 static gboolean
-take_over(DrVm *vm, JsonObject *request, GError **error)
+check_request(JsonObject *request, GError **error)
 {
-  DrQmp *qmp = connect_to(dr_vm_record(vm), request, error);
+  const char *socket = dr_json_str(request, "qmp", NULL);
+  gint64 pid = dr_json_int(request, "pid", 0);
 
-  if (!qmp || !is_not_drovers(dr_vm_record(vm), error) || !complete(vm, qmp, error)) {
-    dr_qmp_free(qmp);
-    return FALSE;
-  }
-  dr_vm_refresh(vm, qmp);
-  dr_vm_give(vm, qmp);
+  if (!socket == !json_object_has_member(request, "pid"))
+    return dr_error_set(error, DR_ERROR_INVALID, "name it by its pid or by its QMP socket, one of them");
+  if (!socket && (pid <= 0 || pid > G_MAXINT))
+    return dr_error_set(error, DR_ERROR_INVALID, "%" G_GINT64_FORMAT " is no pid", pid);
+  if (socket && !g_path_is_absolute(socket))
+    return dr_error_set(error, DR_ERROR_INVALID, "the QMP socket '%s' is not an absolute path", socket);
   return TRUE;
 }
 
@@ -330,24 +330,19 @@ DrVm *
 dr_vm_adopt(DrHost *host, JsonObject *request, GError **error)
 {
   const char *name = dr_json_str(request, "name", NULL);
-  g_autoptr(JsonObject) kept = NULL;
   g_autoptr(DrVm) vm = NULL;
-  DrProcId id;
 
   if (!dr_vm_check_name(name, error))
     return NULL;
-  if (!dr_json_str(request, "qmp", NULL) == !json_object_has_member(request, "pid")) {
-    dr_error_set(error, DR_ERROR_INVALID, "adopt '%s' by its pid or by its QMP socket, one of them", name);
-    return NULL;
-  }
   vm = dr_vm_new(host, name);
-  if (dr_vm_adopt_identify(request, &id))
-    kept = dr_vm_record_find(host, &id);
-  if (kept ? take_up(vm, kept, error) : take_over(vm, request, error))
-    return g_steal_pointer(&vm);
+  if (check_request(request, error)) {
+    if (adopt_it(vm, (pid_t)dr_json_int(request, "pid", 0), dr_json_str(request, "qmp", NULL), error))
+      return g_steal_pointer(&vm);
+    dr_error_not_the_words(error);
+    dr_vm_detach(vm);
+    dr_store_drop_vm(host->store, name, NULL);
+    dr_host_remove_empty(host, name);
+  }
   g_prefix_error(error, "cannot adopt '%s': ", name);
-  dr_vm_detach(vm);
-  dr_store_drop_vm(host->store, name, NULL);
-  dr_host_remove_empty(host, name);
   return NULL;
 }

@@ -9,8 +9,5 @@ DrVm *dr_vm_run(DrHost *host, JsonObject *request, GError **error);
 /* Takes over a QEMU that runs: {"name","pid"} or {"name","qmp"}. It is not touched. (transfer full) */
 DrVm *dr_vm_adopt(DrHost *host, JsonObject *request, GError **error);
 
-/* The process that such a request means, whether its monitor answers or not. FALSE: there is none. */
-gboolean dr_vm_adopt_identify(JsonObject *request, DrProcId *ret_id);
-
 /* At droverd's start: watches a VM of the state file again, or notes that it has ended. */
 void dr_vm_attach(DrVm *vm);

@@ -36,9 +36,10 @@ def bystander(daemon):
 
 
 def processes_of(daemon):
-    """Whatever has the daemon's directories on its command line: QEMUs, keepers, droverd."""
-    return {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and str(daemon.dir).encode() in
-            words_of(entry.name)}
+    """Whatever has the daemon's directories on its command line, QEMUs and keepers, but for droverd itself."""
+    found = {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit() and str(daemon.dir).encode() in
+             words_of(entry.name)}
+    return found - {daemon.process.pid}
 
 
 def words_of(pid):
@@ -267,17 +268,10 @@ def test_a_qmp_socket_that_is_none_is_refused(daemon, tmp_path, case):
 
 
 def talk(listener, text):
-    """To both that connect: who looks whose socket it is, and who wants to speak QMP."""
-    for _ in range(3):
-        client, _ = listener.accept()
-        with client:
-            try:
-                client.sendall(text)
-                if client.recv(1000) == b"":
-                    continue
-            except (BrokenPipeError, ConnectionResetError):
-                continue
-            return
+    client, _ = listener.accept()
+    with client:
+        client.sendall(text)
+        client.recv(1000)
 
 
 def test_a_qmp_socket_that_somebody_else_holds_is_refused_until_it_is_free(daemon, qemu):
@@ -454,8 +448,7 @@ def test_names_that_are_unknown_are_named_and_the_others_are_served(daemon):
     names(daemon.refused("upgrade", "bystander", "bystander", code=2), "'bystander' is named twice", remedy=False)
     for verb in ("job", "watch", "cancel"):
         for odd in ("999999", "0", "-1", "web1", "9" * 40):
-            assert daemon.run(verb, f"--json", "--", odd, check=False).returncode in (1, 2)
-        names(daemon.refused(verb, "999999"), "999999")
+            names(daemon.refused(verb, "--", odd), odd)
 
 
 def test_a_name_of_100_kb_is_not_sent(daemon):
@@ -550,7 +543,7 @@ REQUESTS = [
     ("GET", "/v1/jobs/odd", b"", 404, "'odd'"), ("GET", "/v1/jobs/-1", b"", 404, "'-1'"),
     ("GET", "/v1/jobs/99999999999999999999", b"", 404, "'99999999999999999999'"),
     ("POST", "/v1/jobs/999999/cancel", b"", 404, "999999"), ("GET", "/v1/events?job=999999", b"", 404, "999999"),
-    ("GET", "/v1/vms/bystander/console", b"", 422, "no console"),
+    ("GET", "/v1/vms/bystander/console", b"", 426, "WebSocket"),
 ]
 
 
