@@ -537,7 +537,8 @@ dr_service_stop(DrService *service, const char *name, JsonObject *request, GErro
     return NULL;
   done = stop_claimed(vm, request, error);
   dr_vm_check(vm);
-  done = dr_vm_save(vm, done ? error : NULL) && done;
+  if (!dr_vm_save(vm, &local)) /* where it has ended, it has: the next droverd will see it, too */
+    g_warning("%s", local->message);
   dr_vm_release(vm);
   return done ? dr_vm_json(vm, FALSE) : NULL;
 }

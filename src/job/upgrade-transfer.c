@@ -8,7 +8,6 @@
 #include <sys/stat.h>
 
 #define UNLIMITED (100ll << 30) /* bytes/s: between two processes of one host nothing is to be spared */
-#define TRICKLE (1ll << 20)     /* bytes/s: until post-copy has begun */
 #define SHARED_MS 60000         /* device state only */
 #define COPY_MS (60 * 60 * 1000)
 #define RESUME_MS 10000 /* loading the device state */
@@ -59,31 +58,17 @@ set_capabilities(DrQmp *qmp, DrMemoryMode mode, gboolean hold, GError **error)
   return dr_qmp_do(qmp, "migrate-set-capabilities", arguments, error);
 }
 
-static gboolean
-set_bandwidth(DrQmp *qmp, gint64 bandwidth, GError **error)
-{
-  return dr_qmp_do(qmp, "migrate-set-parameters", dr_json("{'max-bandwidth': <%x>}", bandwidth), error);
-}
-
 gboolean
 dr_upgrade_reset_capabilities(DrQmp *qmp, GError **error)
 {
-  return set_capabilities(qmp, DR_MEMORY_COPY, FALSE, error) && set_bandwidth(qmp, UNLIMITED, error);
+  return set_capabilities(qmp, DR_MEMORY_COPY, FALSE, error);
 }
 
 static gboolean
 set_downtime(DrUpgrade *u, gint64 ms, GError **error)
 {
-  return dr_qmp_do(u->source, "migrate-set-parameters", dr_json("{'downtime-limit': <%x>}", ms), error);
-}
-
-/* What is sent before post-copy begins is not released, and would be a second chunk of memory: the journal is written in that
- * time, which can take as long as all of RAM. Post-copy itself has a limit of its own (max-postcopy-bandwidth: none). */
-static gboolean
-set_speed(DrUpgrade *u, GError **error)
-{
-  return set_bandwidth(u->source, u->plan.mode == DR_MEMORY_POSTCOPY ? TRICKLE : UNLIMITED, error) &&
-         set_downtime(u, DOWNTIME_MS, error);
+  return dr_qmp_do(u->source, "migrate-set-parameters",
+                   dr_json("{'max-bandwidth': <%x>, 'downtime-limit': <%x>}", (gint64)UNLIMITED, ms), error);
 }
 
 static gboolean
@@ -93,7 +78,7 @@ prepare(DrUpgrade *u, GError **error)
   gboolean hold = u->many_queues || u->plan.mode == DR_MEMORY_COPY;
 
   return set_capabilities(u->source, u->plan.mode, hold, error) &&
-         set_capabilities(u->dest, u->plan.mode, hold, error) && set_speed(u, error) &&
+         set_capabilities(u->dest, u->plan.mode, hold, error) && set_downtime(u, DOWNTIME_MS, error) &&
          dr_qmp_do(u->dest, "migrate-incoming", dr_json("{'uri': <%s>}", uri), error);
 }
 

@@ -275,9 +275,14 @@ tell_why(Start *s, const GError *cause, GError **error)
                       "add wait=off to that socket: QEMU goes on only when somebody has connected to it");
     return;
   }
-  ended = g_error_matches(cause, DR_ERROR, DR_ERROR_CLOSED) ? await_exit(record) : NULL;
-  dr_error_set(error, DR_ERROR_UNSUPPORTED, "%s%s%s", cause->message, ended ? ": it " : "",
-               ended ? ended : "");
+  if (!g_error_matches(cause, DR_ERROR, DR_ERROR_CLOSED) &&
+      !g_error_matches(cause, DR_ERROR, DR_ERROR_NOT_FOUND)) {
+    dr_error_set(error, DR_ERROR_UNSUPPORTED, "%s", cause->message);
+    return;
+  }
+  ended = await_exit(record);
+  dr_error_set(error, DR_ERROR_UNSUPPORTED, "QEMU ended before it was ready, without a word%s%s",
+               ended ? ": it " : "", ended ? ended : "");
 }
 
 static DrQmp *
@@ -293,10 +298,7 @@ connect_it(Start *s, GError **error)
     tell_why(s, local, error);
     return NULL;
   }
-  if (dr_describe_is_process(qmp, &record->id, record->argv_running[0], error))
-    return g_steal_pointer(&qmp);
-  g_prefix_error(error, "cannot run VM '%s': ", record->name);
-  return NULL;
+  return dr_describe_is_process(qmp, &record->id, record->argv_running[0], error) ? g_steal_pointer(&qmp) : NULL;
 }
 
 /* A QEMU that is asked to end removes its sockets itself. */
