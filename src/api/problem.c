@@ -27,7 +27,8 @@ answer(SoupServerMessage *message, guint status, const char *code, const char *d
   char *text;
 
   json_object_set_string_member(problem, "type", "about:blank");
-  json_object_set_string_member(problem, "title", status == 426 ? "Upgrade Required" : soup_status_get_phrase(status));
+  json_object_set_string_member(problem, "title",
+                                status == 426 ? "Upgrade Required" : soup_status_get_phrase(status));
   json_object_set_int_member(problem, "status", status);
   json_object_set_string_member(problem, "detail", detail);
   json_object_set_string_member(problem, "code", code);

@@ -148,9 +148,10 @@ is_new(DrService *service, const DrProcId *id, const char *qmp, GError **error)
 
     if (!is_same(vms->pdata[i], id, qmp))
       continue;
-    dr_error_set(error, DR_ERROR_EXISTS, "pid %d is under drover already, as VM '%s'", dr_vm_record(vms->pdata[i])->id.pid,
-                 name);
-    return dr_error_remedy(error, "use it under that name, or drop it there first: drover forget %s --force", name);
+    dr_error_set(error, DR_ERROR_EXISTS, "pid %d is under drover already, as VM '%s'",
+                 dr_vm_record(vms->pdata[i])->id.pid, name);
+    return dr_error_remedy(error, "use it under that name, or drop it there first: drover forget %s --force",
+                           name);
   }
   return TRUE;
 }
@@ -170,7 +171,8 @@ is_new_request(DrService *service, JsonObject *request, GError **error)
 static DrVm *
 adopt_new(DrService *service, const char *name, JsonObject *request, GError **error)
 {
-  g_autoptr(DrVm) vm = is_new_request(service, request, error) ? dr_vm_adopt(service->host, request, error) : NULL;
+  g_autoptr(DrVm) vm =
+      is_new_request(service, request, error) ? dr_vm_adopt(service->host, request, error) : NULL;
 
   if (!vm || is_new(service, &dr_vm_record(vm)->id, NULL, error))
     return g_steal_pointer(&vm);

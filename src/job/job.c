@@ -30,6 +30,7 @@ struct DrJob {
   int cancel_fd;
   gboolean cancelled, no_return, finished;
   char *state, *stage;
+  char *needed;       /* nullable: see dr_job_remove_at_end() */
   JsonObject *record; /* request, findings, error, result, progress, times: what docs/API.md shows */
   GMutex lock;
 };
@@ -90,6 +91,7 @@ dr_job_unref(DrJob *job)
   g_free(job->kind);
   g_free(job->state);
   g_free(job->stage);
+  g_free(job->needed);
   g_mutex_clear(&job->lock);
   g_free(job);
 }
@@ -312,6 +314,15 @@ dr_job_progress(DrJob *job, gint64 bytes_done, gint64 bytes_total, double rate_m
   publish(job);
 }
 
+void
+dr_job_remove_at_end(DrJob *job, const char *path)
+{
+  g_mutex_lock(&job->lock);
+  g_free(job->needed);
+  job->needed = g_strdup(path);
+  g_mutex_unlock(&job->lock);
+}
+
 static const char *
 end_state(const GError *error)
 {
@@ -348,6 +359,8 @@ write_end(DrJob *job, GError **error)
     return FALSE;
   g_mutex_lock(&job->lock);
   written = dr_store_put_job(job->jobs->host->store, job->id, job->state, job->stage, job->record, error);
+  if (written && job->needed)
+    unlink(job->needed);
   g_mutex_unlock(&job->lock);
   return written;
 }

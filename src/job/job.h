@@ -60,6 +60,9 @@ void dr_job_set_findings(DrJob *job, const DrFindings *findings);
 void dr_job_set_result(DrJob *job, JsonObject *result); /* consumed */
 void dr_job_progress(DrJob *job, gint64 bytes_done, gint64 bytes_total, double rate_mib, gint64 pass);
 
+/* A file that a recovery of this job needs: it is removed once the end of the job is in the state file. */
+void dr_job_remove_at_end(DrJob *job, const char *path);
+
 /* Ends a job that was never run. `error` NULL: succeeded. */
 void dr_job_end(DrJob *job, const GError *error);
 

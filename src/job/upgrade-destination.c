@@ -40,14 +40,6 @@ hand(DrUpgrade *u, int fd, int number)
   return number;
 }
 
-static void
-hand_tap(DrUpgrade *u, int fd, const char *ifname)
-{
-  u->many_queues |= g_ptr_array_find_with_equal_func(u->tap_names, ifname, g_str_equal, NULL);
-  g_array_append_val(u->tap_fds, fd);
-  g_ptr_array_add(u->tap_names, g_strdup(ifname));
-}
-
 static const DrProcFd *
 find_fd(const GPtrArray *open, int number)
 {
@@ -71,7 +63,7 @@ hand_by_number(DrUpgrade *u, const DrNeed *need, const GPtrArray *open, GError *
     return FALSE;
   hand(u, fd, need->fd);
   if (info && info->tap_ifname)
-    hand_tap(u, fd, info->tap_ifname);
+    dr_upgrade_add_tap(u, fd, info->fd, info->tap_ifname);
   return TRUE;
 }
 
@@ -109,7 +101,7 @@ hand_queues(DrUpgrade *u, DrNeed *need, const GPtrArray *open, GError **error)
       return FALSE;
     number = hand(u, fd, -1);
     g_array_append_val(need->numbers, number);
-    hand_tap(u, fd, info->tap_ifname);
+    dr_upgrade_add_tap(u, fd, info->fd, info->tap_ifname);
   }
   if (need->numbers->len)
     return TRUE;
@@ -319,16 +311,6 @@ write_argv(DrUpgrade *u, GArray *ram, GError **error)
 }
 
 static gboolean
-guard_taps(DrUpgrade *u, GError **error)
-{
-  if (u->tap_fds->len == 0)
-    return TRUE;
-  u->guard = dr_tap_guard_new((int *)(void *)u->tap_fds->data, (const char *const *)u->tap_names->pdata,
-                              u->tap_fds->len, error);
-  return u->guard != NULL;
-}
-
-static gboolean
 spawn_it(DrUpgrade *u, GError **error)
 {
   const DrVmRecord *record = dr_vm_record(u->vm);
@@ -377,6 +359,22 @@ await_monitor(DrUpgrade *u, int pidfd, DrDeadline deadline, GError **error)
 }
 
 static gboolean
+tell_failed_start(DrUpgrade *u, GError **error)
+{
+  g_autofree char *status = dr_upgrade_exit_status(u->plan.exit_path, &u->dest_id);
+
+  if (status) {
+    g_clear_error(error);
+    dr_error_set(error, DR_ERROR_CLOSED, "it ended before it was ready: %s", status);
+  }
+  g_prefix_error(error, "cannot start the new QEMU for VM '%s': ", dr_vm_name(u->vm));
+  dr_upgrade_add_log(u, error);
+  if (error && !dr_error_get_remedy(*error))
+    dr_error_remedy(error, "see %s; the guest runs on under its old QEMU", dr_vm_record(u->vm)->log_path);
+  return FALSE;
+}
+
+static gboolean
 connect_it(DrUpgrade *u, GError **error)
 {
   dr_autofd int pidfd = dr_proc_open(&u->dest_id, error); /* it may have ended already */
@@ -385,11 +383,8 @@ connect_it(DrUpgrade *u, GError **error)
   if (pidfd >= 0 && !await_monitor(u, pidfd, deadline, error))
     return FALSE;
   u->dest = pidfd < 0 ? NULL : dr_qmp_await(u->plan.qmp_path, pidfd, deadline, error);
-  if (!u->dest || !dr_describe_is_process(u->dest, &u->dest_id, u->plan.argv[0], error)) {
-    g_prefix_error(error, "cannot start the new QEMU for VM '%s': ", dr_vm_name(u->vm));
-    dr_upgrade_add_log(u, error);
-    return FALSE;
-  }
+  if (!u->dest || !dr_describe_is_process(u->dest, &u->dest_id, u->plan.argv[0], error))
+    return tell_failed_start(u, error);
   u->watched = TRUE;
   dr_qmp_set_cancel_fd(u->dest, dr_job_cancel_fd(u->job));
   u->plan.version = g_strdup(dr_qmp_version(u->dest));
@@ -405,12 +400,12 @@ dr_upgrade_start_destination(DrUpgrade *u, GError **error)
   u->plan.mode = u->pre->mode;
   u->plan.was_running = u->pre->was_running;
   if (!name_paths(u, error) || !hand_needs(u, error) || !plan_ram(u, ram, error) ||
-      !write_argv(u, ram, error))
+      !write_argv(u, ram, error) || !dr_upgrade_guard_taps(u, error))
     return FALSE;
   if (!dr_job_enter(u->job, DR_STAGE_START, dr_upgrade_plan_write(&u->plan), error))
     return FALSE;
   u->memory_before = dr_upgrade_memory(u);
-  if (!guard_taps(u, error) || !spawn_it(u, error))
+  if (!spawn_it(u, error))
     return FALSE;
   who = dr_json("{'pid': <%x>, 'start_time': <%x>}", (gint64)u->dest_id.pid, (gint64)u->dest_id.start_time);
   if (!dr_job_enter(u->job, DR_STAGE_VERIFY, who, error) || !connect_it(u, error))

@@ -26,6 +26,7 @@ typedef struct {
   GPtrArray *renames;  /* of DrRename */
   JsonArray *forwards; /* [{"netdev","add","nth"}]: nth of the networks without an id, else -1 */
   JsonArray *vnc;      /* [{"id","host","port"}] */
+  JsonArray *taps;     /* [{"fd","ifname","attached","header","offloads"}] of the source; nullable */
   char *pidfile, *gdb;
 } DrUpgradePlan;
 
@@ -49,6 +50,7 @@ typedef struct {
   DrTapGuard *guard;
   GArray *fds, *numbers;                   /* of int: what the destination is handed; closed at the end */
   GArray *tap_fds;                         /* of int: borrowed from `fds` */
+  GArray *tap_source_fds;                  /* of int: their numbers in the source */
   GPtrArray *tap_names;                    /* of char* */
   gboolean many_queues;                    /* a tap has more than one: see dr_tap_guard_hand_over() */
   GArray *ram_fds;                         /* of int: memfds, owned, for counting their pages */
@@ -100,6 +102,10 @@ void dr_upgrade_note_resume(DrUpgrade *u);
 /* It has ended without having run, for we have listened to it all the time and it never said RESUME (which QEMU says
  * before it lets the first vCPU go: vm_prepare_start()). */
 gboolean dr_upgrade_never_ran(DrUpgrade *u);
+/* FALSE also where that cannot be found out. */
+gboolean dr_upgrade_ends_within(const DrProcId *id, int timeout_ms);
+/* How a process that has ended did so, as its keeper tells ("exited with status 1"); NULL: it lives, or nobody tells. */
+char *dr_upgrade_exit_status(const char *exit_path, const DrProcId *id);
 gboolean dr_upgrade_is_source(const DrUpgrade *u, const DrProcId *id);
 gboolean dr_upgrade_is_dest(const DrUpgrade *u, const DrProcId *id);
 
@@ -118,6 +124,11 @@ gboolean dr_upgrade_is_chosen(const DrUpgrade *u);
 void dr_upgrade_remove_leftovers(DrUpgrade *u);
 /* Removes the exit file of a process that has just ended, once its keeper has written it. */
 void dr_upgrade_remove_exit(const char *exit_path, const DrProcId *id);
+
+/* taps.c */
+void dr_upgrade_add_tap(DrUpgrade *u, int fd, int source_fd, const char *ifname); /* `fd` borrowed */
+gboolean dr_upgrade_guard_taps(DrUpgrade *u, GError **error);                     /* and notes how they are */
+void dr_upgrade_find_taps(DrUpgrade *u); /* in recovery: a guard that knows how they were */
 
 /* forwards.c */
 JsonArray *dr_upgrade_forwards(DrUpgrade *u); /* of the source. (transfer full) */

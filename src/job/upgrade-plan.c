@@ -68,6 +68,8 @@ dr_upgrade_plan_write(const DrUpgradePlan *plan)
   json_object_set_array_member(object, "renames", renames_json(plan->renames));
   json_object_set_array_member(object, "forwards", json_array_ref(plan->forwards));
   json_object_set_array_member(object, "vnc", json_array_ref(plan->vnc));
+  if (plan->taps)
+    json_object_set_array_member(object, "taps", json_array_ref(plan->taps));
   json_object_set_string_member(object, "pidfile", plan->pidfile);
   json_object_set_string_member(object, "gdb", plan->gdb);
   return object;
@@ -108,6 +110,7 @@ dr_upgrade_plan_read(DrUpgradePlan *plan, JsonObject *object)
   plan->renames = renames_read(dr_json_arr(object, "renames"));
   plan->forwards = array_or_empty(object, "forwards");
   plan->vnc = array_or_empty(object, "vnc");
+  plan->taps = array_or_empty(object, "taps");
   plan->pidfile = g_strdup(dr_json_str(object, "pidfile", NULL));
   plan->gdb = g_strdup(dr_json_str(object, "gdb", NULL));
 }
@@ -130,6 +133,7 @@ dr_upgrade_plan_clear(DrUpgradePlan *plan)
   g_clear_pointer(&plan->renames, g_ptr_array_unref);
   g_clear_pointer(&plan->forwards, json_array_unref);
   g_clear_pointer(&plan->vnc, json_array_unref);
+  g_clear_pointer(&plan->taps, json_array_unref);
   g_free(plan->pidfile);
   g_free(plan->gdb);
   *plan = (DrUpgradePlan){ 0 };

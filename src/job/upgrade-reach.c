@@ -6,10 +6,12 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "job/upgrade-internal.h"
+#include "qemu/spawn.h"
 
 #include <poll.h>
 
 #define CONNECT_MS 5000
+#define EXIT_MS 500 /* a keeper writes right after waitpid(2) */
 #define DYING_MS                                                                                             \
   3000 /* between the end of a monitor and that of its process: a large one takes a moment to die */
 #define AGAIN_MS 2000 /* between two questions to one that does not answer */
@@ -32,9 +34,8 @@ dr_upgrade_is_dest(const DrUpgrade *u, const DrProcId *id)
   return same(&u->dest_id, id);
 }
 
-/* FALSE also where that cannot be found out. */
-static gboolean
-ends_within(const DrProcId *id, int timeout_ms)
+gboolean
+dr_upgrade_ends_within(const DrProcId *id, int timeout_ms)
 {
   g_autoptr(GError) error = NULL;
   dr_autofd int fd = id->pid ? dr_proc_open(id, &error) : -1;
@@ -43,6 +44,18 @@ ends_within(const DrProcId *id, int timeout_ms)
   if (fd < 0)
     return !id->pid || g_error_matches(error, DR_ERROR, DR_ERROR_NOT_FOUND);
   return poll(&end, 1, timeout_ms) > 0;
+}
+
+char *
+dr_upgrade_exit_status(const char *exit_path, const DrProcId *id)
+{
+  DrDeadline deadline = dr_deadline_in(EXIT_MS);
+  char *status = NULL;
+
+  while (exit_path && id->pid && !dr_proc_alive(id) && !dr_spawn_read_exit(exit_path, id, &status, NULL) &&
+         !dr_deadline_passed(deadline))
+    g_usleep(1000); /* bounded by the deadline */
+  return status;
 }
 
 static gboolean
@@ -69,7 +82,7 @@ reach(DrUpgrade *u, DrQmp **qmp, const DrProcId *id, const char *path)
     dr_upgrade_note_resume(u); /* all that it said before is there */
   if (closed)
     g_clear_pointer(qmp, dr_qmp_free);
-  if (ends_within(id, *qmp ? 0 : DYING_MS)) {
+  if (dr_upgrade_ends_within(id, *qmp ? 0 : DYING_MS)) {
     g_clear_pointer(qmp, dr_qmp_free);
     return DR_REACH_GONE;
   }
@@ -117,9 +130,10 @@ waits_for_page(pid_t pid)
 gboolean
 dr_upgrade_is_starved(DrUpgrade *u)
 {
-  u->starved = u->starved || (u->postcopy_begun && !u->source && waits_for_page(u->dest_id.pid) &&
-                              ends_within(&u->plan.source, 0) && !ends_within(&u->dest_id, AGAIN_MS) &&
-                              waits_for_page(u->dest_id.pid));
+  u->starved =
+      u->starved || (u->postcopy_begun && !u->source && waits_for_page(u->dest_id.pid) &&
+                     dr_upgrade_ends_within(&u->plan.source, 0) &&
+                     !dr_upgrade_ends_within(&u->dest_id, AGAIN_MS) && waits_for_page(u->dest_id.pid));
   return u->starved;
 }
 
@@ -154,5 +168,5 @@ dr_upgrade_wait_for_word(DrUpgrade *u, const DrProcId *id, const char *why)
     dr_vm_set_state(u->vm, "attention");
     u->waited = TRUE;
   }
-  ends_within(id, AGAIN_MS);
+  dr_upgrade_ends_within(id, AGAIN_MS);
 }

@@ -16,7 +16,6 @@
 #include "job/upgrade-internal.h"
 #include "base/error.h"
 #include "base/fd.h"
-#include "qemu/spawn.h"
 #include "vm/console.h"
 
 #include <errno.h>
@@ -26,7 +25,6 @@
 #define CANCEL_MS 20000
 #define RESUME_MS 30000
 #define LOAD_MS 20000 /* the destination reads what a source that has ended had sent */
-#define EXIT_MS 500   /* a keeper writes right after waitpid(2) */
 
 static char *
 mark_text(const DrUpgrade *u)
@@ -58,12 +56,8 @@ dr_upgrade_choose(DrUpgrade *u, GError **error)
 void
 dr_upgrade_remove_exit(const char *exit_path, const DrProcId *id)
 {
-  DrDeadline deadline = dr_deadline_in(EXIT_MS);
-  g_autofree char *status = NULL;
-
-  while (exit_path && id->pid && !dr_spawn_read_exit(exit_path, id, &status, NULL) &&
-         !dr_deadline_passed(deadline))
-    g_usleep(1000);
+  g_free(
+      dr_upgrade_exit_status(exit_path, id)); /* or its keeper would make the file after we have removed it */
   if (exit_path)
     unlink(exit_path);
 }
@@ -159,21 +153,13 @@ resume_source(DrUpgrade *u, GError **error)
   }
 }
 
-/* Of the QEMU that had the guest: " (the new QEMU exited with status 1)", if its keeper has said so. (transfer full) */
+/* " (the new QEMU exited with status 1)", or "". (transfer full) */
 static char *
 how_it_ended(const char *which, const char *exit_path, const DrProcId *id)
 {
-  DrDeadline deadline = dr_deadline_in(EXIT_MS);
-  g_autofree char *status = NULL;
+  g_autofree char *status = dr_upgrade_exit_status(exit_path, id);
 
-  while (exit_path && id->pid && !dr_proc_alive(id)) {
-    if (dr_spawn_read_exit(exit_path, id, &status, NULL))
-      return g_strdup_printf(" (the %s QEMU %s)", which, status);
-    if (dr_deadline_passed(deadline))
-      break;
-    g_usleep(1000);
-  }
-  return g_strdup("");
+  return status ? g_strdup_printf(" (the %s QEMU %s)", which, status) : g_strdup("");
 }
 
 /* The guest is lost: what is left of it is ended. */

@@ -11,6 +11,7 @@
 
 #define LEASE_MS 10000
 #define CONNECT_MS 5000
+#define DYING_MS 1000
 
 static void
 upgrade_init(DrUpgrade *u, DrJob *job)
@@ -21,6 +22,7 @@ upgrade_init(DrUpgrade *u, DrJob *job)
   u->fds = g_array_new(FALSE, FALSE, sizeof(int));
   u->numbers = g_array_new(FALSE, FALSE, sizeof(int));
   u->tap_fds = g_array_new(FALSE, FALSE, sizeof(int));
+  u->tap_source_fds = g_array_new(FALSE, FALSE, sizeof(int));
   u->tap_names = g_ptr_array_new_with_free_func(g_free);
   u->ram_fds = g_array_new(FALSE, FALSE, sizeof(int));
   u->begun_us = g_get_monotonic_time();
@@ -42,6 +44,7 @@ upgrade_clear(DrUpgrade *u)
   close_all(u->ram_fds);
   g_array_unref(u->numbers);
   g_array_unref(u->tap_fds);
+  g_array_unref(u->tap_source_fds);
   g_ptr_array_unref(u->tap_names);
   g_clear_pointer(&u->source, dr_qmp_free);
   g_clear_pointer(&u->dest, dr_qmp_free);
@@ -163,9 +166,8 @@ commit(DrUpgrade *u, GError **error)
     dr_job_set_findings(u->job, findings);
   dr_job_set_result(u->job, result(u));
   finish(u, DR_ON_DESTINATION, lost);
-  /* A record that could not be written names the old QEMU: what a recovery needs to know better stays. */
-  if (dr_vm_is_saved(u->vm))
-    unlink(u->plan.mark_path);
+  /* A record that could not be written names the old QEMU: then a recovery needs the mark to know better. */
+  dr_job_remove_at_end(u->job, u->plan.mark_path);
   if (!lost)
     return TRUE;
   g_propagate_error(error, g_steal_pointer(&lost));
@@ -211,28 +213,42 @@ note_source(DrUpgrade *u)
     u->plan.source_console = g_strdup(record->console_path);
 }
 
+/* A QEMU that ends closes its monitor before it has ended. */
+static gboolean
+may_be_ending(const GError *error)
+{
+  return g_error_matches(error, DR_ERROR, DR_ERROR_CLOSED) || g_error_matches(error, DR_ERROR, DR_ERROR_IO);
+}
+
+/* Before anything was changed. */
+static gboolean
+give_up(DrUpgrade *u, GError *cause, GError **error)
+{
+  gboolean talked = u->source != NULL;
+
+  if (may_be_ending(cause))
+    dr_upgrade_ends_within(&u->plan.source, DYING_MS);
+  if (talked)
+    finish(u, DR_ON_SOURCE, NULL);                                     /* which gives the monitor back */
+  if (talked || !g_error_matches(cause, DR_ERROR, DR_ERROR_NOT_FOUND)) /* else it was stopped already */
+    say_if_ended(u, &cause);
+  g_propagate_error(error, cause);
+  return FALSE;
+}
+
 gboolean
 dr_upgrade_run(DrJob *job, GError **error)
 {
   g_auto(DrUpgrade) u = { 0 };
   GError *cause = NULL;
-  gboolean ran;
 
   upgrade_init(&u, job);
-  dr_vm_lock(u.vm);
-  ran = !g_str_equal(dr_vm_record(u.vm)->state, "stopped");
-  dr_vm_unlock(u.vm);
   if (!dr_job_enter(job, DR_STAGE_PREFLIGHT, NULL, error))
     return FALSE;
-  u.source = dr_vm_take(u.vm, "an upgrade", LEASE_MS, error);
+  u.source = dr_vm_take(u.vm, "an upgrade", LEASE_MS, &cause);
   note_source(&u);
-  if (!u.source || !preflight(&u, error)) {
-    if (u.source)
-      finish(&u, DR_ON_SOURCE, NULL);
-    if (ran)
-      say_if_ended(&u, error);
-    return FALSE;
-  }
+  if (!u.source || !preflight(&u, &cause))
+    return give_up(&u, cause, error);
   return move(&u, &cause) ? commit(&u, error) : settle(&u, cause, error);
 }
 
@@ -337,6 +353,7 @@ find_guest(DrUpgrade *u, GError **ret_reason)
   DrWhere where = DR_ON_DESTINATION;
 
   connect_both(u);
+  dr_upgrade_find_taps(u);
   if (!u->dest || !dr_upgrade_is_dest(u, &dr_vm_record(u->vm)->id))
     where = dr_upgrade_settle(u, ret_reason);
   if (u->dest && !u->plan.version)

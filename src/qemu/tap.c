@@ -184,8 +184,8 @@ watch(gpointer data)
   return NULL;
 }
 
-DrTapGuard *
-dr_tap_guard_new(const int *fds, const char *const *ifnames, guint n, GError **error)
+static DrTapGuard *
+note_all(const int *fds, const char *const *ifnames, guint n, GError **error)
 {
   g_autoptr(DrTapGuard) guard = g_new0(DrTapGuard, 1);
 
@@ -194,8 +194,51 @@ dr_tap_guard_new(const int *fds, const char *const *ifnames, guint n, GError **e
   for (guint i = 0; i < n; i++)
     if (!note(guard, i, fds[i], ifnames ? ifnames[i] : NULL, error))
       return NULL;
+  return g_steal_pointer(&guard);
+}
+
+DrTapGuard *
+dr_tap_guard_new(const int *fds, const char *const *ifnames, guint n, GError **error)
+{
+  g_autoptr(DrTapGuard) guard = note_all(fds, ifnames, n, error);
+
+  if (!guard)
+    return NULL;
   guard->thread = g_thread_try_new("tap-guard", watch, guard, error);
   return guard->thread ? g_steal_pointer(&guard) : NULL;
+}
+
+JsonArray *
+dr_tap_guard_write(const DrTapGuard *guard)
+{
+  JsonArray *noted = json_array_new();
+
+  for (guint i = 0; i < guard->n; i++) {
+    const Queue *queue = &guard->queues[i];
+
+    json_array_add_object_element(noted, dr_json("{'attached': <%b>, 'header': <%i>, 'offloads': <%x>}",
+                                                 queue->attached, queue->header,
+                                                 queue->features ? (gint64)queue->offloads : -1));
+  }
+  return noted;
+}
+
+DrTapGuard *
+dr_tap_guard_read(const int *fds, const char *const *ifnames, guint n, JsonArray *noted, GError **error)
+{
+  DrTapGuard *guard = note_all(fds, ifnames, n, error);
+
+  for (guint i = 0; guard && i < n && i < json_array_get_length(noted); i++) {
+    JsonObject *was = json_array_get_object_element(noted, i);
+    Queue *queue = &guard->queues[i];
+    gint64 offloads = dr_json_int(was, "offloads", -1);
+
+    queue->attached = dr_json_bool(was, "attached", queue->attached);
+    queue->header = (int)dr_json_int(was, "header", queue->header);
+    if (offloads >= 0)
+      queue->offloads = (guint)offloads;
+  }
+  return guard;
 }
 
 guint

@@ -15,7 +15,7 @@
  *   dr_tap_guard_take_back(guard)    only if the source is to run on after that
  */
 #pragma once
-#include <glib.h>
+#include "base/json.h"
 
 typedef struct DrTapGuard DrTapGuard;
 
@@ -24,6 +24,15 @@ typedef struct DrTapGuard DrTapGuard;
  * members, will do). Starts watching. Errors: DR_ERROR_INVALID for a descriptor that is no tap.
  * Returns: (transfer full). */
 DrTapGuard *dr_tap_guard_new(const int *fds, const char *const *ifnames, guint n, GError **error);
+
+/* What was noted, in the order of the descriptors: [{"attached","header","offloads"}], offloads -1 where they are not known.
+ * For the journal. (transfer full) */
+JsonArray *dr_tap_guard_write(const DrTapGuard *guard);
+
+/* A guard that has noted what another one wrote, and does not watch: for dr_tap_guard_take_back(). Members that are missing in
+ * `noted` are as they are now. (transfer full) */
+DrTapGuard *dr_tap_guard_read(const int *fds, const char *const *ifnames, guint n, JsonArray *noted,
+                              GError **error);
 
 /* Stops watching after a last look. Returns how many times something had to be put back. May be called again. */
 guint dr_tap_guard_stop(DrTapGuard *guard);

@@ -564,9 +564,10 @@ connect_error(const char *path, int err, GError **error)
   struct stat st;
 
   if (err == EAGAIN) {
-    dr_error_set(error, DR_ERROR_BUSY,
-                 "cannot connect to QMP socket '%s': its queue is full and it does not greet: another client holds it",
-                 path);
+    dr_error_set(
+        error, DR_ERROR_BUSY,
+        "cannot connect to QMP socket '%s': its queue is full and it does not greet: another client holds it",
+        path);
     dr_error_remedy(error, "close the other client of that monitor, or give the VM a second -qmp socket");
   } else if (err == ECONNREFUSED && stat(path, &st) == 0 && !S_ISSOCK(st.st_mode)) {
     dr_error_set(error, DR_ERROR_IO, "cannot connect to QMP socket '%s': it is no socket", path);

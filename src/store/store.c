@@ -5,6 +5,7 @@
 #include "base/fd.h"
 #include "schema.h"
 
+#include <fcntl.h>
 #include <sqlite3.h>
 #include <stdarg.h>
 #include <string.h>
@@ -128,6 +129,16 @@ set_up(DrStore *store, GError **error)
       "i", (gint64)KEPT_JOBS);
 }
 
+/* It holds command lines and environments: SQLite would make it readable for all. Its other files get the same mode. */
+static void
+make_private(const char *path)
+{
+  int fd = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
+
+  if (fd >= 0)
+    close(fd);
+}
+
 DrStore *
 dr_store_open(const char *state_dir, GError **error)
 {
@@ -137,6 +148,7 @@ dr_store_open(const char *state_dir, GError **error)
   store->path = g_build_filename(state_dir, "drover.db", NULL);
   if (!dr_mkdir(state_dir, 0700, error))
     return NULL;
+  make_private(store->path);
   if (sqlite3_open_v2(store->path, &store->db,
                       SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX,
                       NULL) != SQLITE_OK) {

@@ -249,7 +249,8 @@ is_not_drovers(const DrVmRecord *record, GError **error)
 
   if (!argv || !dr_argv_find_id(argv, "chardev", "drover-qmp"))
     return TRUE;
-  dr_error_set(error, DR_ERROR_UNSUPPORTED, "pid %d was started by a drover whose record of it is not here", record->id.pid);
+  dr_error_set(error, DR_ERROR_UNSUPPORTED, "pid %d was started by a drover whose record of it is not here",
+               record->id.pid);
   return dr_error_remedy(error, "start droverd with the --state-dir and --run-dir that it had then");
 }
 

@@ -298,7 +298,8 @@ connect_it(Start *s, GError **error)
     tell_why(s, local, error);
     return NULL;
   }
-  return dr_describe_is_process(qmp, &record->id, record->argv_running[0], error) ? g_steal_pointer(&qmp) : NULL;
+  return dr_describe_is_process(qmp, &record->id, record->argv_running[0], error) ? g_steal_pointer(&qmp)
+                                                                                  : NULL;
 }
 
 /* A QEMU that is asked to end removes its sockets itself. */

@@ -6,9 +6,7 @@ import json
 import os
 import shutil
 import socket
-import stat
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -662,8 +660,11 @@ def small():
     if os.geteuid() != 0:
         pytest.skip("needs root: mounts a small file system")
     daemon = drover.Daemon(env={"DROVER_HOLD_AT": "start,resume"})
-    with SmallDisk(daemon.state_dir) as disk, daemon:
-        yield daemon, disk
+    try:
+        with SmallDisk(daemon.state_dir) as disk, daemon:
+            yield daemon, disk
+    finally:
+        shutil.rmtree(daemon.dir, ignore_errors=True)  # what the mount kept
 
 
 FULL = "database or disk is full"

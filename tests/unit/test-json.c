@@ -52,6 +52,31 @@ test_refused(void)
   assert_refused("{\"a\": 12345}", -1, 5);
 }
 
+/* What json-glib would take as another text than was sent. */
+static void
+test_nothing_is_passed_over(void)
+{
+  static const char inside[] = "{\"name\": \"vm\0x\"}";
+  g_autoptr(JsonObject) escaped = dr_json_parse_object("{\"a\\\\u0000\": 1} \r\n", -1, 100, NULL);
+
+  assert_refused(inside, sizeof inside - 1, 100);
+  assert_refused("{\"name\": \"vm\\u0000x\"}", -1, 100);
+  assert_refused("{\"name\": 1}{\"name\": 2}", -1, 100);
+  assert_refused("[1] x", -1, 100);
+  g_assert_cmpint(dr_json_int(escaped, "a\\u0000", 0), ==, 1); /* a backslash and letters, no NUL */
+}
+
+static void
+test_what_is_printed_is_utf8(void)
+{
+  g_autoptr(JsonObject) object = json_object_new();
+  g_autofree char *text = NULL;
+
+  json_object_set_string_member(object, "path", "/tmp/\xff");
+  text = dr_json_print_object(object, FALSE);
+  g_assert_true(g_utf8_validate(text, -1, NULL));
+}
+
 static void
 test_strings_keep_brackets(void)
 {
@@ -166,6 +191,8 @@ main(int argc, char **argv)
   g_test_add_func("/json/hidden-depth", test_hidden_depth);
   g_test_add_func("/json/refused", test_refused);
   g_test_add_func("/json/strings-keep-brackets", test_strings_keep_brackets);
+  g_test_add_func("/json/nothing-passed-over", test_nothing_is_passed_over);
+  g_test_add_func("/json/utf8", test_what_is_printed_is_utf8);
   g_test_add_func("/json/lookup", test_lookup);
   g_test_add_func("/json/build", test_build);
   g_test_add_func("/json/numbers", test_numbers);

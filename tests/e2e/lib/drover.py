@@ -144,8 +144,9 @@ class Daemon:
 
         return wait_until(ended, timeout, f"job {job} to end")
 
-    def keepers(self, name):
-        """The pids of the drover-keepers of a VM."""
+    def keepers(self, name=None):
+        """The pids of the drover-keepers of a VM, or of all."""
+        base = f"{self.state_dir}/vms/{name}/" if name else f"{self.state_dir}/vms/"
         found = []
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -153,7 +154,7 @@ class Daemon:
                     words = (entry / "cmdline").read_bytes().split(b"\0")
                 except OSError:
                     continue
-                if words[0] == b"drover-keeper" and words[1].startswith(f"{self.state_dir}/vms/{name}/".encode()):
+                if words[0] == b"drover-keeper" and words[1].startswith(base.encode()):
                     found.append(int(entry.name))
         return found
 
@@ -186,6 +187,9 @@ class Daemon:
             except Timeout:
                 self.process.kill()
         for pid in self.qemus():
+            kill_pid(pid)
+        # A keeper that notes the end of its QEMU meanwhile would leave a file, and so the directory.
+        for pid in self.keepers():
             kill_pid(pid)
         shutil.rmtree(self.dir, ignore_errors=True)
 
