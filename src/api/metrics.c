@@ -44,13 +44,14 @@ print_jobs(JsonArray *jobs, GString *out)
     count(counts, g_strdup_printf("kind=\"%s\",state=\"%s\"", dr_json_str(job, "kind", "?"),
                                   dr_json_str(job, "state", "?")));
   }
-  print_counts(counts, "drover_jobs_total", "gauge", "Jobs on record by kind and state.", out);
+  print_counts(counts, "drover_jobs", "gauge", "The newest jobs on record (at most 200) by kind and state.",
+               out);
 }
 
 gboolean
 dr_metrics_work(DrCall *call, GError **error)
 {
-  g_autoptr(JsonArray) vms = dr_service_list(call->api->service, error);
+  g_autoptr(JsonArray) vms = dr_service_list(call->api->service, FALSE, error);
   g_autoptr(JsonArray) jobs = vms ? dr_service_jobs(call->api->service, error) : NULL;
   g_autoptr(GString) out = g_string_new(NULL);
 

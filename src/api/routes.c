@@ -19,7 +19,7 @@ version_work(DrCall *call, GError **error)
 static gboolean
 list_work(DrCall *call, GError **error)
 {
-  return dr_call_take_array(call, dr_service_list(call->api->service, error));
+  return dr_call_take_array(call, dr_service_list(call->api->service, TRUE, error));
 }
 
 static gboolean

@@ -6,6 +6,8 @@
 #include <unistd.h>
 
 #define SYSTEM_FILE "/etc/drover/droverd.conf"
+#define SYSTEM_RUN "/run/drover"
+#define SYSTEM_STATE "/var/lib/drover"
 
 static void
 set_defaults(DrConfig *config)
@@ -14,10 +16,10 @@ set_defaults(DrConfig *config)
 
   if (!config->run_dir)
     config->run_dir =
-        root ? g_strdup("/run/drover") : g_build_filename(g_get_user_runtime_dir(), "drover", NULL);
+        root ? g_strdup(SYSTEM_RUN) : g_build_filename(g_get_user_runtime_dir(), "drover", NULL);
   if (!config->state_dir)
     config->state_dir =
-        root ? g_strdup("/var/lib/drover") : g_build_filename(g_get_user_state_dir(), "drover", NULL);
+        root ? g_strdup(SYSTEM_STATE) : g_build_filename(g_get_user_state_dir(), "drover", NULL);
 }
 
 static gboolean
@@ -86,10 +88,10 @@ dr_config_load(DrConfig *config, int *argc, char ***argv, GError **error)
   const GOptionEntry entries[] = {
     { "config", 'c', 0, G_OPTION_ARG_FILENAME, &path,
       "configuration (default " SYSTEM_FILE ", if it is there)", "FILE" },
-    { "run-dir", 0, 0, G_OPTION_ARG_FILENAME, &config->run_dir, "where sockets live (default /run/drover)",
-      "DIR" },
+    { "run-dir", 0, 0, G_OPTION_ARG_FILENAME, &config->run_dir,
+      "where sockets live (default " SYSTEM_RUN ", for a user $XDG_RUNTIME_DIR/drover)", "DIR" },
     { "state-dir", 0, 0, G_OPTION_ARG_FILENAME, &config->state_dir,
-      "where records and logs live (default /var/lib/drover)", "DIR" },
+      "where records and logs live (default " SYSTEM_STATE ", for a user $XDG_STATE_HOME/drover)", "DIR" },
     { "debug", 0, 0, G_OPTION_ARG_NONE, &config->debug, "log more", NULL },
     { "version", 0, 0, G_OPTION_ARG_NONE, &config->version, "print the version", NULL },
     G_OPTION_ENTRY_NULL,

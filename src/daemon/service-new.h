@@ -4,8 +4,8 @@
 #include "daemon/service.h"
 #include "vm/host.h"
 
-/* Loads the VMs of the state file, brings to an end what jobs an earlier droverd left, and watches what runs. Blocks
- * while it recovers. `qemu_default` is only shown. */
+/* Loads the VMs of the state file, brings to an end what jobs an earlier droverd left, and watches what runs. The
+ * recovery goes on in threads of its own. */
 DrService *dr_service_new(DrHost *host, GError **error);
 
 /* VMs run on. Jobs under way are given `grace_ms` to end; what does not is recovered by the next droverd: FALSE, and nothing

@@ -16,7 +16,8 @@ JsonObject *dr_service_run(DrService *service, JsonObject *request, GError **err
 /* {"name","pid"} or {"name","qmp":PATH}: takes over one that runs. -> VM object */
 JsonObject *dr_service_adopt(DrService *service, JsonObject *request, GError **error);
 
-JsonArray *dr_service_list(DrService *service, GError **error);
+/* `fresh`: borrowed monitors are asked for their VMs' state, which costs a connection each. */
+JsonArray *dr_service_list(DrService *service, gboolean fresh, GError **error);
 JsonObject *dr_service_show(DrService *service, const char *name, GError **error);
 
 JsonObject *dr_service_pause(DrService *service, const char *name, GError **error);
@@ -55,5 +56,5 @@ JsonObject *dr_service_job_wait(DrService *service, const char *id, int timeout_
 /* Asks it to stop. DR_ERROR_REFUSED past the point of no return or when it has ended. -> job object */
 JsonObject *dr_service_job_cancel(DrService *service, const char *id, GError **error);
 
-/* {"version","qemu_default","run_dir","state_dir","uptime_s","vms","jobs"} */
+/* {"version","run_dir","state_dir","uptime_s","vms","jobs"} */
 JsonObject *dr_service_version(DrService *service, GError **error);

@@ -116,7 +116,6 @@ char *dr_qdev_key(const DrQdev *dev);
 
 /* --- inventory-net.c --- */
 GPtrArray *dr_net_parse(const char *info_network);
-GPtrArray *dr_forwards_parse(const char *info_usernet);
 GPtrArray *dr_taps_of(const GPtrArray *nets);
 DrTap *dr_tap_find(const GPtrArray *taps, const char *netdev);
 /* "tap0" for the key "ifname" of "…,type=tap,ifname=tap0,…"; NULL if it has none. (transfer full) */

@@ -35,6 +35,9 @@ typedef struct {
 } DrForward;
 GPtrArray *dr_inventory_forwards(const DrInventory *inventory);
 
+/* The same of what a QEMU has just said. (transfer full) */
+GPtrArray *dr_forwards_parse(const char *info_usernet);
+
 /* Taps in use (HMP `info network`): netdev id and interface name. (transfer none) (element-type DrTap) */
 typedef struct {
   char *netdev;

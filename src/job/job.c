@@ -19,6 +19,7 @@ struct DrJobs {
   GHashTable *active;    /* gint64* -> DrJob */
   GHashTable *unwritten; /* the same: ended, but the state file does not know yet (its disk is full) */
   GSource *write_again;  /* while there are any */
+  gboolean writing;      /* a thread is at them */
 };
 
 struct DrJob {
@@ -62,6 +63,10 @@ dr_jobs_free(DrJobs *jobs)
 {
   if (!jobs)
     return;
+  g_mutex_lock(&jobs->lock);
+  while (jobs->writing) /* each write has the store's time limit */
+    g_cond_wait(&jobs->ended, &jobs->lock);
+  g_mutex_unlock(&jobs->lock);
   write_ends(jobs);
   if (jobs->write_again)
     g_source_destroy(jobs->write_again);
@@ -393,7 +398,13 @@ write_ends(DrJobs *jobs)
 static void
 write_ends_task(GTask *task, gpointer object, gpointer data, GCancellable *cancellable)
 {
-  write_ends(data);
+  DrJobs *jobs = data;
+
+  write_ends(jobs);
+  g_mutex_lock(&jobs->lock);
+  jobs->writing = FALSE;
+  g_cond_broadcast(&jobs->ended);
+  g_mutex_unlock(&jobs->lock);
 }
 
 static gboolean
@@ -401,15 +412,19 @@ on_write_again(gpointer data)
 {
   DrJobs *jobs = data;
   g_autoptr(GTask) task = g_task_new(NULL, NULL, NULL, NULL);
-  gboolean more;
+  gboolean more, writing;
 
   g_mutex_lock(&jobs->lock);
   more = g_hash_table_size(jobs->unwritten) > 0;
+  writing = jobs->writing;
+  jobs->writing |= more;
   if (!more)
     g_clear_pointer(&jobs->write_again, g_source_unref);
   g_mutex_unlock(&jobs->lock);
   if (!more)
     return G_SOURCE_REMOVE;
+  if (writing)
+    return G_SOURCE_CONTINUE;
   g_task_set_task_data(task, jobs, NULL);
   g_task_run_in_thread(task, write_ends_task);
   return G_SOURCE_CONTINUE;

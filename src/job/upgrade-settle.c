@@ -263,7 +263,7 @@ take_back(DrUpgrade *u, GError **ret_reason)
     return nowhere(u, ret_reason, "the old QEMU ended, and then the new one before it ran");
   if (!source_is_whole(u))
     return nowhere(u, ret_reason, "the new QEMU ended during post-copy, with a part of the guest's memory");
-  if (unlink(u->plan.mark_path) < 0 && errno != ENOENT)
+  if (unlink(u->plan.mark_path) < 0 && errno != ENOENT && truncate(u->plan.mark_path, 0) < 0)
     return nowhere(u, ret_reason, "the new QEMU ended before it ran, and its mark cannot be removed");
   u->chosen = FALSE;
   return back_to_source(u, ret_reason);

@@ -3,7 +3,6 @@
 #include "argv/argv.h"
 #include "base/error.h"
 #include "base/fd.h"
-#include "qemu/memory.h"
 #include "vm/describe.h"
 #include "vm/record.h"
 #include "vm/start.h"
@@ -189,23 +188,6 @@ find_console(DrVmRecord *record)
     record->console_path = g_canonicalize_filename(chardev->path, record->cwd);
 }
 
-static gboolean
-find_memory(DrVmRecord *record, DrQmp *qmp, GError **error)
-{
-  g_autoptr(GPtrArray) blocks = dr_memory_blocks(qmp, &record->id, error);
-
-  if (!blocks)
-    return FALSE;
-  record->shared = blocks->len > 0;
-  for (guint i = 0; i < blocks->len; i++) {
-    const DrRamBlock *ram = blocks->pdata[i];
-
-    if (ram->in_use && ram->kind == DR_RAM_ANONYMOUS)
-      record->shared = FALSE;
-  }
-  return TRUE;
-}
-
 /* The highest of the QEMUs whose files are there: one that drover had before and that was forgotten while it ran. */
 static guint
 last_generation(const char *run_dir)
@@ -237,7 +219,7 @@ complete(DrVm *vm, DrQmp *qmp, GError **error)
   record->want_shared = TRUE; /* its first upgrade puts its RAM where the next one can take it over */
   record->generation = last_generation(run_dir);
   find_console(record);
-  return dr_describe(vm, qmp, error) && find_memory(record, qmp, error) && dr_vm_save(vm, error) &&
+  return dr_describe(vm, qmp, error) && dr_describe_memory(vm, qmp, error) && dr_vm_save(vm, error) &&
          dr_vm_watch(vm, error);
 }
 

@@ -2,6 +2,7 @@
 /* Asking a QEMU, running or just its binary, what a VM is. */
 #include "vm/describe.h"
 #include "base/error.h"
+#include "qemu/memory.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -43,6 +44,24 @@ dr_describe(DrVm *vm, DrQmp *qmp, GError **error)
   g_free(record->qemu_version);
   record->qemu_version = g_strdup(dr_qmp_version(qmp));
   dr_vm_unlock(vm);
+  return TRUE;
+}
+
+gboolean
+dr_describe_memory(DrVm *vm, DrQmp *qmp, GError **error)
+{
+  DrVmRecord *record = dr_vm_record(vm);
+  g_autoptr(GPtrArray) blocks = dr_memory_blocks(qmp, &record->id, error);
+
+  if (!blocks)
+    return FALSE;
+  record->shared = blocks->len > 0;
+  for (guint i = 0; i < blocks->len; i++) {
+    const DrRamBlock *ram = blocks->pdata[i];
+
+    if (ram->in_use && ram->kind == DR_RAM_ANONYMOUS)
+      record->shared = FALSE;
+  }
   return TRUE;
 }
 

@@ -12,6 +12,9 @@ gboolean dr_describe_is_process(DrQmp *qmp, const DrProcId *id, const char *prog
 /* Fills machine, uuid, qemu_version. */
 gboolean dr_describe(DrVm *vm, DrQmp *qmp, GError **error);
 
+/* Fills `shared`: whether a second process can map all of its RAM. */
+gboolean dr_describe_memory(DrVm *vm, DrQmp *qmp, GError **error);
+
 /* The id of the RAM block that a QEMU makes for a plain -m. `type`: the -machine type or NULL for the default.
  * NULL without an error: that machine has none. (transfer full) */
 char *dr_describe_ram_id(const DrArgv *argv, const char *type, DrHost *host, const DrVmRecord *record,

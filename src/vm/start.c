@@ -356,7 +356,8 @@ start_it(Start *s, GError **error)
   qmp = connect_it(s, error);
   if (!qmp)
     return FALSE;
-  if (!dr_describe(s->vm, qmp, error) || !dr_vm_save(s->vm, error) || !dr_vm_watch(s->vm, error)) {
+  if (!dr_describe(s->vm, qmp, error) || (!s->ram_id && !dr_describe_memory(s->vm, qmp, error)) ||
+      !dr_vm_save(s->vm, error) || !dr_vm_watch(s->vm, error)) {
     dr_qmp_free(qmp);
     return FALSE;
   }
@@ -419,6 +420,7 @@ attach_console(DrVm *vm)
   g_autoptr(GError) error = NULL;
 
   if (record->console_path && g_str_has_prefix(record->console_path, own) &&
+      !dr_console_is_open(dr_vm_console(vm)) &&
       !dr_console_open(dr_vm_console(vm), record->console_path, &error))
     g_warning("VM '%s': %s", record->name, error->message);
 }

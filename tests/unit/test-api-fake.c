@@ -183,7 +183,7 @@ dr_service_adopt(DrService *service, JsonObject *request, GError **error)
 }
 
 JsonArray *
-dr_service_list(DrService *service, GError **error)
+dr_service_list(DrService *service, gboolean fresh, GError **error)
 {
   JsonArray *array = json_array_new();
 
