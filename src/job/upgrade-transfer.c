@@ -141,9 +141,11 @@ take_events(DrUpgrade *u, Progress *progress)
   DrQmpEvent *event;
 
   while ((event = dr_qmp_pop_event(u->source))) {
-    if (g_str_equal(event->name, "STOP"))
+    if (g_str_equal(event->name, "STOP")) {
       u->stopped_us = event->time_us;
-    else if (g_str_equal(event->name, "MIGRATION")) {
+      if (u->guard)
+        dr_tap_guard_feed(u->guard);
+    } else if (g_str_equal(event->name, "MIGRATION")) {
       g_free(progress->status);
       progress->status = g_strdup(dr_json_str(event->data, "status", ""));
     }

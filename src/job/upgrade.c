@@ -220,17 +220,15 @@ may_be_ending(const GError *error)
   return g_error_matches(error, DR_ERROR, DR_ERROR_CLOSED) || g_error_matches(error, DR_ERROR, DR_ERROR_IO);
 }
 
-/* Before anything was changed. */
+/* Before anything was changed. `ran`: when the job began. */
 static gboolean
-give_up(DrUpgrade *u, GError *cause, GError **error)
+give_up(DrUpgrade *u, gboolean ran, GError *cause, GError **error)
 {
-  gboolean talked = u->source != NULL;
-
   if (may_be_ending(cause))
     dr_upgrade_ends_within(&u->plan.source, DYING_MS);
-  if (talked)
-    finish(u, DR_ON_SOURCE, NULL);                                     /* which gives the monitor back */
-  if (talked || !g_error_matches(cause, DR_ERROR, DR_ERROR_NOT_FOUND)) /* else it was stopped already */
+  if (u->source)
+    finish(u, DR_ON_SOURCE, NULL); /* which gives the monitor back */
+  if (ran)
     say_if_ended(u, &cause);
   g_propagate_error(error, cause);
   return FALSE;
@@ -241,14 +239,16 @@ dr_upgrade_run(DrJob *job, GError **error)
 {
   g_auto(DrUpgrade) u = { 0 };
   GError *cause = NULL;
+  gboolean ran;
 
   upgrade_init(&u, job);
+  ran = dr_vm_check(u.vm);
   if (!dr_job_enter(job, DR_STAGE_PREFLIGHT, NULL, error))
     return FALSE;
   u.source = dr_vm_take(u.vm, "an upgrade", LEASE_MS, &cause);
   note_source(&u);
   if (!u.source || !preflight(&u, &cause))
-    return give_up(&u, cause, error);
+    return give_up(&u, ran, cause, error);
   return move(&u, &cause) ? commit(&u, error) : settle(&u, cause, error);
 }
 

@@ -253,7 +253,7 @@ describe_exit(JsonObject *exit)
 
   if (number == 0)
     return g_strdup_printf("exited with status %d", (int)code);
-  return g_strdup_printf("killed by signal %d (%s)%s", (int)number, g_strsignal((int)number),
+  return g_strdup_printf("was killed by signal %d (%s)%s", (int)number, g_strsignal((int)number),
                          dr_json_bool(exit, "core", FALSE) ? ", core dumped" : "");
 }
 

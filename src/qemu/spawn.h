@@ -27,7 +27,7 @@ typedef struct {
 gboolean dr_spawn(const DrSpawn *spawn, DrProcId *ret_id, GError **error);
 
 /* Reads an exit file. FALSE with NOT_FOUND when there is none. *ret_status: as a person reads it, (transfer full):
- * "exited with status 1", "killed by signal 9 (Killed)". */
+ * "exited with status 1", "was killed by signal 9 (Killed)". */
 gboolean dr_spawn_read_exit(const char *exit_path, const DrProcId *id, char **ret_status, GError **error);
 
 /* The last lines of a log, at most `max` bytes, for an error message; "" if there is none. (transfer full) */

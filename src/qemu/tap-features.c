@@ -3,18 +3,16 @@
 #include "qemu/tap-features.h"
 #include "base/error.h"
 #include "base/fd.h"
+#include "qemu/tap-socket.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <net/if.h>
 #include <linux/ethtool.h>
 #include <linux/if_tun.h>
 #include <linux/sockios.h>
-#include <sched.h>
 #include <string.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
-#include <sys/stat.h>
 
 /* Newer than Debian 12's headers; a kernel that does not know them does not list the features either. */
 #define F_USO4 0x20
@@ -50,37 +48,6 @@ ethtool(DrTapFeatures *features, gpointer command)
 
   memcpy(request.ifr_name, features->ifname, IFNAMSIZ);
   return ioctl(features->socket, SIOCETHTOOL, &request);
-}
-
-/* In a thread of its own, because it leaves that thread in the other namespace. */
-static gpointer
-open_socket_there(gpointer data)
-{
-  int namespace = GPOINTER_TO_INT(data);
-  int fd = setns(namespace, CLONE_NEWNET) == 0 ? socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0) : -1;
-
-  return GINT_TO_POINTER(fd);
-}
-
-static gboolean
-is_our_namespace(int namespace)
-{
-  struct stat here, there;
-
-  return stat("/proc/thread-self/ns/net", &here) == 0 && fstat(namespace, &there) == 0 &&
-         here.st_ino == there.st_ino;
-}
-
-/* A socket belongs to the namespace that it was made in, and ethtool looks there for the interface. */
-static int
-open_socket(int tap_fd)
-{
-  dr_autofd int namespace = ioctl(tap_fd, TUNGETDEVNETNS);
-
-  if (namespace < 0 || is_our_namespace(namespace))
-    return socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-  return GPOINTER_TO_INT(
-      g_thread_join(g_thread_new("tap-netns", open_socket_there, GINT_TO_POINTER(namespace))));
 }
 
 /* How many features this kernel has; 0 on error. */
@@ -128,7 +95,7 @@ dr_tap_features_new(int tap_fd, GError **error)
     return NULL;
   }
   memcpy(features->ifname, request.ifr_name, IFNAMSIZ);
-  features->socket = open_socket(tap_fd);
+  features->socket = dr_tap_socket(tap_fd, AF_INET, SOCK_DGRAM);
   if (features->socket < 0 || !find_bits(features)) {
     dr_error_set_errno(error, errno, "cannot read the offloads of tap '%s'", features->ifname);
     dr_error_remedy(error, "its network namespace cannot be entered: run droverd as root");

@@ -7,10 +7,13 @@
 #include "qemu/tap.h"
 #include "base/deadline.h"
 #include "base/error.h"
+#include "base/fd.h"
 #include "qemu/tap-features.h"
+#include "qemu/tap-socket.h"
 
 #include <errno.h>
 #include <net/if.h>
+#include <linux/if_packet.h>
 #include <linux/if_tun.h>
 #include <sched.h>
 #include <sys/ioctl.h>
@@ -34,6 +37,8 @@ typedef struct {
   int header;
   DrTapFeatures *features; /* NULL: offloads are not known, or not this queue's business */
   guint offloads;
+  int feeder; /* a packet socket; -1: none */
+  struct sockaddr_ll address;
 } Queue;
 
 struct DrTapGuard {
@@ -78,6 +83,19 @@ note_offloads(Queue *queue)
     g_clear_pointer(&queue->features, dr_tap_features_free);
 }
 
+/* See dr_tap_guard_feed(). Of a tap with several queues the kernel chooses the one: that is left alone. */
+static void
+open_feeder(Queue *queue)
+{
+  struct ifreq request = { 0 };
+
+  queue->feeder = queue->one_of_many ? -1 : dr_tap_socket(queue->fd, AF_PACKET, SOCK_RAW | SOCK_NONBLOCK);
+  g_strlcpy(request.ifr_name, queue->name, IFNAMSIZ);
+  if (queue->feeder < 0 || ioctl(queue->feeder, SIOCGIFINDEX, &request) < 0)
+    return;
+  queue->address = (struct sockaddr_ll){ .sll_family = AF_PACKET, .sll_ifindex = request.ifr_ifindex };
+}
+
 static gboolean
 is_first(const DrTapGuard *guard, guint i)
 {
@@ -103,6 +121,7 @@ note(DrTapGuard *guard, guint i, int fd, const char *ifname, GError **error)
   queue->one_of_many = request.ifr_flags & IFF_MULTI_QUEUE;
   queue->attached = !(request.ifr_flags & IFF_DETACH_QUEUE);
   queue->first = is_first(guard, i);
+  open_feeder(queue);
   if (queue->first)
     note_offloads(queue);
   return TRUE;
@@ -192,6 +211,8 @@ note_all(const int *fds, const char *const *ifnames, guint n, GError **error)
   guard->queues = g_new0(Queue, n);
   guard->n = n;
   for (guint i = 0; i < n; i++)
+    guard->queues[i].feeder = -1;
+  for (guint i = 0; i < n; i++)
     if (!note(guard, i, fds[i], ifnames ? ifnames[i] : NULL, error))
       return NULL;
   return g_steal_pointer(&guard);
@@ -251,6 +272,21 @@ dr_tap_guard_stop(DrTapGuard *guard)
 }
 
 void
+dr_tap_guard_feed(DrTapGuard *guard)
+{
+  /* From the tap's peer to all, of an ethertype for local experiments (IEEE 802, OUI extended). */
+  static const guint8 frame[60] = { 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 0, 0, 0, 0, 1, 0x88, 0xb5 };
+
+  for (guint i = 0; i < guard->n; i++) {
+    Queue *queue = &guard->queues[i];
+
+    if (queue->feeder >= 0 && queue->address.sll_ifindex)
+      sendto(queue->feeder, frame, sizeof frame, 0, (struct sockaddr *)&queue->address,
+             sizeof queue->address);
+  }
+}
+
+void
 dr_tap_guard_hand_over(DrTapGuard *guard)
 {
   dr_tap_guard_stop(guard);
@@ -275,8 +311,10 @@ dr_tap_guard_free(DrTapGuard *guard)
   if (!guard)
     return;
   dr_tap_guard_stop(guard);
-  for (guint i = 0; i < guard->n; i++)
+  for (guint i = 0; i < guard->n; i++) {
     dr_tap_features_free(guard->queues[i].features);
+    dr_fd_cleanup(&guard->queues[i].feeder);
+  }
   g_free(guard->queues);
   g_free(guard);
 }

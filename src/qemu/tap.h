@@ -37,6 +37,12 @@ DrTapGuard *dr_tap_guard_read(const int *fds, const char *const *ifnames, guint 
 /* Stops watching after a last look. Returns how many times something had to be put back. May be called again. */
 guint dr_tap_guard_stop(DrTapGuard *guard);
 
+/* A QEMU that stands still takes one more packet out of its tap, finds that it cannot deliver it, and only then leaves the tap
+ * alone (tap_send(), 5.2 to 11.1); it would be lost with that QEMU. Gives it one that nobody misses, a frame of the local
+ * experimental ethertype 0x88b5. Call it as soon as the source has stopped; takes some microseconds. Does nothing for a tap
+ * with several queues, and without the right to packet sockets. */
+void dr_tap_guard_feed(DrTapGuard *guard);
+
 /* Stops watching, and detaches the queues that the destination had detached and the guard attached again: the destination
  * believes them detached, attaches them itself when it loads the device, and aborts if they are attached already. What
  * waits in those queues is dropped by the kernel. Call it when the source's guest has stopped. */

@@ -56,6 +56,12 @@ class Vm(drover.Witness):
             at = edges.get(at, {}).get("backing")
         return found
 
+    def is_used(self, node):
+        """By a device, which lets go of it some time after it was unplugged."""
+        graph = self.do("x-debug-query-block-graph")
+        number = next(entry["id"] for entry in graph["nodes"] if entry["name"] == node)
+        return any(edge["child"] == number for edge in graph["edges"])
+
     def upgrade(self, version, *options, **kwargs):
         before = self.files()
         job = super().upgrade(version, *options, **kwargs)
@@ -256,6 +262,7 @@ def test_a_disk_behind_something_that_qemu_does_not_tell_is_refused(daemon, star
     vm.do("device_del", {"id": "plugged"})
     wait_until(lambda: "plugged" not in [entry["name"] for entry in vm.do("qom-list", {"path": "/machine/peripheral"})], 60,
                "the guest to let go of the disk")
+    wait_until(lambda: not vm.is_used("limited"), 60, "QEMU to let go of it, too")
     vm.do("blockdev-del", {"node-name": "limited"})
     vm.upgrade("10.0")
 

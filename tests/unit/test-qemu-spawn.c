@@ -97,7 +97,7 @@ test_exit_status(Fixture *f, gconstpointer data)
 {
   check_exit(f, "exit 0", "exited with status 0");
   check_exit(f, "exit 3", "exited with status 3");
-  check_exit(f, "ulimit -c 0; kill -SEGV $$", "killed by signal 11 (Segmentation fault)");
+  check_exit(f, "ulimit -c 0; kill -SEGV $$", "was killed by signal 11 (Segmentation fault)");
 }
 
 static void
@@ -112,7 +112,7 @@ test_kill(Fixture *f, gconstpointer data)
   g_assert_true(dr_proc_alive(&id));
   g_assert_true(dr_proc_kill(&id, WAIT_MS, &error));
   status = wait_exit(f, &id);
-  g_assert_cmpstr(status, ==, "killed by signal 9 (Killed)");
+  g_assert_cmpstr(status, ==, "was killed by signal 9 (Killed)");
 }
 
 /* The file of an earlier process with the same pid, or of any other, is not taken for this one's. */
@@ -336,7 +336,7 @@ test_isolation(Fixture *f, gconstpointer data)
   kill(keeper, SIGHUP);
   g_assert_true(dr_proc_kill(&id, WAIT_MS, NULL));
   status = wait_exit(f, &id);
-  g_assert_cmpstr(status, ==, "killed by signal 9 (Killed)");
+  g_assert_cmpstr(status, ==, "was killed by signal 9 (Killed)");
   close(fds[0]);
 }
 
@@ -357,7 +357,7 @@ test_survives_us(Fixture *f, gconstpointer data)
   g_assert_true(dr_proc_alive(id));
   g_assert_true(dr_proc_kill(id, WAIT_MS, NULL));
   status = wait_exit(f, id);
-  g_assert_cmpstr(status, ==, "killed by signal 9 (Killed)");
+  g_assert_cmpstr(status, ==, "was killed by signal 9 (Killed)");
   munmap(id, 4096);
 }
 

@@ -105,6 +105,50 @@ test_features(void)
   }
 }
 
+static void
+bring_up(const char *name)
+{
+  struct ifreq request = { 0 };
+  dr_autofd int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+
+  strcpy(request.ifr_name, name);
+  g_assert_cmpint(ioctl(fd, SIOCGIFFLAGS, &request), ==, 0);
+  request.ifr_flags |= IFF_UP;
+  g_assert_cmpint(ioctl(fd, SIOCSIFFLAGS, &request), ==, 0);
+}
+
+/* Reads frames that are there until one has the ethertype; the kernel may have sent some of its own. */
+static gboolean
+has_frame(int fd, guint ethertype)
+{
+  guint8 frame[2048];
+  gssize len;
+  int header = get_header(fd);
+
+  while ((len = read(fd, frame, sizeof frame)) > 0)
+    if (len >= header + 14 && (guint)(frame[header + 12] << 8 | frame[header + 13]) == ethertype)
+      return TRUE;
+  return FALSE;
+}
+
+static void
+test_feed(void)
+{
+  dr_autofd int fd = -1;
+  g_autoptr(DrTapGuard) guard = NULL;
+
+  if (skip_without_taps())
+    return;
+  fd = new_tap("tapg", FALSE);
+  g_assert_cmpint(fcntl(fd, F_SETFL, O_NONBLOCK), ==, 0);
+  bring_up("tapg");
+  guard = dr_tap_guard_new(&fd, NULL, 1, NULL);
+  dr_tap_guard_stop(guard);
+  g_assert_false(has_frame(fd, 0x88b5));
+  dr_tap_guard_feed(guard);
+  wait_until(has_frame(fd, 0x88b5));
+}
+
 /* A tap that was moved into another namespace, as containers have them: its offloads are read there. */
 static void
 test_other_namespace(void)
@@ -337,6 +381,7 @@ main(int argc, char **argv)
   g_test_init(&argc, &argv, NULL);
   have_taps = unshare(CLONE_NEWNET) == 0 && (probe = open_tap("tapp", FALSE)) >= 0;
   g_test_add_func("/qemu/tap/features", test_features);
+  g_test_add_func("/qemu/tap/feed", test_feed);
   g_test_add_func("/qemu/tap/other-namespace", test_other_namespace);
   g_test_add_func("/qemu/tap/no-tap", test_no_tap);
   for (guint i = 0; i < G_N_ELEMENTS(versions); i++) {
