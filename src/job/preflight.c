@@ -58,6 +58,7 @@ dr_preflight_free(DrPreflight *preflight)
   g_free(preflight->binary);
   g_clear_pointer(&preflight->caps, dr_caps_unref);
   g_clear_pointer(&preflight->inventory, dr_inventory_free);
+  g_free(preflight->machine);
   g_clear_pointer(&preflight->truth, dr_argv_free);
   g_clear_pointer(&preflight->ram, g_ptr_array_unref);
   g_clear_pointer(&preflight->needs, g_ptr_array_unref);
@@ -135,15 +136,13 @@ check_devices(DrPreflight *p)
 static void
 check_known(DrPreflight *p)
 {
-  const char *machine = dr_inventory_machine(p->inventory);
-
   if (!p->caps)
     return;
-  if (machine && !g_hash_table_contains(p->caps->machines, machine))
+  if (p->machine && !g_hash_table_contains(p->caps->machines, p->machine))
     block(p, "machine-type",
           "choose a QEMU that still has it, or restart the guest with a newer machine type",
-          "machine type '%s' is not known to %s %s", machine, p->binary, p->caps->version);
-  if (dr_inventory_kvm(p->inventory) && !p->caps->kvm)
+          "machine type '%s' is not known to %s %s", p->machine, p->binary, p->caps->version);
+  if (p->kvm && !p->caps->kvm)
     block(p, "kvm", "check /dev/kvm and the new QEMU's build",
           "the guest runs under KVM, which %s cannot use here", p->binary);
   check_known_options(p);
@@ -247,8 +246,7 @@ warn_tcg(DrPreflight *p, int source_version)
 {
   guint64 size = dr_inventory_memory(p->inventory);
 
-  if (p->mode == DR_MEMORY_SHARED || dr_inventory_kvm(p->inventory) || source_version >= TCG_DIRTY_FIXED ||
-      size % TCG_ALIGNMENT != 0)
+  if (p->mode == DR_MEMORY_SHARED || p->kvm || source_version >= TCG_DIRTY_FIXED || size % TCG_ALIGNMENT != 0)
     return;
   dr_findings_add(
       p->findings, DR_FINDING_WARNING, "tcg-aligned-ram",
@@ -381,6 +379,8 @@ find_truth(DrPreflight *p, DrVm *vm, DrQmp *source, GError **error)
   p->inventory = dr_inventory_read(source, error);
   if (!p->inventory)
     return FALSE;
+  p->machine = g_strdup(dr_inventory_machine(p->inventory));
+  p->kvm = dr_inventory_kvm(p->inventory);
   if (!dr_inventory_apply(p->inventory, p->truth, dr_vm_record(vm)->cwd, p->findings, error))
     return FALSE;
   dr_inventory_check_files(p->inventory, dr_vm_record(vm)->id.pid, dr_vm_record(vm)->cwd, p->findings);
@@ -391,7 +391,7 @@ find_truth(DrPreflight *p, DrVm *vm, DrQmp *source, GError **error)
 }
 
 DrPreflight *
-dr_preflight(DrVm *vm, DrQmp *source, const char *qemu, DrMemoryMode wanted, GError **error)
+dr_preflight_departure(DrVm *vm, DrQmp *source, GError **error)
 {
   g_autoptr(DrPreflight) p = g_new0(DrPreflight, 1);
 
@@ -404,12 +404,28 @@ dr_preflight(DrVm *vm, DrQmp *source, const char *qemu, DrMemoryMode wanted, GEr
   for (guint i = p->ram->len; i-- > 0;)
     if (!((DrRamBlock *)p->ram->pdata[i])->in_use)
       g_ptr_array_remove_index(p->ram, i); /* an -object that the guest does not have */
+  return g_steal_pointer(&p);
+}
+
+void
+dr_preflight_arrival(DrPreflight *p, DrVm *vm, const char *qemu)
+{
   check_binary(p, vm, qemu);
   check_known(p);
+  check_files(p, vm);
+}
+
+DrPreflight *
+dr_preflight(DrVm *vm, DrQmp *source, const char *qemu, DrMemoryMode wanted, GError **error)
+{
+  g_autoptr(DrPreflight) p = dr_preflight_departure(vm, source, error);
+
+  if (!p)
+    return NULL;
+  dr_preflight_arrival(p, vm, qemu);
   dr_preflight_unversioned(p, vm, qemu, dr_qmp_version_number(source));
   if (!dr_preflight_cpu(p, source, error))
     return NULL;
-  check_files(p, vm);
   dr_preflight_process(p, vm);
   decide_memory(p, wanted, dr_qmp_version_number(source));
   dr_preflight_ram(p, vm);

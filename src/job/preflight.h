@@ -23,13 +23,15 @@ typedef struct {
   char *binary;           /* what the new QEMU is started from, absolute */
   gboolean keep_program;  /* the command line's own program and launcher are used as they are */
   DrCaps *caps;           /* of it; NULL with a blocker when it cannot be asked */
-  DrInventory *inventory; /* of the running QEMU */
-  DrArgv *truth;          /* the command line that describes the guest as it is now */
-  GPtrArray *ram;         /* of DrRamBlock */
-  GPtrArray *needs;       /* of DrNeed, numbers not filled yet */
-  DrMemoryMode mode;      /* decided */
-  char *reason;           /* why */
-  gboolean was_running;   /* runs, or is paused */
+  DrInventory *inventory; /* of the running QEMU; NULL where that is on another host */
+  char *machine;          /* canonical */
+  gboolean kvm;
+  DrArgv *truth;        /* the command line that describes the guest as it is now */
+  GPtrArray *ram;       /* of DrRamBlock */
+  GPtrArray *needs;     /* of DrNeed, numbers not filled yet */
+  DrMemoryMode mode;    /* decided */
+  char *reason;         /* why */
+  gboolean was_running; /* runs, or is paused */
 } DrPreflight;
 
 void dr_preflight_free(DrPreflight *preflight);
@@ -38,6 +40,12 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrPreflight, dr_preflight_free)
 /* `source` is the VM's monitor, taken by the caller. `qemu` NULL: the same path as now. An error is only for what keeps
  * preflight itself from being done (QMP broke); everything about the VM is a finding. */
 DrPreflight *dr_preflight(DrVm *vm, DrQmp *source, const char *qemu, DrMemoryMode wanted, GError **error);
+
+/* The two halves of it, for a move to another host. departure: where the guest runs: what it is, and what keeps it here.
+ * arrival: where it shall run; `p` has findings, truth, machine, kvm of the departure, and gets binary and caps.
+ * `qemu` NULL: the program of the command line. */
+DrPreflight *dr_preflight_departure(DrVm *vm, DrQmp *source, GError **error);
+void dr_preflight_arrival(DrPreflight *p, DrVm *vm, const char *qemu);
 
 /* {"vm","ok","findings","memory_mode","memory_reason","qemu_before","qemu_after"}. (transfer full) */
 JsonObject *dr_preflight_json(const DrPreflight *preflight, DrVm *vm, DrQmp *source);

@@ -86,6 +86,8 @@ end_source(DrUpgrade *u, DrFindings *findings)
 {
   g_autoptr(GError) error = NULL;
 
+  if (!u->plan.source.pid) /* it is on another host */
+    return;
   /* SIGKILL, not quit: its disks are flushed and inactive, and a QEMU that quits would run tap down-scripts and unlink the
    * sockets that its successor listens on by now. */
   if (!dr_proc_kill(&u->plan.source, KILL_MS, &error))

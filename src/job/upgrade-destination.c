@@ -28,9 +28,8 @@ is_taken(DrUpgrade *u, int number)
   return FALSE;
 }
 
-/* Takes over `fd`; returns its number in the new QEMU. `number` -1: the next free one. */
-static int
-hand(DrUpgrade *u, int fd, int number)
+int
+dr_upgrade_hand(DrUpgrade *u, int fd, int number)
 {
   for (int n = FIRST_NUMBER; number < 0; n++)
     if (!is_taken(u, n))
@@ -61,7 +60,7 @@ hand_by_number(DrUpgrade *u, const DrNeed *need, const GPtrArray *open, GError *
   fd = dr_proc_get_fd(&u->plan.source, need->fd, error);
   if (fd < 0)
     return FALSE;
-  hand(u, fd, need->fd);
+  dr_upgrade_hand(u, fd, need->fd);
   if (info && info->tap_ifname)
     dr_upgrade_add_tap(u, fd, info->fd, info->tap_ifname);
   return TRUE;
@@ -99,7 +98,7 @@ hand_queues(DrUpgrade *u, DrNeed *need, const GPtrArray *open, GError **error)
     fd = dr_proc_get_fd(&u->plan.source, info->fd, error);
     if (fd < 0)
       return FALSE;
-    number = hand(u, fd, -1);
+    number = dr_upgrade_hand(u, fd, -1);
     g_array_append_val(need->numbers, number);
     dr_upgrade_add_tap(u, fd, info->fd, info->tap_ifname);
   }
@@ -133,7 +132,7 @@ hand_needs(DrUpgrade *u, GError **error)
       fd = dr_proc_get_tcp_listener(&u->plan.source, need->port, error);
       if (fd < 0)
         return FALSE;
-      number = hand(u, fd, -1);
+      number = dr_upgrade_hand(u, fd, -1);
       g_array_append_val(need->numbers, number);
       break;
     }
@@ -180,7 +179,7 @@ plan_ram(DrUpgrade *u, GArray *ret_ram, GError **error)
     copy = dup(fd);
     if (copy >= 0)
       g_array_append_val(u->ram_fds, copy);
-    plan.fd = hand(u, fd, -1);
+    plan.fd = dr_upgrade_hand(u, fd, -1);
     g_array_append_val(ret_ram, plan);
   }
   return TRUE;
@@ -192,7 +191,7 @@ plan_ram(DrUpgrade *u, GArray *ret_ram, GError **error)
 static void
 real_vnc(DrUpgrade *u, DrVncAddress *vnc)
 {
-  g_autoptr(JsonObject) info = dr_qmp_call_object(u->source, "query-vnc", NULL, NULL);
+  g_autoptr(JsonObject) info = u->source ? dr_qmp_call_object(u->source, "query-vnc", NULL, NULL) : NULL;
   const char *service = info ? dr_json_str(info, "service", NULL) : NULL;
 
   if (!service)
@@ -290,7 +289,7 @@ write_argv(DrUpgrade *u, GArray *ram, GError **error)
     .console_path = u->plan.console_path,
     .ram = (DrRewriteRam *)(void *)ram->data,
     .n_ram = ram->len,
-    .switchover = dr_describe_switchover(u->pre->caps, dr_inventory_machine(u->pre->inventory)),
+    .switchover = dr_describe_switchover(u->pre->caps, u->pre->machine),
     .needs = u->pre->needs,
   };
 
@@ -302,11 +301,10 @@ write_argv(DrUpgrade *u, GArray *ram, GError **error)
   u->plan.argv = dr_argv_to_strv(rewrite->argv);
   u->plan.console = rewrite->console;
   u->plan.renames = absolute_renames(u, rewrite);
-  u->plan.forwards = dr_upgrade_forwards(u);
   u->plan.vnc = vnc_json(u, rewrite->vnc);
   u->plan.pidfile = g_strdup(rewrite->pidfile);
   u->plan.gdb = g_strdup(rewrite->gdb);
-  u->plan.machine = g_strdup(dr_inventory_machine(u->pre->inventory));
+  u->plan.machine = g_strdup(u->pre->machine);
   return TRUE;
 }
 
@@ -391,16 +389,14 @@ connect_it(DrUpgrade *u, GError **error)
   return TRUE;
 }
 
-gboolean
-dr_upgrade_start_destination(DrUpgrade *u, GError **error)
+/* From what it is handed to a QEMU that answers. */
+static gboolean
+launch(DrUpgrade *u, GError **error)
 {
   g_autoptr(GArray) ram = g_array_new(FALSE, FALSE, sizeof(DrRewriteRam));
   JsonObject *who;
 
-  u->plan.mode = u->pre->mode;
-  u->plan.was_running = u->pre->was_running;
-  if (!name_paths(u, error) || !hand_needs(u, error) || !plan_ram(u, ram, error) ||
-      !write_argv(u, ram, error) || !dr_upgrade_guard_taps(u, error))
+  if (!plan_ram(u, ram, error) || !write_argv(u, ram, error) || !dr_upgrade_guard_taps(u, error))
     return FALSE;
   if (!dr_job_enter(u->job, DR_STAGE_START, dr_upgrade_plan_write(&u->plan), error))
     return FALSE;
@@ -408,11 +404,28 @@ dr_upgrade_start_destination(DrUpgrade *u, GError **error)
   if (!spawn_it(u, error))
     return FALSE;
   who = dr_json("{'pid': <%x>, 'start_time': <%x>}", (gint64)u->dest_id.pid, (gint64)u->dest_id.start_time);
-  if (!dr_job_enter(u->job, DR_STAGE_VERIFY, who, error) || !connect_it(u, error))
+  return dr_job_enter(u->job, DR_STAGE_VERIFY, who, error) && connect_it(u, error);
+}
+
+gboolean
+dr_upgrade_start_destination(DrUpgrade *u, GError **error)
+{
+  u->plan.mode = u->pre->mode;
+  u->plan.was_running = u->pre->was_running;
+  u->plan.forwards = dr_upgrade_forwards(u);
+  if (!name_paths(u, error) || !hand_needs(u, error) || !launch(u, error))
     return FALSE;
   if (u->guard && dr_tap_guard_stop(u->guard))
     g_debug("VM '%s': the tap's header was put back under the new QEMU", dr_vm_name(u->vm));
   return TRUE;
+}
+
+gboolean
+dr_upgrade_start_arrival(DrUpgrade *u, DrUpgradeNeedsFunc make_needs, GError **error)
+{
+  u->plan.mode = DR_MEMORY_COPY;
+  u->plan.was_running = u->pre->was_running;
+  return name_paths(u, error) && make_needs(u, error) && launch(u, error);
 }
 
 /* Where the new QEMU has the console: drover's own, or that of the user's which somebody reads through drover just now. */

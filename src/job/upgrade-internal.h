@@ -39,6 +39,7 @@ typedef struct {
   DrVm *vm;
   DrHost *host;
   DrPreflight *pre; /* NULL in recovery */
+  JsonObject *spec; /* of a guest that comes from another host (move-spec.h); borrowed, else NULL */
   DrUpgradePlan plan;
   DrProcId dest_id;        /* pid 0: not started, or not found */
   DrQmp *source, *dest;    /* NULL: not connected */
@@ -74,6 +75,12 @@ typedef struct {
 #define DR_STEP_UNDO "undo"       /* the destination is dead, the source has not been told to go on */
 
 /* destination.c */
+/* Takes over `fd`; returns its number in the new QEMU. `number` -1: the next free one. */
+int dr_upgrade_hand(DrUpgrade *u, int fd, int number);
+/* For a guest that comes from another host: u->source is NULL, u->pre was made from what that host says, plan.forwards is
+ * set. `make_needs` fills the numbers of u->pre->needs. */
+typedef gboolean (*DrUpgradeNeedsFunc)(DrUpgrade *u, GError **error);
+gboolean dr_upgrade_start_arrival(DrUpgrade *u, DrUpgradeNeedsFunc make_needs, GError **error);
 gboolean dr_upgrade_start_destination(DrUpgrade *u, GError **error);
 gboolean dr_upgrade_verify_destination(DrUpgrade *u, GError **error);
 /* "…: MESSAGE (the new QEMU said: …)" with the end of its log. */
@@ -109,17 +116,30 @@ char *dr_upgrade_exit_status(const char *exit_path, const DrProcId *id);
 gboolean dr_upgrade_is_source(const DrUpgrade *u, const DrProcId *id);
 gboolean dr_upgrade_is_dest(const DrUpgrade *u, const DrProcId *id);
 
-/* upgrade.c: what is on record about the VM. `ended`: that is how its guest ended. */
-void dr_upgrade_note(DrVm *vm, const char *text, gboolean ended);
-
-/* settle.c: where is the guest? It leaves at most one QEMU that runs or may run. */
 typedef enum {
   DR_ON_SOURCE,      /* it runs (or is paused, as before) under the old QEMU; the new one is gone */
   DR_ON_DESTINATION, /* it runs under the new QEMU; commit is to follow */
   DR_NOWHERE,        /* it is lost: the QEMU that held it has ended */
 } DrWhere;
+
+/* upgrade.c */
+void dr_upgrade_init(DrUpgrade *u, DrJob *job);
+void dr_upgrade_clear(DrUpgrade *u);
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(DrUpgrade, dr_upgrade_clear)
+/* The last steps, wherever the guest is: the monitor goes back to the VM, the record says how things are. */
+void dr_upgrade_finish(DrUpgrade *u, DrWhere where, const GError *reason);
+/* Reads the journal. FALSE: nothing had been started. */
+gboolean dr_upgrade_load_plan(DrUpgrade *u, JsonArray *journal, const char **ret_stage);
+/* A destination that was spawned, but whose pid did not reach the journal, has its monitor's path on its command line. */
+gboolean dr_upgrade_find_by_socket(const char *qmp_path, DrProcId *ret_id);
+/* What is on record about the VM. `ended`: that is how its guest ended. */
+void dr_upgrade_note(DrVm *vm, const char *text, gboolean ended);
+
+/* settle.c: where is the guest? It leaves at most one QEMU that runs or may run. */
 DrWhere dr_upgrade_settle(DrUpgrade *u, GError **ret_reason);
-gboolean dr_upgrade_choose(DrUpgrade *u, GError **error); /* writes the mark */
+/* Writes the mark: prepare, while the guest still runs, all but its name. */
+gboolean dr_upgrade_prepare_mark(DrUpgrade *u, GError **error);
+gboolean dr_upgrade_choose(DrUpgrade *u, GError **error);
 gboolean dr_upgrade_is_chosen(const DrUpgrade *u);
 void dr_upgrade_remove_leftovers(DrUpgrade *u);
 /* Removes the exit file of a process that has just ended, once its keeper has written it. */

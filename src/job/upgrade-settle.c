@@ -16,9 +16,11 @@
 #include "job/upgrade-internal.h"
 #include "base/error.h"
 #include "base/fd.h"
+#include "job/migration.h"
 #include "vm/console.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <string.h>
 
 #define KILL_MS 10000
@@ -44,12 +46,31 @@ dr_upgrade_is_chosen(const DrUpgrade *u)
   return !found || g_str_equal(found, wanted); /* one that cannot be read may be ours */
 }
 
+/* "chosen.3.new": the mark under a name that nobody looks at. */
+static char *
+mark_in_waiting(const DrUpgrade *u)
+{
+  return g_strconcat(u->plan.mark_path, ".new", NULL);
+}
+
+gboolean
+dr_upgrade_prepare_mark(DrUpgrade *u, GError **error)
+{
+  g_autofree char *path = mark_in_waiting(u);
+  g_autofree char *text = mark_text(u);
+
+  return dr_file_write(path, text, error);
+}
+
 gboolean
 dr_upgrade_choose(DrUpgrade *u, GError **error)
 {
-  g_autofree char *text = mark_text(u);
+  g_autofree char *path = mark_in_waiting(u);
 
-  u->chosen = dr_file_write(u->plan.mark_path, text, error);
+  u->chosen = rename(path, u->plan.mark_path) == 0 ||
+              (dr_upgrade_prepare_mark(u, error) && rename(path, u->plan.mark_path) == 0);
+  if (!u->chosen && error && !*error)
+    dr_error_set_errno(error, errno, "cannot write '%s'", u->plan.mark_path);
   return u->chosen;
 }
 
@@ -65,8 +86,9 @@ dr_upgrade_remove_exit(const char *exit_path, const DrProcId *id)
 void
 dr_upgrade_remove_leftovers(DrUpgrade *u)
 {
+  g_autofree char *waiting = u->plan.mark_path ? mark_in_waiting(u) : NULL;
   const char *const paths[] = { u->plan.qmp_path, u->plan.console_path, u->plan.migration_path,
-                                u->plan.mark_path };
+                                u->plan.mark_path, waiting };
 
   for (guint i = 0; i < G_N_ELEMENTS(paths); i++)
     if (paths[i])
@@ -91,46 +113,6 @@ kill_destination(DrUpgrade *u)
     g_warning("VM '%s': %s", dr_vm_name(u->vm), error->message);
 }
 
-static char *
-migration_status(DrQmp *qmp)
-{
-  g_autoptr(JsonObject) info = dr_qmp_call_object(qmp, "query-migrate", NULL, NULL);
-
-  return g_strdup(info ? dr_json_str(info, "status", "none") : "unknown");
-}
-
-static char *
-run_state(DrQmp *qmp)
-{
-  g_autoptr(JsonObject) info = dr_qmp_call_object(qmp, "query-status", NULL, NULL);
-
-  return g_strdup(info ? dr_json_str(info, "status", "unknown") : "unknown");
-}
-
-static gboolean
-is_moving(const char *status)
-{
-  return g_strv_contains((const char *const[]){ "setup", "active", "pre-switchover", "device", "cancelling",
-                                                "wait-unplug", NULL },
-                         status);
-}
-
-static gboolean
-is_postcopy(const char *status)
-{
-  return g_str_has_prefix(status, "postcopy-");
-}
-
-/* A state in which a QEMU is that has not run yet, or was paused. In the others (io-error, guest-panicked, shutdown, …) it
- * came by running, and there the guest is to be left. */
-static gboolean
-waits_for_cont(const char *state)
-{
-  return g_strv_contains((const char *const[]){ "inmigrate", "prelaunch", "paused", "postmigrate",
-                                                "finish-migrate", "restore-vm", "unknown", NULL },
-                         state);
-}
-
 /* The guest goes on where it was. The destination must be gone before: it may hold the locks of the disks. */
 static gboolean
 resume_source(DrUpgrade *u, GError **error)
@@ -138,10 +120,10 @@ resume_source(DrUpgrade *u, GError **error)
   DrDeadline deadline = dr_deadline_in(RESUME_MS);
 
   for (;;) {
-    g_autofree char *state = run_state(u->source);
+    g_autofree char *state = dr_migration_run_state(u->source);
     g_autoptr(GError) last = NULL;
 
-    if (u->plan.was_running ? !waits_for_cont(state) : !g_str_equal(state, "finish-migrate"))
+    if (u->plan.was_running ? !dr_migration_waits_for_cont(state) : !g_str_equal(state, "finish-migrate"))
       return TRUE;
     if (u->plan.was_running && dr_qmp_do(u->source, "cont", NULL, &last))
       return TRUE;
@@ -210,7 +192,7 @@ back_to_source(DrUpgrade *u, GError **ret_reason)
 static gboolean
 destination_is_complete(DrUpgrade *u)
 {
-  g_autofree char *status = u->dest ? migration_status(u->dest) : g_strdup("gone");
+  g_autofree char *status = u->dest ? dr_migration_status(u->dest) : g_strdup("gone");
 
   return g_str_equal(status, "completed");
 }
@@ -222,7 +204,7 @@ destination_completes(DrUpgrade *u)
   DrDeadline deadline = dr_deadline_in(LOAD_MS);
 
   for (;;) {
-    g_autofree char *status = u->dest ? migration_status(u->dest) : g_strdup("gone");
+    g_autofree char *status = u->dest ? dr_migration_status(u->dest) : g_strdup("gone");
 
     if (!g_strv_contains((const char *const[]){ "active", "postcopy-active", "device", NULL }, status))
       return g_str_equal(status, "completed");
@@ -237,7 +219,7 @@ static gboolean
 source_is_whole(DrUpgrade *u)
 {
   g_autoptr(JsonObject) info = NULL;
-  g_autofree char *state = u->postcopy_begun ? run_state(u->source) : NULL;
+  g_autofree char *state = u->postcopy_begun ? dr_migration_run_state(u->source) : NULL;
   const char *status;
 
   /* It stands still in post-copy. (Its migration status may still be that of its own coming, one upgrade ago.) */
@@ -315,10 +297,10 @@ on_to_destination(DrUpgrade *u, GError **ret_reason)
   g_autoptr(GError) last = NULL;
 
   for (;;) {
-    g_autofree char *state = run_state(u->dest);
+    g_autofree char *state = dr_migration_run_state(u->dest);
 
     dr_upgrade_note_resume(u);
-    if (u->plan.was_running ? !waits_for_cont(state) : destination_is_complete(u))
+    if (u->plan.was_running ? !dr_migration_waits_for_cont(state) : destination_is_complete(u))
       return DR_ON_DESTINATION;
     if ((dr_qmp_closed(u->dest) || g_str_equal(state, "unknown")) && !dest_is_back(u))
       return lost_destination(u, ret_reason);
@@ -388,15 +370,15 @@ static char *
 bring_to_rest(DrUpgrade *u)
 {
   DrDeadline deadline = dr_deadline_in(CANCEL_MS);
-  g_autofree char *status = migration_status(u->source);
+  g_autofree char *status = dr_migration_status(u->source);
 
-  if (is_moving(status) && !g_str_equal(status, "cancelling") && (u->dest || !u->postcopy_begun))
+  if (dr_migration_is_moving(status) && !g_str_equal(status, "cancelling") && (u->dest || !u->postcopy_begun))
     dr_qmp_do(u->source, u->postcopy_begun ? "migrate-start-postcopy" : "migrate_cancel", NULL, NULL);
-  while (is_moving(status) && !dr_deadline_passed(deadline)) {
+  while (dr_migration_is_moving(status) && !dr_deadline_passed(deadline)) {
     g_autoptr(DrQmpEvent) event = dr_qmp_wait_event(u->source, "MIGRATION", dr_deadline_in(100), NULL);
 
     g_free(status);
-    status = migration_status(u->source);
+    status = dr_migration_status(u->source);
   }
   return g_steal_pointer(&status);
 }
@@ -409,7 +391,7 @@ undecided(DrUpgrade *u, GError **ret_reason)
 
   if (dr_qmp_closed(u->source))
     return dr_upgrade_settle(u, ret_reason);
-  if (is_postcopy(status))
+  if (dr_migration_is_postcopy(status))
     return u->dest ? finish_postcopy(u, ret_reason)
                    : nowhere(u, ret_reason,
                              "the new QEMU ended during post-copy, with a part of the guest's memory");

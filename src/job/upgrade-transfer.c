@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Moving the state from one QEMU to the other: shared RAM, pre-copy, post-copy. */
 #include "base/error.h"
+#include "job/migration.h"
 #include "job/upgrade-internal.h"
 #include "vm/console.h"
 
@@ -19,43 +20,21 @@
 
 /* --- Capabilities and parameters --- */
 
-static gboolean
-is_wanted(const char *name, DrMemoryMode mode, gboolean hold)
-{
-  if (g_str_equal(name, "events"))
-    return TRUE;
-  if (g_str_equal(name, "pause-before-switchover"))
-    return hold;
-  if (mode == DR_MEMORY_SHARED)
-    return g_str_equal(name, "x-ignore-shared");
-  return mode == DR_MEMORY_POSTCOPY &&
-         (g_str_equal(name, "postcopy-ram") || g_str_equal(name, "release-ram"));
-}
-
-/* `hold`: the source waits, stopped, for a word of ours before it sends its devices.
- * Sets the wanted ones on and all others off: a QEMU that arrived by post-copy still has postcopy-ram, and refuses
- * x-ignore-shared then. */
+/* `hold`: the source waits, stopped, for a word of ours before it sends its devices. */
 static gboolean
 set_capabilities(DrQmp *qmp, DrMemoryMode mode, gboolean hold, GError **error)
 {
-  g_autoptr(JsonArray) known = dr_qmp_call_array(qmp, "query-migrate-capabilities", NULL, error);
-  JsonArray *wanted;
-  JsonObject *arguments;
+  g_autoptr(GStrvBuilder) builder = g_strv_builder_new();
+  g_auto(GStrv) wanted = NULL;
 
-  if (!known)
-    return FALSE;
-  wanted = json_array_new();
-  for (guint i = 0; i < json_array_get_length(known); i++) {
-    JsonObject *item = json_array_get_object_element(known, i);
-    const char *name = dr_json_str(item, "capability", "");
-    gboolean state = is_wanted(name, mode, hold);
-
-    if (state != dr_json_bool(item, "state", FALSE))
-      json_array_add_object_element(wanted, dr_json("{'capability': <%s>, 'state': <%b>}", name, state));
-  }
-  arguments = json_object_new();
-  json_object_set_array_member(arguments, "capabilities", wanted);
-  return dr_qmp_do(qmp, "migrate-set-capabilities", arguments, error);
+  if (hold)
+    g_strv_builder_add(builder, "pause-before-switchover");
+  if (mode == DR_MEMORY_SHARED)
+    g_strv_builder_add(builder, "x-ignore-shared");
+  if (mode == DR_MEMORY_POSTCOPY)
+    g_strv_builder_add_many(builder, "postcopy-ram", "release-ram", NULL);
+  wanted = g_strv_builder_end(builder);
+  return dr_migration_set_capabilities(qmp, (const char *const *)wanted, error);
 }
 
 gboolean
@@ -348,6 +327,8 @@ start_migration(DrUpgrade *u, GError **error)
 {
   g_autofree char *uri = g_strdup_printf("unix:%s", u->plan.migration_path);
 
+  if (!dr_upgrade_prepare_mark(u, error))
+    return FALSE;
   if (u->plan.mode ==
       DR_MEMORY_SHARED) /* it will be over in some ms; else the console is held just before the end */
     hold_console(u);

@@ -13,8 +13,8 @@
 #define CONNECT_MS 5000
 #define DYING_MS 1000
 
-static void
-upgrade_init(DrUpgrade *u, DrJob *job)
+void
+dr_upgrade_init(DrUpgrade *u, DrJob *job)
 {
   u->job = job;
   u->vm = dr_job_vm(job);
@@ -36,8 +36,8 @@ close_all(GArray *fds)
   g_array_unref(fds);
 }
 
-static void
-upgrade_clear(DrUpgrade *u)
+void
+dr_upgrade_clear(DrUpgrade *u)
 {
   g_clear_pointer(&u->guard, dr_tap_guard_free); /* before the descriptors that it watches */
   close_all(u->fds);
@@ -51,7 +51,6 @@ upgrade_clear(DrUpgrade *u)
   g_clear_pointer(&u->pre, dr_preflight_free);
   dr_upgrade_plan_clear(&u->plan);
 }
-G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(DrUpgrade, upgrade_clear)
 
 static gboolean
 read_request(JsonObject *request, const char **ret_qemu, DrMemoryMode *ret_mode, GError **error)
@@ -115,9 +114,8 @@ dr_upgrade_note(DrVm *vm, const char *text, gboolean ended)
   dr_vm_unlock(vm);
 }
 
-/* The last steps, wherever the guest is: the monitor goes back to the VM, the record says how things are. */
-static void
-finish(DrUpgrade *u, DrWhere where, const GError *reason)
+void
+dr_upgrade_finish(DrUpgrade *u, DrWhere where, const GError *reason)
 {
   g_autoptr(GError) error = NULL;
   DrQmp *survivor = where == DR_ON_DESTINATION ? g_steal_pointer(&u->dest) : g_steal_pointer(&u->source);
@@ -165,7 +163,7 @@ commit(DrUpgrade *u, GError **error)
   if (u->pre || dr_findings_count(own))
     dr_job_set_findings(u->job, findings);
   dr_job_set_result(u->job, result(u));
-  finish(u, DR_ON_DESTINATION, lost);
+  dr_upgrade_finish(u, DR_ON_DESTINATION, lost);
   /* A record that could not be written names the old QEMU: then a recovery needs the mark to know better. */
   dr_job_remove_at_end(u->job, u->plan.mark_path);
   if (!lost)
@@ -186,7 +184,7 @@ settle(DrUpgrade *u, GError *cause, GError **error)
     g_error_free(cause);
     return commit(u, error);
   }
-  finish(u, where, reason);
+  dr_upgrade_finish(u, where, reason);
   if (reason) {
     g_error_free(cause);
     g_propagate_error(error, g_steal_pointer(&reason));
@@ -227,7 +225,7 @@ give_up(DrUpgrade *u, gboolean ran, GError *cause, GError **error)
   if (may_be_ending(cause))
     dr_upgrade_ends_within(&u->plan.source, DYING_MS);
   if (u->source)
-    finish(u, DR_ON_SOURCE, NULL); /* which gives the monitor back */
+    dr_upgrade_finish(u, DR_ON_SOURCE, NULL); /* which gives the monitor back */
   if (ran)
     say_if_ended(u, &cause);
   g_propagate_error(error, cause);
@@ -241,7 +239,7 @@ dr_upgrade_run(DrJob *job, GError **error)
   GError *cause = NULL;
   gboolean ran;
 
-  upgrade_init(&u, job);
+  dr_upgrade_init(&u, job);
   ran = dr_vm_check(u.vm);
   if (!dr_job_enter(job, DR_STAGE_PREFLIGHT, NULL, error))
     return FALSE;
@@ -284,9 +282,8 @@ is_monitor(const char *word, const char *qmp_path)
   return g_str_has_prefix(word, "socket,id=drover-qmp,") && strstr(word, path);
 }
 
-/* A destination that was spawned, but whose pid did not reach the journal, has its monitor's path on its command line. */
-static gboolean
-find_by_socket(const char *qmp_path, DrProcId *ret_id)
+gboolean
+dr_upgrade_find_by_socket(const char *qmp_path, DrProcId *ret_id)
 {
   g_autoptr(GDir) proc = g_dir_open("/proc", 0, NULL);
   const char *name;
@@ -305,9 +302,8 @@ find_by_socket(const char *qmp_path, DrProcId *ret_id)
   return FALSE;
 }
 
-/* Reads the journal. FALSE: nothing had been started. */
-static gboolean
-load_plan(DrUpgrade *u, JsonArray *journal, const char **ret_stage)
+gboolean
+dr_upgrade_load_plan(DrUpgrade *u, JsonArray *journal, const char **ret_stage)
 {
   gboolean started = FALSE;
 
@@ -334,7 +330,7 @@ static void
 connect_both(DrUpgrade *u)
 {
   if (!u->dest_id.pid)
-    find_by_socket(u->plan.qmp_path, &u->dest_id);
+    dr_upgrade_find_by_socket(u->plan.qmp_path, &u->dest_id);
   if (u->dest_id.pid && dr_proc_alive(&u->dest_id)) {
     dr_autofd int pidfd = dr_proc_open(&u->dest_id, NULL);
 
@@ -411,14 +407,14 @@ dr_upgrade_recover(DrJob *job, GError **error)
   DrWhere where = DR_ON_SOURCE;
   gboolean started;
 
-  upgrade_init(&u, job);
+  dr_upgrade_init(&u, job);
   note_source(&u);
   journal = dr_store_load_journal(u.host->store, dr_job_id(job), error);
   if (!journal) {
     dr_vm_give(u.vm, NULL);
     return FALSE;
   }
-  started = load_plan(&u, journal, &stage);
+  started = dr_upgrade_load_plan(&u, journal, &stage);
   dr_job_step(job, stage);
   dr_job_hold(job, DR_STEP_RECOVER);
   if (!was_rebooted(&u, stage, &reason) && started)
@@ -427,7 +423,7 @@ dr_upgrade_recover(DrJob *job, GError **error)
     return commit_late(&u, stage, error);
   if (where == DR_ON_SOURCE && !reason)
     interrupted(&u, stage, &reason);
-  finish(&u, where, reason);
+  dr_upgrade_finish(&u, where, reason);
   g_propagate_error(error, g_steal_pointer(&reason));
   return FALSE;
 }

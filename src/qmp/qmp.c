@@ -30,6 +30,7 @@ struct DrQmp {
   GQueue events;  /* of DrQmpEvent */
   guint dropped;
   gint64 next_id;
+  gboolean oob;       /* this connection takes commands out of band */
   gint64 wanted_id;   /* the answer that a call waits for; 0: none */
   JsonObject *answer; /* it, once it came */
   JsonObject *greeting;
@@ -249,14 +250,14 @@ send_all(DrQmp *qmp, const char *text, gsize len, DrDeadline deadline, GError **
 }
 
 static gboolean
-send_command(DrQmp *qmp, const char *command, JsonObject *arguments, gint64 id, DrDeadline deadline,
-             GError **error)
+send_command(DrQmp *qmp, const char *how, const char *command, JsonObject *arguments, gint64 id,
+             DrDeadline deadline, GError **error)
 {
   g_autoptr(JsonObject) message = json_object_new();
   g_autofree char *text = NULL;
   g_autofree char *line = NULL;
 
-  json_object_set_string_member(message, "execute", command);
+  json_object_set_string_member(message, how, command);
   if (arguments)
     json_object_set_object_member(message, "arguments", arguments);
   json_object_set_int_member(message, "id", id);
@@ -277,15 +278,15 @@ result_of(DrQmp *qmp, const char *command, JsonObject *answer, GError **error)
   return NULL;
 }
 
-JsonNode *
-dr_qmp_call(DrQmp *qmp, const char *command, JsonObject *arguments, int timeout_ms, GError **error)
+static JsonNode *
+call(DrQmp *qmp, const char *how, const char *command, JsonObject *arguments, int timeout_ms, GError **error)
 {
   DrDeadline deadline = dr_deadline_in(timeout_ms);
   g_autoptr(JsonObject) answer = NULL;
   gint64 id = ++qmp->next_id;
 
   qmp->wanted_id = id;
-  if (!send_command(qmp, command, arguments, id, deadline, error))
+  if (!send_command(qmp, how, command, arguments, id, deadline, error))
     return NULL;
   while (!qmp->answer) {
     if (qmp->closed) {
@@ -302,6 +303,21 @@ dr_qmp_call(DrQmp *qmp, const char *command, JsonObject *arguments, int timeout_
     return NULL;
   }
   return result_of(qmp, command, answer, error);
+}
+
+JsonNode *
+dr_qmp_call(DrQmp *qmp, const char *command, JsonObject *arguments, int timeout_ms, GError **error)
+{
+  return call(qmp, "execute", command, arguments, timeout_ms, error);
+}
+
+gboolean
+dr_qmp_do_oob(DrQmp *qmp, const char *command, JsonObject *arguments, GError **error)
+{
+  g_autoptr(JsonNode) answer =
+      call(qmp, qmp->oob ? "exec-oob" : "execute", command, arguments, DR_QMP_TIMEOUT_MS, error);
+
+  return answer != NULL;
 }
 
 JsonObject *
@@ -343,7 +359,8 @@ dr_qmp_do(DrQmp *qmp, const char *command, JsonObject *arguments, GError **error
 gboolean
 dr_qmp_send(DrQmp *qmp, const char *command, JsonObject *arguments, GError **error)
 {
-  return send_command(qmp, command, arguments, ++qmp->next_id, dr_deadline_in(DR_QMP_TIMEOUT_MS), error);
+  return send_command(qmp, "execute", command, arguments, ++qmp->next_id, dr_deadline_in(DR_QMP_TIMEOUT_MS),
+                      error);
 }
 
 char *
@@ -445,6 +462,22 @@ dr_qmp_read_some(DrQmp *qmp)
 }
 
 static gboolean
+offers_oob(DrQmp *qmp)
+{
+  JsonArray *offered = dr_json_arr(qmp->greeting, "QMP.capabilities");
+  g_auto(GStrv) names = offered ? dr_json_strv(offered) : NULL;
+
+  return names && g_strv_contains((const char *const *)names, "oob");
+}
+
+static gboolean
+enter_command_mode(DrQmp *qmp, GError **error)
+{
+  qmp->oob = offers_oob(qmp);
+  return dr_qmp_do(qmp, "qmp_capabilities", qmp->oob ? dr_json("{'enable': <['oob']>}") : NULL, error);
+}
+
+static gboolean
 greet(DrQmp *qmp, DrDeadline deadline, GError **error)
 {
   g_autoptr(GError) local = NULL;
@@ -468,7 +501,7 @@ greet(DrQmp *qmp, DrDeadline deadline, GError **error)
   qmp->version =
       g_strdup_printf("%d.%d.%d", (int)dr_json_int(version, "major", 0),
                       (int)dr_json_int(version, "minor", 0), (int)dr_json_int(version, "micro", 0));
-  return dr_qmp_do(qmp, "qmp_capabilities", NULL, error);
+  return enter_command_mode(qmp, error);
 }
 
 static pid_t

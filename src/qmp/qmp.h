@@ -64,6 +64,10 @@ JsonObject *dr_qmp_call_object(DrQmp *qmp, const char *command, JsonObject *argu
 JsonArray *dr_qmp_call_array(DrQmp *qmp, const char *command, JsonObject *arguments, GError **error);
 gboolean dr_qmp_do(DrQmp *qmp, const char *command, JsonObject *arguments, GError **error);
 
+/* The same past the others that QEMU has under way: for those of its commands that allow it (migrate-recover, migrate-pause),
+ * while its main loop waits for a page of post-copy. */
+gboolean dr_qmp_do_oob(DrQmp *qmp, const char *command, JsonObject *arguments, GError **error);
+
 /* Sends a command without waiting; its answer is dropped when it comes (an error answer is logged).
  * For the one place where a round trip would stand in the guest's pause. */
 gboolean dr_qmp_send(DrQmp *qmp, const char *command, JsonObject *arguments, GError **error);
