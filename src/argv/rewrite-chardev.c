@@ -23,6 +23,17 @@ is_monitor(const DrOpt *opt)
   return is(opt, "monitor") || is(opt, "qmp") || is(opt, "qmp-pretty");
 }
 
+/* A log beside the device, of any kind: QEMU empties it when it starts (qemu_char_open() in chardev/char.c, 5.2 to 11.1), also if nothing
+ * comes of the move. */
+static gboolean
+append_log(DrChardev *chardev)
+{
+  if (!dr_opts_has(chardev->extra, "logfile"))
+    return FALSE;
+  dr_opts_set_bool(chardev->extra, "logappend", TRUE);
+  return TRUE;
+}
+
 /* Turns a chardev into drover's console socket; mux and what frontends hang on it stay. */
 static void
 to_console(DrRewriter *r, DrChardev *chardev)
@@ -35,6 +46,8 @@ to_console(DrRewriter *r, DrChardev *chardev)
   chardev->server = TRUE;
   chardev->wait = FALSE;
   dr_opts_unset(chardev->extra, "signal");
+  if (r->plan->incoming)
+    append_log(chardev);
   r->out->console = TRUE;
 }
 
@@ -84,9 +97,8 @@ beside_socket(DrRewriter *r, guint i, const DrOpt *opt, DrChardev *chardev)
   return TRUE;
 }
 
-/* Changes a chardev for a QEMU that starts beside another. FALSE: it stays as it is. */
 static gboolean
-beside(DrRewriter *r, guint i, const DrOpt *opt, DrChardev *chardev)
+beside_by_kind(DrRewriter *r, guint i, const DrOpt *opt, DrChardev *chardev)
 {
   switch (chardev->kind) {
   case DR_CHARDEV_UNIX:
@@ -116,6 +128,15 @@ beside(DrRewriter *r, guint i, const DrOpt *opt, DrChardev *chardev)
     return FALSE;
   }
   g_assert_not_reached();
+}
+
+/* Changes a chardev for a QEMU that starts beside another. FALSE: it stays as it is. */
+static gboolean
+beside(DrRewriter *r, guint i, const DrOpt *opt, DrChardev *chardev)
+{
+  gboolean logs = append_log(chardev);
+
+  return beside_by_kind(r, i, opt, chardev) || logs;
 }
 
 /* Gives a short form a -chardev of its own in front of it, and refers to it. */

@@ -5,15 +5,6 @@
 
 #include <string.h>
 
-void
-dr_need_free(DrNeed *need)
-{
-  g_free(need->netdev);
-  g_free(need->ifname);
-  g_array_unref(need->numbers);
-  g_free(need);
-}
-
 static void
 rename_free(DrRename *item)
 {
@@ -43,128 +34,6 @@ dr_rewrite_free(DrRewrite *rewrite)
   g_free(rewrite->pidfile);
   g_free(rewrite->gdb);
   g_free(rewrite);
-}
-
-/* --- What a second QEMU needs --- */
-
-static DrNeed *
-add_need(GPtrArray *needs, DrNeedKind kind, guint opt)
-{
-  DrNeed *need = g_new0(DrNeed, 1);
-
-  need->kind = kind;
-  need->opt = opt;
-  need->fd = -1;
-  need->numbers = g_array_new(FALSE, FALSE, sizeof(int));
-  g_ptr_array_add(needs, need);
-  return need;
-}
-
-/* "12" or "12:13". Names of getfd are no numbers and are left to QEMU to complain about. */
-static void
-need_fds(GPtrArray *needs, guint opt, const char *list, gboolean tap)
-{
-  g_auto(GStrv) words = g_strsplit(list ? list : "", ":", -1);
-
-  for (char **word = words; *word; word++) {
-    guint64 number;
-
-    if (!g_ascii_string_to_unsigned(*word, 10, 0, G_MAXINT, &number, NULL))
-      continue;
-    DrNeed *need = add_need(needs, DR_NEED_FD, opt);
-    need->fd = (int)number;
-    need->tap = tap;
-  }
-}
-
-static gboolean
-is_network(const DrOpt *opt)
-{
-  return g_str_equal(opt->info->name, "netdev") || g_str_equal(opt->info->name, "nic") ||
-         g_str_equal(opt->info->name, "net");
-}
-
-static void
-need_network(GPtrArray *needs, guint i, DrOpts *opts)
-{
-  const char *type = dr_opts_get(opts, "type");
-
-  need_fds(needs, i, dr_opts_get(opts, "fd"), TRUE);
-  need_fds(needs, i, dr_opts_get(opts, "fds"), TRUE);
-  need_fds(needs, i, dr_opts_get(opts, "vhostfd"), FALSE);
-  need_fds(needs, i, dr_opts_get(opts, "vhostfds"), FALSE);
-  if (!type || (!g_str_equal(type, "tap") && !g_str_equal(type, "bridge")))
-    return;
-  if (dr_opts_has(opts, "fd") || dr_opts_has(opts, "fds"))
-    return;
-  DrNeed *need = add_need(needs, DR_NEED_TAP, i);
-  need->netdev = g_strdup(dr_opts_get(opts, "id"));
-  need->ifname = g_strdup(dr_opts_get(opts, "ifname"));
-}
-
-static void
-need_chardev(GPtrArray *needs, guint i, const DrOpt *opt)
-{
-  g_autoptr(DrChardev) chardev = dr_opt_parse_chardev(opt, NULL);
-  guint64 port;
-
-  if (!chardev)
-    return;
-  need_fds(needs, i, chardev->fd, FALSE);
-  if (chardev->kind != DR_CHARDEV_TCP || !dr_chardev_is_listener(chardev) ||
-      g_str_equal(opt->info->name, "gdb"))
-    return;
-  if (g_ascii_string_to_unsigned(chardev->port ? chardev->port : "", 10, 1, 65535, &port, NULL))
-    add_need(needs, DR_NEED_TCP_LISTENER, i)->port = port;
-}
-
-static void
-need_object(GPtrArray *needs, guint i, DrOpts *opts)
-{
-  const char *path = dr_opts_get(opts, "mem-path");
-  const char *number = NULL;
-
-  if (path && g_str_has_prefix(path, "/proc/self/fd/"))
-    number = path + strlen("/proc/self/fd/");
-  else if (path && g_str_has_prefix(path, "/dev/fd/"))
-    number = path + strlen("/dev/fd/");
-  need_fds(needs, i, number, FALSE);
-}
-
-GPtrArray *
-dr_rewrite_needs(const DrArgv *argv)
-{
-  GPtrArray *needs = g_ptr_array_new_with_free_func((GDestroyNotify)dr_need_free);
-
-  for (guint i = 0; i < dr_argv_n(argv); i++) {
-    const DrOpt *opt = dr_argv_opt(argv, i);
-    g_autoptr(DrOpts) opts = NULL;
-
-    if (opt->info->kind == DR_VALUE_CHARDEV || g_str_equal(opt->info->name, "chardev")) {
-      need_chardev(needs, i, opt);
-      continue;
-    }
-    if (!is_network(opt) && !g_str_equal(opt->info->name, "object"))
-      continue;
-    opts = dr_opt_parse(opt, NULL);
-    if (opts && is_network(opt))
-      need_network(needs, i, opts);
-    else if (opts)
-      need_object(needs, i, opts);
-  }
-  return needs;
-}
-
-const DrNeed *
-dr_rewriter_need(DrRewriter *r, DrNeedKind kind, guint opt)
-{
-  for (guint i = 0; r->plan->needs && i < r->plan->needs->len; i++) {
-    const DrNeed *need = r->plan->needs->pdata[i];
-
-    if (need->kind == kind && need->opt == opt && need->numbers->len)
-      return need;
-  }
-  return NULL;
 }
 
 /* --- Start options --- */
@@ -216,6 +85,22 @@ rewrite_gdb(DrRewriter *r)
   dr_argv_remove_all(argv, "s");
 }
 
+/* QEMU empties the file of -D when it starts to write to it; without, what -d and -trace log goes to stderr. */
+static void
+rewrite_log(DrRewriter *r)
+{
+  DrArgv *argv = r->out->argv;
+  DrOpt *opt = dr_argv_find_last(argv, "D");
+
+  if (opt && (dr_argv_has(argv, "d") || dr_argv_has(argv, "trace")))
+    dr_findings_add(r->findings, DR_FINDING_WARNING, "log-file",
+                    "follow the VM's log (drover show tells its path)",
+                    "-D %s: a second QEMU would empty this file, so from now on QEMU's own log goes to the "
+                    "VM's",
+                    opt->value);
+  dr_argv_remove_all(argv, "D");
+}
+
 static void
 rewrite_incoming(DrRewriter *r)
 {
@@ -225,6 +110,7 @@ rewrite_incoming(DrRewriter *r)
   dr_argv_remove_all(argv, "loadvm");
   dr_argv_remove_all(argv, "S");
   rewrite_gdb(r);
+  rewrite_log(r);
   dr_argv_append(argv, "S", NULL);
   dr_argv_append(argv, "incoming", "defer");
 }
@@ -435,7 +321,7 @@ rewrite_host_side(DrRewriter *r, const DrArgv *original, GError **error)
   for (guint i = 0; i < dr_argv_n(original); i++) {
     DrOpt *opt = dr_argv_opt(r->out->argv, i);
 
-    if (is_network(opt) && !rewrite_network(r, i, opt, error))
+    if (dr_rewrite_is_network(opt) && !rewrite_network(r, i, opt, error))
       return FALSE;
     if (g_str_equal(opt->info->name, "vnc") && !rewrite_vnc(r, opt, error))
       return FALSE;

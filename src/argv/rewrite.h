@@ -26,6 +26,7 @@ typedef struct {
   gboolean tap;    /* NEED_FD: it is a tap queue */
   char *netdev;    /* NEED_TAP: its id, nullable (-net, -nic without id) */
   char *ifname;    /* NEED_TAP: nullable (QEMU or the helper chose the name) */
+  char *bridge;    /* NEED_TAP: a helper put it there, "br0"; nullable */
   guint port;      /* NEED_TCP_LISTENER */
   GArray *numbers; /* filled by the caller for NEED_TAP and NEED_TCP_LISTENER: of int, in the new QEMU */
 } DrNeed;

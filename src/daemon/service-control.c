@@ -8,6 +8,7 @@
 
 #include <poll.h>
 #include <string.h>
+#include <unistd.h>
 
 #define STOP_DEFAULT_S 60
 #define LOOK_MS 1000
@@ -134,6 +135,7 @@ dr_service_console(DrService *service, const char *name, GError **error)
   g_autoptr(DrVm) vm = dr_service_find(service, name, error);
   g_autofree char *path = NULL;
   DrVmRecord *record;
+  int fd;
 
   if (!vm || !is_running(vm, error))
     return -1;
@@ -147,9 +149,12 @@ dr_service_console(DrService *service, const char *name, GError **error)
         error, "drover show %s tells where (-serial); start it without -serial, or with -serial stdio", name);
     return -1;
   }
-  if (!dr_console_ensure(dr_vm_console(vm), path, error))
-    return -1;
-  return dr_console_attach(dr_vm_console(vm), error);
+  fd = dr_console_attach(dr_vm_console(vm), error);
+  if (fd < 0 ||
+      dr_console_ensure(dr_vm_console(vm), path, error)) /* in this order: it is let go without a reader */
+    return fd;
+  close(fd);
+  return -1;
 }
 
 /* --- Stop, forget --- */

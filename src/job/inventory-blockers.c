@@ -52,6 +52,8 @@ static const Rule object_rules[] = {
   { "pef-guest", "confidential", "memory encrypted by the processor cannot move", REPLACE, 0 },
   { "s390-pv-guest", "confidential", "memory encrypted by the processor cannot move", REPLACE, 0 },
   { "x-remote-object", "remote", "its other half is a process that serves one QEMU", REPLACE, 0 },
+  { "filter-dump", "filter-dump", "a second QEMU empties its file at its start",
+    "remove it for the move (object_del), and add it again with another file", 0 },
   { "vfio-user", "vfio", "its other half is a process that serves one QEMU", REPLACE, 0 },
 };
 
@@ -59,10 +61,20 @@ static const Rule net_rules[] = {
   { "vhost-user", "vhost-user", "its other half is a process that serves one QEMU at a time", UNPLUG, 0 },
   { "vhost-vdpa", "vhost-vdpa", "it is a device of the host, whose state stays there", UNPLUG, 0 },
   { "stream", "netdev-socket", "it is one connection, which a second QEMU cannot have too",
-    "use a tap, user or dgram netdev", 0 },
+    "use a tap or user netdev", 0 },
   { "passt", "netdev-socket", "passt serves one QEMU at a time", "use a tap or user netdev", 0 },
   { "af-xdp", "netdev-socket", "the host's queues belong to one QEMU", "use a tap netdev", 0 },
   { "netmap", "netdev-socket", "the host's queues belong to one QEMU", "use a tap netdev", 0 },
+};
+
+/* By what is known of a netdev's address: is_tcp_socket(), is_unicast(). */
+static const Rule address_rules[] = {
+  { "socket", "netdev-socket", "it is one TCP connection, which a second QEMU cannot have too",
+    "use a tap or user netdev, or a multicast one (-netdev socket,mcast=)", 0 },
+  { "dgram", "netdev-dgram", "a second QEMU that binds its address takes the first one's packets",
+    "use a tap or user netdev, a multicast one (-netdev socket,mcast=), or hand the socket down (-netdev "
+    "dgram,local.type=fd)",
+    0 },
 };
 
 static const Rule *
@@ -127,25 +139,49 @@ check_objects(const DrInventory *inv, DrFindings *findings)
   }
 }
 
-/* "type=socket,socket: wait from HOST:PORT" and "connect to": TCP, one peer each; "mcast=" and "udp=" are shared. 7.2 and
- * newer say nothing before there is a peer. */
+/* Whether what follows "type=TYPE," says so. */
+static gboolean
+says(const DrNet *net, const char *prefix)
+{
+  const char *at = strstr(net->info, "type=");
+
+  at = at ? strchr(at, ',') : NULL;
+  return at && g_str_has_prefix(at + 1, prefix);
+}
+
+/* "type=socket,socket: wait from HOST:PORT", "connect to" and "fd=N": TCP, one peer each; "mcast=" is shared. 7.2 and newer say
+ * nothing before there is a peer. */
 static gboolean
 is_tcp_socket(const DrNet *net)
 {
-  return g_str_equal(net->type, "socket") && !strstr(net->info, "mcast=") && !strstr(net->info, "udp=");
+  return g_str_equal(net->type, "socket") && !says(net, "socket: mcast=") && !says(net, "socket: udp=");
+}
+
+/* One receiver by its address: a second QEMU that binds a unix path unlinks the first one's socket (net/dgram.c, 7.2 to 11.1), and
+ * one that binds a UDP port, which QEMU does with SO_REUSEADDR, gets what was meant for the first. "mcast=" is everybody's,
+ * "fd=" is handed down. */
+static gboolean
+is_unicast(const DrNet *net)
+{
+  return says(net, "socket: udp=") ||
+         (g_str_equal(net->type, "dgram") && !says(net, "mcast=") && !says(net, "fd="));
+}
+
+static const Rule *
+find_net_rule(const DrNet *net, int version)
+{
+  if (is_tcp_socket(net))
+    return &address_rules[0];
+  return is_unicast(net) ? &address_rules[1]
+                         : find_rule(net_rules, G_N_ELEMENTS(net_rules), net->type, version);
 }
 
 static void
 check_network(const DrInventory *inv, DrFindings *findings)
 {
-  static const Rule tcp = { "", "netdev-socket",
-                            "it is one TCP connection, which a second QEMU cannot have too",
-                            "use a tap or user netdev, or -netdev socket with mcast= or udp=", 0 };
-
   for (guint i = 0; i < inv->nets->len; i++) {
     const DrNet *net = inv->nets->pdata[i];
-    const Rule *rule =
-        is_tcp_socket(net) ? &tcp : find_rule(net_rules, G_N_ELEMENTS(net_rules), net->type, inv->version);
+    const Rule *rule = find_net_rule(net, inv->version);
 
     if (rule)
       add(findings, rule, "netdev", net->name, net->type);

@@ -314,8 +314,8 @@ is_seen(JsonObject *entry)
   return dr_json_obj(entry, "inserted") || dr_json_str(entry, "qdev", NULL);
 }
 
-static void
-compare_disks(const DrInventory *before, const DrInventory *after, DrFindings *findings)
+void
+dr_inventory_compare_disks(const DrInventory *before, const DrInventory *after, DrFindings *findings)
 {
   g_autoptr(GHashTable) matched = g_hash_table_new(NULL, NULL);
 
@@ -359,5 +359,5 @@ dr_inventory_compare(const DrInventory *before, const DrInventory *after, DrFind
   compare_memory(before, after, findings);
   dr_same_devices(before, after, findings);
   compare_user_nets(before, after, findings);
-  compare_disks(before, after, findings);
+  dr_inventory_compare_disks(before, after, findings);
 }

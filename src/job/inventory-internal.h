@@ -83,12 +83,14 @@ struct DrInventory {
 };
 
 /* --- inventory.c --- */
+GPtrArray *dr_plugged_list(void); /* empty, of DrPlugged */
 /* A property's value as -device, -object and qtree write it; NULL for what is not a plain value. (transfer full) */
 char *dr_value_text(JsonNode *node);
 #define DR_VALUE_LIST "(a list)" /* what a property that holds a non-empty list reads as */
 
 GHashTable *dr_props_new(void);
 /* A refusal by QEMU is no error, and leaves *ret NULL: not every version and machine has every command and property. */
+gboolean dr_ask_object(DrQmp *qmp, const char *command, JsonObject **ret, GError **error);
 gboolean dr_ask_array(DrQmp *qmp, const char *command, JsonObject *arguments, JsonArray **ret,
                       GError **error);
 gboolean dr_ask_property(DrQmp *qmp, const char *path, const char *property, JsonNode **ret, GError **error);
@@ -97,6 +99,8 @@ gboolean dr_ask_into(DrQmp *qmp, const char *path, const char *property, GHashTa
 
 /* --- inventory-plugged.c --- */
 gboolean dr_read_devices(DrInventory *inventory, DrQmp *qmp, GError **error);
+/* Names and types only, into inv->plugged. */
+gboolean dr_list_plugged(DrInventory *inventory, DrQmp *qmp, GError **error);
 gboolean dr_read_objects(DrInventory *inventory, DrQmp *qmp, GError **error);
 
 /* --- inventory-qtree.c --- */
@@ -216,7 +220,9 @@ void dr_drive_add(DrApply *a, const char *head, const char *backend, JsonObject 
 /* Makes the limits of a -drive those in force; `inserted` is of query-block. */
 void dr_throttle_apply(DrOpts *opts, const char *backend, JsonObject *inserted);
 gboolean dr_throttle_is_set(JsonObject *inserted);
+gboolean dr_throttle_same(JsonObject *a, JsonObject *b); /* both are "inserted" */
 
 /* --- inventory-compare.c, inventory-same.c --- */
+void dr_inventory_compare_disks(const DrInventory *before, const DrInventory *after, DrFindings *findings);
 void dr_compare_block(DrFindings *findings, const char *code, const char *format, ...) G_GNUC_PRINTF(3, 4);
 void dr_same_devices(const DrInventory *before, const DrInventory *after, DrFindings *findings);

@@ -148,6 +148,16 @@ read_plugged(DrInventory *inv, DrQmp *qmp, DrPlugged *plugged, GError **error)
 }
 
 gboolean
+dr_list_plugged(DrInventory *inv, DrQmp *qmp, GError **error)
+{
+  if (!list_children(qmp, "/machine/peripheral", inv->plugged, error) ||
+      !list_children(qmp, "/machine/peripheral-anon", inv->plugged, error))
+    return FALSE;
+  g_ptr_array_sort(inv->plugged, by_number);
+  return TRUE;
+}
+
+gboolean
 dr_read_devices(DrInventory *inv, DrQmp *qmp, GError **error)
 {
   g_autofree char *qtree = dr_qmp_hmp(qmp, error, "info qtree");
@@ -155,10 +165,8 @@ dr_read_devices(DrInventory *inv, DrQmp *qmp, GError **error)
   if (!qtree)
     return FALSE;
   inv->qdevs = dr_qtree_parse(qtree);
-  if (!list_children(qmp, "/machine/peripheral", inv->plugged, error) ||
-      !list_children(qmp, "/machine/peripheral-anon", inv->plugged, error))
+  if (!dr_list_plugged(inv, qmp, error))
     return FALSE;
-  g_ptr_array_sort(inv->plugged, by_number);
   for (guint i = 0; i < inv->plugged->len; i++)
     if (!read_plugged(inv, qmp, inv->plugged->pdata[i], error))
       return FALSE;

@@ -103,3 +103,12 @@ dr_throttle_apply(DrOpts *opts, const char *backend, JsonObject *inserted)
   if (!g_str_equal(group, backend) && dr_throttle_is_set(inserted))
     dr_opts_set(opts, "throttling.group", group);
 }
+
+gboolean
+dr_throttle_same(JsonObject *a, JsonObject *b)
+{
+  for (guint i = 0; i < G_N_ELEMENTS(limits); i++)
+    if (running_limit(a, i) != running_limit(b, i))
+      return FALSE;
+  return TRUE;
+}

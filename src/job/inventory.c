@@ -15,6 +15,12 @@ plugged_free(DrPlugged *plugged)
   g_free(plugged);
 }
 
+GPtrArray *
+dr_plugged_list(void)
+{
+  return g_ptr_array_new_with_free_func((GDestroyNotify)plugged_free);
+}
+
 void
 dr_inventory_free(DrInventory *inv)
 {
@@ -65,8 +71,8 @@ dr_ask_array(DrQmp *qmp, const char *command, JsonObject *arguments, JsonArray *
   return forgive_refusal(local, error);
 }
 
-static gboolean
-ask_object(DrQmp *qmp, const char *command, JsonObject **ret, GError **error)
+gboolean
+dr_ask_object(DrQmp *qmp, const char *command, JsonObject **ret, GError **error)
 {
   GError *local = NULL;
 
@@ -142,8 +148,8 @@ read_machine(DrInventory *inv, DrQmp *qmp, GError **error)
     return FALSE;
   if (g_str_has_suffix(inv->machine, "-machine"))
     inv->machine[strlen(inv->machine) - strlen("-machine")] = '\0';
-  if (!ask_object(qmp, "query-uuid", &uuid, error) || !ask_object(qmp, "query-name", &name, error) ||
-      !ask_object(qmp, "query-kvm", &kvm, error))
+  if (!dr_ask_object(qmp, "query-uuid", &uuid, error) || !dr_ask_object(qmp, "query-name", &name, error) ||
+      !dr_ask_object(qmp, "query-kvm", &kvm, error))
     return FALSE;
   inv->uuid = g_strdup(uuid ? dr_json_str(uuid, "UUID", NULL) : NULL);
   inv->name = g_strdup(name ? dr_json_str(name, "name", NULL) : NULL);
@@ -186,7 +192,7 @@ read_memory(DrInventory *inv, DrQmp *qmp, GError **error)
   g_autoptr(JsonNode) backend = NULL;
   g_autofree char *blocks = NULL;
 
-  if (!ask_object(qmp, "query-memory-size-summary", &summary, error) ||
+  if (!dr_ask_object(qmp, "query-memory-size-summary", &summary, error) ||
       !dr_ask_array(qmp, "query-memdev", NULL, &inv->memdevs, error) ||
       !dr_ask_array(qmp, "query-memory-devices", NULL, &inv->dimms, error))
     return FALSE;
@@ -215,7 +221,7 @@ read_blocks(DrInventory *inv, DrQmp *qmp, GError **error)
 {
   return dr_ask_array(qmp, "query-block", NULL, &inv->block, error) &&
          dr_ask_array(qmp, "query-named-block-nodes", dr_json("{'flat': <true>}"), &inv->nodes, error) &&
-         ask_object(qmp, "x-debug-query-block-graph", &inv->graph, error) &&
+         dr_ask_object(qmp, "x-debug-query-block-graph", &inv->graph, error) &&
          dr_ask_array(qmp, "query-jobs", NULL, &inv->jobs, error) &&
          dr_ask_array(qmp, "query-block-exports", NULL, &inv->exports, error);
 }
@@ -241,8 +247,8 @@ read_host_side(DrInventory *inv, DrQmp *qmp, GError **error)
 
   if (!dr_ask_array(qmp, "query-chardev", NULL, &inv->chardevs, error) ||
       !dr_ask_array(qmp, "query-tpm", NULL, &inv->tpms, error) ||
-      !ask_object(qmp, "query-spice", &spice, error) ||
-      !ask_object(qmp, "query-migrate", &inv->migrate, error))
+      !dr_ask_object(qmp, "query-spice", &spice, error) ||
+      !dr_ask_object(qmp, "query-migrate", &inv->migrate, error))
     return FALSE;
   inv->spice = spice && dr_json_bool(spice, "enabled", FALSE);
   return TRUE;
@@ -254,8 +260,8 @@ dr_inventory_read(DrQmp *qmp, GError **error)
   g_autoptr(DrInventory) inv = g_new0(DrInventory, 1);
 
   inv->version = dr_qmp_version_number(qmp);
-  inv->plugged = g_ptr_array_new_with_free_func((GDestroyNotify)plugged_free);
-  inv->objects = g_ptr_array_new_with_free_func((GDestroyNotify)plugged_free);
+  inv->plugged = dr_plugged_list();
+  inv->objects = dr_plugged_list();
   inv->types = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)json_array_unref);
   if (!read_machine(inv, qmp, error) || !read_cpu(inv, qmp, error) || !read_memory(inv, qmp, error) ||
       !read_blocks(inv, qmp, error) || !read_network(inv, qmp, error) || !read_host_side(inv, qmp, error) ||

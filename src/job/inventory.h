@@ -62,6 +62,13 @@ gboolean dr_inventory_apply(const DrInventory *inventory, DrArgv *argv, const ch
  * as above. */
 void dr_inventory_check_files(const DrInventory *inventory, pid_t pid, const char *cwd, DrFindings *findings);
 
+/* The same QEMU a while later: what others can have changed by a monitor of their own, in seven commands (about 2 ms). Only for
+ * dr_inventory_changes() and dr_inventory_check_files(). */
+DrInventory *dr_inventory_glance(DrQmp *qmp, GError **error);
+
+/* Disks, their limits, block jobs that have begun, devices, netdevs: each that is not as it was is a blocker. */
+void dr_inventory_changes(const DrInventory *before, const DrInventory *now, DrFindings *findings);
+
 /* What the guest could see that differs between a source and the destination that was built for it (blockers), for
  * machine, CPU type and features, memory, PCI tree, devices and their properties, NICs and MACs, disks and the files
  * behind them (by name, or by inode where both are here). `after` may have more CPU features than `before`: a warning; fewer: a blocker. */

@@ -2,10 +2,10 @@
 /* The checks, in the order in which a person would ask. */
 #include "job/preflight.h"
 #include "base/error.h"
-#include "job/blockers.h"
 #include "job/preflight-cpu.h"
 #include "job/preflight-host.h"
 #include "job/preflight-unversioned.h"
+#include "job/tap-queues.h"
 #include "vm/describe.h"
 
 #include <fcntl.h>
@@ -214,8 +214,6 @@ check_files(DrPreflight *p, DrVm *vm)
 static gboolean
 block_is_shareable(const DrRamBlock *ram, int source_version, char **ret_why)
 {
-  struct stat st;
-
   if (ram->kind == DR_RAM_ANONYMOUS) {
     *ret_why = g_strdup_printf("RAM block '%s' is private memory", ram->id);
     return FALSE;
@@ -225,9 +223,13 @@ block_is_shareable(const DrRamBlock *ram, int source_version, char **ret_why)
         "RAM block '%s' is a memory-backend-memfd, which QEMU 8.1 and newer always send", ram->id);
     return FALSE;
   }
-  if (ram->fd >= 0 || (ram->path && stat(ram->path, &st) == 0 && S_ISREG(st.st_mode)))
+  if (ram->fd >= 0)
     return TRUE;
-  *ret_why = g_strdup_printf("the pages of RAM block '%s' cannot be found for sure", ram->id);
+  if (ram->path)
+    *ret_why = g_strdup_printf("RAM block '%s' is on file '%s', and the VM's QEMU has another file open",
+                               ram->id, ram->path);
+  else
+    *ret_why = g_strdup_printf("the pages of RAM block '%s' cannot be found for sure", ram->id);
   return FALSE;
 }
 
@@ -329,6 +331,18 @@ decide_memory(DrPreflight *p, DrMemoryMode wanted, int source_version)
                     dr_memory_mode_name(p->mode), p->reason);
 }
 
+/* --- Taps --- */
+
+static void
+check_taps(DrPreflight *p, DrVm *vm)
+{
+  g_autoptr(GPtrArray) open = dr_proc_fds(dr_vm_record(vm)->id.pid, NULL);
+  g_autoptr(GHashTable) queues = NULL;
+
+  if (open) /* else it is another user's process, which is said by itself */
+    queues = dr_tap_queues(p->needs, dr_inventory_taps(p->inventory), open, p->findings);
+}
+
 /* --- All of it --- */
 
 /* Rewrites for show, to have the rewriter's findings in the same list. */
@@ -357,47 +371,15 @@ try_rewrite(DrPreflight *p, GError **error)
   return TRUE;
 }
 
-/* The given command line, under the program that the VM runs on by now. */
-static gboolean
-parse_given(DrPreflight *p, const DrVmRecord *record, GError **error)
-{
-  g_autoptr(DrArgv) running = dr_argv_parse((const char *const *)record->argv_running, error);
-
-  p->truth = running ? dr_argv_parse((const char *const *)record->argv_given, error) : NULL;
-  if (!p->truth)
-    return FALSE;
-  dr_argv_set_launcher(p->truth, dr_argv_launcher(running));
-  dr_argv_set_program(p->truth, dr_argv_program(running));
-  return TRUE;
-}
-
-static gboolean
-find_truth(DrPreflight *p, DrVm *vm, DrQmp *source, GError **error)
-{
-  if (!parse_given(p, dr_vm_record(vm), error))
-    return FALSE;
-  p->inventory = dr_inventory_read(source, error);
-  if (!p->inventory)
-    return FALSE;
-  p->machine = g_strdup(dr_inventory_machine(p->inventory));
-  p->kvm = dr_inventory_kvm(p->inventory);
-  if (!dr_inventory_apply(p->inventory, p->truth, dr_vm_record(vm)->cwd, p->findings, error))
-    return FALSE;
-  dr_inventory_check_files(p->inventory, dr_vm_record(vm)->id.pid, dr_vm_record(vm)->cwd, p->findings);
-  dr_inventory_blockers(p->inventory, p->findings);
-  dr_argv_blockers(p->truth, p->findings);
-  p->needs = dr_rewrite_needs(p->truth);
-  return TRUE;
-}
-
 DrPreflight *
 dr_preflight_departure(DrVm *vm, DrQmp *source, GError **error)
 {
   g_autoptr(DrPreflight) p = g_new0(DrPreflight, 1);
 
   p->findings = dr_findings_new();
-  if (!check_state(p, source, error) || !find_truth(p, vm, source, error))
+  if (!check_state(p, source, error) || !dr_preflight_truth(p, vm, source, error))
     return NULL;
+  p->needs = dr_rewrite_needs(p->truth);
   p->ram = dr_memory_blocks(source, &dr_vm_record(vm)->id, error);
   if (!p->ram)
     return NULL;
@@ -427,6 +409,7 @@ dr_preflight(DrVm *vm, DrQmp *source, const char *qemu, DrMemoryMode wanted, GEr
   if (!dr_preflight_cpu(p, source, error))
     return NULL;
   dr_preflight_process(p, vm);
+  check_taps(p, vm);
   decide_memory(p, wanted, dr_qmp_version_number(source));
   dr_preflight_ram(p, vm);
   if (!try_rewrite(p, error))

@@ -47,5 +47,13 @@ DrPreflight *dr_preflight(DrVm *vm, DrQmp *source, const char *qemu, DrMemoryMod
 DrPreflight *dr_preflight_departure(DrVm *vm, DrQmp *source, GError **error);
 void dr_preflight_arrival(DrPreflight *p, DrVm *vm, const char *qemu);
 
+/* Fills inventory, machine, kvm and truth, and adds to `p->findings` what keeps that from being moved. */
+gboolean dr_preflight_truth(DrPreflight *p, DrVm *vm, DrQmp *source, GError **error);
+
+/* Whether the guest is still what `p`, which found nothing in the way, was made from: somebody may have taken a snapshot or
+ * unplugged a device since, by another monitor. What has changed is a blocker "changed" in `findings`. Takes about 2 ms. */
+gboolean dr_preflight_again(const DrPreflight *p, DrVm *vm, DrQmp *source, DrFindings *findings,
+                            GError **error);
+
 /* {"vm","ok","findings","memory_mode","memory_reason","qemu_before","qemu_after"}. (transfer full) */
 JsonObject *dr_preflight_json(const DrPreflight *preflight, DrVm *vm, DrQmp *source);

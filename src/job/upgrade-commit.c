@@ -38,6 +38,18 @@ rename_sockets(DrUpgrade *u, DrFindings *findings)
   }
 }
 
+/* A client that came after the new QEMU was prepared is connected to the old one, whose end would leave it without a word. */
+static void
+follow_console(DrUpgrade *u, DrFindings *findings)
+{
+  const char *path = dr_vm_record(u->vm)->console_path;
+  g_autoptr(GError) error = NULL;
+
+  if (path && !(u->plan.console ? dr_console_open(dr_vm_console(u->vm), path, &error)
+                                : dr_console_follow(dr_vm_console(u->vm), path, &error)))
+    warn(findings, "console", "the console of VM '%s' is silent: %s", dr_vm_name(u->vm), error->message);
+}
+
 static void
 take_record(DrUpgrade *u)
 {
@@ -191,14 +203,16 @@ gboolean
 dr_upgrade_commit(DrUpgrade *u, DrFindings *findings, GError **error)
 {
   g_autoptr(GError) local = NULL;
+  gboolean prepared = dr_console_commit(dr_vm_console(u->vm));
 
-  dr_console_commit(dr_vm_console(u->vm));
   if (!dr_job_enter(u->job, DR_STAGE_COMMIT, NULL, &local)) {
     warn(findings, "journal", "%s", local->message); /* the mark says the same to a recovery */
     g_clear_error(&local);
   }
   rename_sockets(u, findings);
   take_record(u);
+  if (!prepared)
+    follow_console(u, findings);
   if (!dr_vm_save(u->vm, &local))
     warn(findings, "record", "%s", local->message);
   end_source(u, findings);

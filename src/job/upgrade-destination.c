@@ -2,6 +2,7 @@
 /* The new QEMU: what it is handed, how it is started, and whether it is the same machine. */
 #include "base/error.h"
 #include "base/fd.h"
+#include "job/tap-queues.h"
 #include "job/upgrade-internal.h"
 #include "qemu/spawn.h"
 #include "vm/console.h"
@@ -66,55 +67,36 @@ hand_by_number(DrUpgrade *u, const DrNeed *need, const GPtrArray *open, GError *
   return TRUE;
 }
 
-/* The interface behind a netdev whose name was not chosen by the user. */
-static const char *
-tap_name(DrUpgrade *u, const DrNeed *need)
-{
-  GPtrArray *taps = dr_inventory_taps(u->pre->inventory);
-
-  if (need->ifname)
-    return need->ifname;
-  for (guint i = 0; i < taps->len; i++) {
-    const DrTap *tap = taps->pdata[i];
-
-    if (tap->ifname && need->netdev && g_str_equal(tap->netdev, need->netdev))
-      return tap->ifname;
-  }
-  return taps->len == 1 ? ((DrTap *)taps->pdata[0])->ifname : NULL;
-}
-
 static gboolean
-hand_queues(DrUpgrade *u, DrNeed *need, const GPtrArray *open, GError **error)
+hand_queues(DrUpgrade *u, DrNeed *need, const GPtrArray *queues, GError **error)
 {
-  const char *name = tap_name(u, need);
+  for (guint i = 0; i < queues->len; i++) {
+    const DrProcFd *info = queues->pdata[i];
+    int fd = dr_proc_get_fd(&u->plan.source, info->fd, error);
+    int number;
 
-  for (guint i = 0; i < open->len; i++) {
-    const DrProcFd *info = open->pdata[i];
-    int fd, number;
-
-    /* A helper (-netdev bridge) leaves QEMU the only tap it has, under a name that nobody wrote down. */
-    if (!info->tap_ifname || (name && !g_str_equal(info->tap_ifname, name)))
-      continue;
-    fd = dr_proc_get_fd(&u->plan.source, info->fd, error);
     if (fd < 0)
       return FALSE;
     number = dr_upgrade_hand(u, fd, -1);
     g_array_append_val(need->numbers, number);
     dr_upgrade_add_tap(u, fd, info->fd, info->tap_ifname);
   }
-  if (need->numbers->len)
-    return TRUE;
-  return dr_error_set(error, DR_ERROR_NOT_FOUND, "pid %d has no open tap%s%s", u->plan.source.pid,
-                      name ? " called " : "", name ? name : "");
+  return TRUE;
 }
 
 static gboolean
 hand_needs(DrUpgrade *u, GError **error)
 {
+  g_autofree char *doing = g_strdup_printf("upgrade VM '%s'", dr_vm_name(u->vm));
   g_autoptr(GPtrArray) open = dr_proc_fds(u->plan.source.pid, error);
+  g_autoptr(DrFindings) findings = dr_findings_new();
+  g_autoptr(GHashTable) queues = NULL;
 
   if (!open)
     return FALSE;
+  queues = dr_tap_queues(u->pre->needs, dr_inventory_taps(u->pre->inventory), open, findings);
+  if (dr_findings_block(findings))
+    return dr_findings_to_error(findings, doing, error);
   for (guint i = 0; i < u->pre->needs->len; i++) {
     DrNeed *need = u->pre->needs->pdata[i];
     int fd, number;
@@ -125,7 +107,7 @@ hand_needs(DrUpgrade *u, GError **error)
         return FALSE;
       break;
     case DR_NEED_TAP:
-      if (!hand_queues(u, need, open, error))
+      if (!hand_queues(u, need, g_hash_table_lookup(queues, need), error))
         return FALSE;
       break;
     case DR_NEED_TCP_LISTENER:
@@ -142,18 +124,16 @@ hand_needs(DrUpgrade *u, GError **error)
 
 /* --- RAM --- */
 
-/* The pages of the source, or new ones of the same size. Returns -1 on error; -2: the path on the command line serves. */
+/* The pages of the source, or new ones of the same size; -1 on error. The source's own descriptor also where the command line
+ * names a file: that may be another one by now, as empty as the guest's memory would be. */
 static int
 pages_for(DrUpgrade *u, const DrRamBlock *ram, GError **error)
 {
   const DrVmRecord *record = dr_vm_record(u->vm);
   guint64 hugepage = ram->hugepage ? ram->hugepage : record->hugepage;
-  struct stat st;
 
   if (u->plan.mode != DR_MEMORY_SHARED)
     return dr_memory_create(record->name, ram->id, ram->size, hugepage, error);
-  if (ram->path && !g_str_has_prefix(ram->path, "/proc/") && stat(ram->path, &st) == 0 && S_ISREG(st.st_mode))
-    return -2;
   return dr_proc_get_fd(&u->plan.source, ram->fd, error);
 }
 
@@ -172,10 +152,8 @@ plan_ram(DrUpgrade *u, GArray *ret_ram, GError **error)
     int fd = pages_for(u, ram, error);
     int copy;
 
-    if (fd == -1)
+    if (fd < 0)
       return FALSE;
-    if (fd == -2)
-      continue;
     copy = dup(fd);
     if (copy >= 0)
       g_array_append_val(u->ram_fds, copy);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the parts of the upgrade share. Each part is a file: plan (what goes into the journal), destination (start and
- * verify the new QEMU), transfer (move the state), reach (which QEMU answers, which has ended?), settle (where is the
+ * verify the new QEMU), source (what others do to the guest meanwhile), transfer (move the state), reach (which QEMU answers, which has ended?), settle (where is the
  * guest?), commit (make the new one the VM). */
 #pragma once
 #include "job/preflight.h"
@@ -16,9 +16,9 @@ typedef struct {
   char *source_console, *source_exit; /* nullable: files of drover's own */
   char *version_before;
   char *qmp_path, *console_path, *migration_path, *exit_path;
-  char *mark_path;  /* names the destination once it has been chosen to run; in the run directory */
-  gboolean console; /* it has drover's console */
-  gboolean was_running;
+  char *mark_path;      /* names the destination once it has been chosen to run; in the run directory */
+  gboolean console;     /* it has drover's console */
+  gboolean was_running; /* at the last look: others may pause and resume it until the switchover */
   DrMemoryMode mode;
   gboolean shared_after; /* the new QEMU's RAM can be handed over next time */
   char **argv;           /* the new QEMU's */
@@ -85,6 +85,17 @@ gboolean dr_upgrade_start_destination(DrUpgrade *u, GError **error);
 gboolean dr_upgrade_verify_destination(DrUpgrade *u, GError **error);
 /* "…: MESSAGE (the new QEMU said: …)" with the end of its log. */
 void dr_upgrade_add_log(DrUpgrade *u, GError **error);
+
+/* source.c: the guest as it is now, not as it was at preflight. */
+/* The last look before `migrate`: whether it runs or is paused is noted, all else that has changed is an error. */
+gboolean dr_upgrade_look_again(DrUpgrade *u, GError **error);
+/* The part of it about what the guest is made of, for a source that stands still at "pre-switchover" after a long copy. */
+gboolean dr_upgrade_compare_source(DrUpgrade *u, GError **error);
+/* What an event of the source's says about that; `status`: its last MIGRATION event, "" before. A job that goes on after
+ * FALSE would move a guest that is not the one it was made for. */
+gboolean dr_upgrade_note_event(DrUpgrade *u, const DrQmpEvent *event, const char *status, GError **error);
+/* Whether the guest is to run after the upgrade; in the journal, too. */
+gboolean dr_upgrade_note_running(DrUpgrade *u, gboolean running, GError **error);
 
 /* transfer.c */
 gboolean dr_upgrade_transfer(DrUpgrade *u, GError **error);

@@ -113,6 +113,14 @@ kill_destination(DrUpgrade *u)
     g_warning("VM '%s': %s", dr_vm_name(u->vm), error->message);
 }
 
+/* A migration leaves the guest as "finish-migrate" or "postmigrate". One that is "paused" was paused by somebody, and "prelaunch"
+ * was never told to begin, whatever it was at the last look. */
+static gboolean
+is_stopped_by_owner(const char *state)
+{
+  return g_str_equal(state, "paused") || g_str_equal(state, "prelaunch");
+}
+
 /* The guest goes on where it was. The destination must be gone before: it may hold the locks of the disks. */
 static gboolean
 resume_source(DrUpgrade *u, GError **error)
@@ -123,6 +131,8 @@ resume_source(DrUpgrade *u, GError **error)
     g_autofree char *state = dr_migration_run_state(u->source);
     g_autoptr(GError) last = NULL;
 
+    if (is_stopped_by_owner(state))
+      return TRUE;
     if (u->plan.was_running ? !dr_migration_waits_for_cont(state) : !g_str_equal(state, "finish-migrate"))
       return TRUE;
     if (u->plan.was_running && dr_qmp_do(u->source, "cont", NULL, &last))

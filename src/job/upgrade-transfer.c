@@ -113,27 +113,21 @@ failed(DrUpgrade *u, GError **error)
   return FALSE;
 }
 
-/* Takes the queued events of both. */
-static void
-take_events(DrUpgrade *u, Progress *progress)
+static gboolean
+take_source_events(DrUpgrade *u, Progress *progress, GError **error)
 {
-  DrQmpEvent *event;
+  for (;;) {
+    g_autoptr(DrQmpEvent) event = dr_qmp_pop_event(u->source);
 
-  while ((event = dr_qmp_pop_event(u->source))) {
-    if (g_str_equal(event->name, "STOP")) {
-      u->stopped_us = event->time_us;
-      if (u->guard)
-        dr_tap_guard_feed(u->guard);
-    } else if (g_str_equal(event->name, "MIGRATION")) {
-      g_free(progress->status);
-      progress->status = g_strdup(dr_json_str(event->data, "status", ""));
+    if (!event)
+      return TRUE;
+    if (!g_str_equal(event->name, "MIGRATION")) {
+      if (!dr_upgrade_note_event(u, event, progress->status, error))
+        return FALSE;
+      continue;
     }
-    dr_qmp_event_free(event);
-  }
-  while ((event = dr_qmp_pop_event(u->dest))) {
-    if (g_str_equal(event->name, "RESUME"))
-      u->resumed_us = event->time_us;
-    dr_qmp_event_free(event);
+    g_free(progress->status);
+    progress->status = g_strdup(dr_json_str(event->data, "status", ""));
   }
 }
 
@@ -208,12 +202,14 @@ hold_console(DrUpgrade *u)
   dr_console_hold(dr_vm_console(u->vm), &u->plan.source);
 }
 
-/* The source has stopped and waits: the tap's queues change hands. */
+/* The source has stopped and waits: it is looked at once more, and the tap's queues change hands. */
 static gboolean
 hand_over(DrUpgrade *u, Progress *progress, GError **error)
 {
   if (!g_str_equal(progress->status, "pre-switchover"))
     return TRUE;
+  if (u->plan.mode == DR_MEMORY_COPY && !dr_upgrade_compare_source(u, error))
+    return FALSE;
   if (u->many_queues)
     dr_tap_guard_hand_over(u->guard);
   hold_console(u);
@@ -232,7 +228,9 @@ wait_status(DrUpgrade *u, Progress *progress, const char *wanted, DrDeadline dea
   for (;;) {
     g_autoptr(GError) local = NULL;
 
-    take_events(u, progress);
+    dr_upgrade_note_resume(u);
+    if (!take_source_events(u, progress, error))
+      return FALSE;
     if (g_strv_contains((const char *const *)names, progress->status))
       return TRUE;
     if (g_str_equal(progress->status, "failed") || g_str_equal(progress->status, "cancelled"))
@@ -275,13 +273,13 @@ wait_loaded(DrUpgrade *u, GError **error)
 }
 
 static gboolean
-wait_resumed(DrUpgrade *u, Progress *progress, GError **error)
+wait_resumed(DrUpgrade *u, GError **error)
 {
   DrDeadline deadline = dr_deadline_in(RESUME_MS);
   DrQmp *dest[] = { u->dest };
 
   while (u->resumed_us == 0) {
-    take_events(u, progress);
+    dr_upgrade_note_resume(u);
     if (u->resumed_us)
       break;
     if (dr_qmp_closed(u->dest))
@@ -303,7 +301,7 @@ pass_no_return(DrUpgrade *u, GError **error)
 /* The source has stopped for good. The mark says that the destination is the one from here on; `cont` may reach a
  * QEMU that still loads, which then runs as soon as it has: its loading and our message overlap. */
 static gboolean
-switch_over(DrUpgrade *u, Progress *progress, GError **error)
+switch_over(DrUpgrade *u, GError **error)
 {
   if (!pass_no_return(u, error))
     return FALSE;
@@ -311,7 +309,7 @@ switch_over(DrUpgrade *u, Progress *progress, GError **error)
     dr_job_step(u->job, DR_STEP_SWITCHOVER);
   if (!dr_upgrade_choose(u, error))
     return FALSE;
-  if (u->plan.was_running ? !dr_qmp_do(u->dest, "cont", NULL, error) || !wait_resumed(u, progress, error)
+  if (u->plan.was_running ? !dr_qmp_do(u->dest, "cont", NULL, error) || !wait_resumed(u, error)
                           : !wait_loaded(u, error)) {
     dr_upgrade_add_log(u, error);
     return FALSE;
@@ -327,8 +325,6 @@ start_migration(DrUpgrade *u, GError **error)
 {
   g_autofree char *uri = g_strdup_printf("unix:%s", u->plan.migration_path);
 
-  if (!dr_upgrade_prepare_mark(u, error))
-    return FALSE;
   if (u->plan.mode ==
       DR_MEMORY_SHARED) /* it will be over in some ms; else the console is held just before the end */
     hold_console(u);
@@ -340,8 +336,8 @@ precopy(DrUpgrade *u, Progress *progress, GError **error)
 {
   int limit = u->plan.mode == DR_MEMORY_SHARED ? SHARED_MS : COPY_MS;
 
-  return start_migration(u, error) && wait_status(u, progress, "completed", dr_deadline_in(limit), error) &&
-         switch_over(u, progress, error);
+  return dr_upgrade_prepare_mark(u, error) && dr_upgrade_look_again(u, error) && start_migration(u, error) &&
+         wait_status(u, progress, "completed", dr_deadline_in(limit), error) && switch_over(u, error);
 }
 
 gboolean
@@ -364,14 +360,15 @@ dr_upgrade_wait_postcopy(DrUpgrade *u, GError **error)
 static gboolean
 postcopy(DrUpgrade *u, Progress *progress, GError **error)
 {
-  if (!dr_job_enter(u->job, DR_STAGE_POSTCOPY, NULL, error) || !pass_no_return(u, error))
+  if (!dr_job_enter(u->job, DR_STAGE_POSTCOPY, NULL, error) || !dr_upgrade_prepare_mark(u, error) ||
+      !dr_upgrade_look_again(u, error) || !pass_no_return(u, error))
     return FALSE;
   u->postcopy_begun = TRUE;
   hold_console(u);
   if (!start_migration(u, error) || !dr_qmp_do(u->source, "migrate-start-postcopy", NULL, error) ||
       !wait_status(u, progress, "postcopy-active|completed", dr_deadline_in(SHARED_MS), error))
     return FALSE;
-  return switch_over(u, progress, error) && dr_upgrade_wait_postcopy(u, error);
+  return switch_over(u, error) && dr_upgrade_wait_postcopy(u, error);
 }
 
 static void

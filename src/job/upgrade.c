@@ -322,6 +322,9 @@ dr_upgrade_load_plan(DrUpgrade *u, JsonArray *journal, const char **ret_stage)
     } else if (g_str_equal(stage, DR_STAGE_POSTCOPY)) {
       u->postcopy_begun = TRUE;
     }
+    /* Paused or resumed by somebody since the plan was made: see dr_upgrade_note_running(). */
+    if (entry_note && json_object_has_member(entry_note, "was_running"))
+      u->plan.was_running = dr_json_bool(entry_note, "was_running", TRUE);
   }
   return started;
 }

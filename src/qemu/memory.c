@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <sys/sysmacros.h>
 
 #define MAX_MAPS (64 * 1024 * 1024)
@@ -332,6 +333,27 @@ match_fds(GPtrArray *blocks, GArray *hvas, char *maps, GPtrArray *fds)
   }
 }
 
+/* A file whose pages could not be found by their address (the block is not mapped just now, or QEMU does not tell where): QEMU
+ * keeps what it maps open, so a descriptor on the very file that the path leads to is the one. None: the file was replaced. */
+static void
+find_by_path(GPtrArray *blocks, GPtrArray *fds)
+{
+  for (guint i = 0; i < blocks->len; i++) {
+    DrRamBlock *block = g_ptr_array_index(blocks, i);
+    struct stat st;
+
+    if (block->kind != DR_RAM_SHARED_FILE || block->fd >= 0 || !g_path_is_absolute(block->path) ||
+        stat(block->path, &st) < 0 || !S_ISREG(st.st_mode))
+      continue;
+    for (guint n = 0; block->fd < 0 && n < fds->len; n++) {
+      const DrProcFd *fd = g_ptr_array_index(fds, n);
+
+      if (fd->inode == st.st_ino && fd->device == st.st_dev)
+        block->fd = fd->fd;
+    }
+  }
+}
+
 static gboolean
 find_fds(GPtrArray *blocks, GArray *hvas, const DrProcId *id, GError **error)
 {
@@ -342,6 +364,7 @@ find_fds(GPtrArray *blocks, GArray *hvas, const DrProcId *id, GError **error)
   if (!maps)
     return FALSE;
   match_fds(blocks, hvas, maps, fds);
+  find_by_path(blocks, fds);
   return TRUE;
 }
 

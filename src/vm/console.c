@@ -346,17 +346,37 @@ dr_console_hold(DrConsole *console, const DrProcId *qemu)
   g_rec_mutex_unlock(&console->lock);
 }
 
-void
+gboolean
 dr_console_commit(DrConsole *console)
 {
+  gboolean prepared;
+
   g_rec_mutex_lock(&console->lock);
+  prepared = console->next >= 0;
   if (console->qemu >= 0)
     drain(console, G_MAXUINT);
-  if (console->next >= 0)
+  if (prepared)
     make_current(console, dr_fd_steal(&console->next));
   console->held = FALSE;
   let_go(console);
   g_rec_mutex_unlock(&console->lock);
+  return prepared;
+}
+
+/* Whatever they are connected to is given up first: if that is the new QEMU already, it takes one client at a time. */
+gboolean
+dr_console_follow(DrConsole *console, const char *path, GError **error)
+{
+  gboolean followed = TRUE;
+
+  g_rec_mutex_lock(&console->lock);
+  if (console->qemu >= 0)
+    drain(console, G_MAXUINT);
+  close_qemu(console);
+  if (console->clients->len)
+    followed = open_it(console, path, TRUE, error);
+  g_rec_mutex_unlock(&console->lock);
+  return followed;
 }
 
 void
@@ -433,5 +453,10 @@ dr_console_is_open(DrConsole *console)
 gboolean
 dr_console_ensure(DrConsole *console, const char *path, GError **error)
 {
-  return dr_console_is_open(console) || open_it(console, path, TRUE, error);
+  gboolean open;
+
+  g_rec_mutex_lock(&console->lock); /* over both: see dr_console_follow() */
+  open = console->qemu >= 0 || open_it(console, path, TRUE, error);
+  g_rec_mutex_unlock(&console->lock);
+  return open;
 }

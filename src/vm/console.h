@@ -21,8 +21,12 @@ gboolean dr_console_prepare(DrConsole *console, const char *path, GError **error
 /* Between prepare and commit, before the device state is saved: what is typed from here on waits for the one or the other.
  * What `qemu`, the current one, has not read yet, and so would be lost with it, is taken back out of its socket. */
 void dr_console_hold(DrConsole *console, const DrProcId *qemu);
-void dr_console_commit(DrConsole *console);
+/* TRUE: the hub has the QEMU that was prepared. */
+gboolean dr_console_commit(DrConsole *console);
 void dr_console_abort(DrConsole *console);
+/* After a commit for which nothing was prepared, once `path`, which is the user's own, leads to the new QEMU: clients that came
+ * meanwhile are with the old one. */
+gboolean dr_console_follow(DrConsole *console, const char *path, GError **error);
 
 /* The VM ended: clients get what is there, then EOF. */
 void dr_console_end(DrConsole *console);

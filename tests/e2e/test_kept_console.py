@@ -159,6 +159,27 @@ def test_a_socket_of_the_users_own_is_read_through_upgrades_and_let_go(daemon):
         vm.close()
 
 
+def test_a_reader_that_comes_in_the_middle_of_an_upgrade_is_taken_along():
+    """The socket is the user's own, and was let go when the new QEMU was made ready: nobody read it then."""
+    with drover.Daemon() as daemon:
+        vm = drover.Witness(daemon, **SMALL)
+        vm.console.close()
+        daemon.restart(env={"DROVER_HOLD_AT": "transfer"})
+        hold = daemon.run_dir / "hold"
+        for version in THERE_AND_BACK:
+            upgrade = daemon.spawn("upgrade", vm.name, "--qemu", guest.qemu(version))
+            wait_until(lambda: hold.exists() or upgrade.poll() is not None, 60, "the upgrade to come to its transfer")
+            with consoles.DroverConsole(daemon, vm.name) as console:
+                assert console.command("echo under the old one") == "ECHO under the old one"
+                hold.unlink()
+                assert upgrade.wait(60) == 0, upgrade.communicate()
+                assert console.command("echo under the new one") == "ECHO under the new one"
+            upgrade.communicate()
+        daemon.restart()
+        vm.healthy()  # over the socket itself: it was let go
+        vm.close()
+
+
 def test_typing_while_memory_is_copied(daemon):
     """The switch comes by itself then, in the middle of a copy that may take long."""
     vm = drover.Witness(daemon, console=by_drover, options=["--memory", "private"], **WITHOUT_SERIAL, **SMALL)

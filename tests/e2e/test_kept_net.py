@@ -177,27 +177,70 @@ def test_nic_tap_and_a_downscript(netns, daemon, start):
 
 @pytest.fixture
 def bridge_helper(netns):
-    """QEMU's setuid helper allows what its configuration does: one of our own, in a mount namespace of its own."""
+    """Two bridges, and QEMU's setuid helper, which allows what its configuration does: one of our own, in a mount namespace of
+    its own."""
     if not HELPER.exists():
         pytest.skip(f"{HELPER} is not installed")
-    with tempfile.TemporaryDirectory(prefix="dr-etc-") as etc, hosts.Bridge(netns, f"{GATEWAY}/24") as bridge:
+    with tempfile.TemporaryDirectory(prefix="dr-etc-") as etc, hosts.Bridge(netns, f"{GATEWAY}/24") as bridge, \
+            hosts.Bridge(netns, "198.51.100.1/24") as other:
         (Path(etc) / "qemu").mkdir()
-        (Path(etc) / "qemu" / "bridge.conf").write_text(f"allow {bridge.name}\n")
+        (Path(etc) / "qemu" / "bridge.conf").write_text(f"allow {bridge.name}\nallow {other.name}\n")
         script = Path(etc) / "helper"
         script.write_text(f"#!/bin/sh\nexec unshare -m sh -c 'mount --bind {shlex.quote(etc)} /etc && exec {HELPER} \"$@\"' "
                           "helper \"$@\"\n")
         script.chmod(0o755)
-        yield bridge, script
+        yield bridge, other, script
 
 
 def test_a_bridge_port_that_a_helper_made_stays(netns, daemon, start, bridge_helper):
-    bridge, script = bridge_helper
+    bridge, _, script = bridge_helper
     vm = start(daemon, witness=ON_TAP, extra=["-netdev", f"bridge,id=net0,br={bridge.name},helper={script}", "-device", NIC])
     before = peers.tap_state(vm.pid, netns)
     for version in THERE_AND_BACK:
         lost = pings_over(vm, netns, version)
         assert lost["lost"] <= FEW, lost
         assert peers.tap_state(vm.pid, netns) == before
+
+
+def answers_at(netns, vm, *addresses):
+    for address in addresses:
+        udp = guest.Udp(address, netns=netns)
+        try:
+            assert udp.status(timeout=20)["bootid"] == vm.bootid, address
+        finally:
+            udp.close()
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_bridge_ports_that_helpers_made_stay_in_their_bridges(netns, daemon, start, bridge_helper, order):
+    """Nobody wrote down which tap is whose; a named one stands beside them."""
+    *bridges, script = bridge_helper
+    addresses = [ADDRESS, "198.51.100.2"]
+    first, second = (bridges[number] for number in order)
+    with hosts.Tap(netns=netns, address="203.0.113.1/24") as tap:
+        vm = start(daemon, witness={"ip": f"{addresses[order[0]]}/24", "ip1": "203.0.113.2/24",
+                                    "ip2": f"{addresses[order[1]]}/24"},
+                   extra=["-netdev", f"bridge,id=net0,br={first.name},helper={script}", *tap.qemu_args("net1"),
+                          "-netdev", f"tap,id=net2,br={second.name},helper={script}",
+                          *[word for number in range(3) for word in ("-device", f"virtio-net-pci,netdev=net{number},romfile=")]])
+        before = peers.tap_state(vm.pid, netns)
+        assert len(before["queues"]) == 3
+        for version in THERE_AND_BACK:
+            vm.upgrade(version)
+            assert sorted(peers.tap_state(vm.pid, netns)["queues"]) == sorted(before["queues"])
+            answers_at(netns, vm, *addresses, "203.0.113.2")
+
+
+def test_taps_that_cannot_be_told_apart_are_refused(netns, daemon, start, bridge_helper):
+    bridge, other, script = bridge_helper
+    vm = start(daemon, extra=["-netdev", f"bridge,id=net0,br={bridge.name},helper={script}", "-device", NIC,
+                              "-netdev", f"bridge,id=net1,br={other.name},helper={script}",
+                              "-device", "virtio-net-pci,netdev=net1,romfile="])
+    for name, _ in peers.tap_state(vm.pid, netns)["queues"]:
+        netns.ip("link", "set", name, "master", other.name)
+    error = daemon.refused("upgrade", vm.name, "--qemu", guest.qemu("10.0"))
+    assert "net0" in error["message"] and "net1" in error["message"] and "ifname" in error["remedy"], error
+    vm.healthy()
 
 
 def test_two_taps_keep_their_places(netns, daemon, start):

@@ -9,7 +9,7 @@ import pytest
 from lib import drover, guest
 from lib.disks import acked_at_the_end, as_raw, digest, new_image, writes_go_on
 from lib.guest import DiskImage
-from lib.procs import run, wait_until
+from lib.procs import kill_pid, run, wait_until
 from lib.qmp import Qmp
 
 SMALL = {"ram": "131080k", "mem": 16, "rate": 20}
@@ -288,3 +288,155 @@ def test_another_image_at_the_same_path_is_not_taken(daemon, start):
     (daemon.dir / "moved").rename(base)
     vm.upgrade("10.0")
     has_all_that_was_acknowledged(daemon, vm, base, "raw")
+
+
+# --- What is done to the guest while its upgrade is under way ---
+
+
+class Changing:
+    """A VM whose user's own monitor is used while an upgrade of it is held; afterwards droverd holds nothing any more."""
+
+    def __init__(self, daemon, stage, mode, extra):
+        self.daemon, self.mode = daemon, mode
+        self.monitor = daemon.dir / "user.qmp"
+        self.vm = Vm(daemon, [*extra, "-qmp", f"unix:{self.monitor},server=on,wait=off"], False)
+        self.pid, self.hold = self.vm.pid, daemon.run_dir / "hold"
+        daemon.restart(env={"DROVER_HOLD_AT": "transfer" if stage == "moving" else stage})
+        self.upgrade = daemon.spawn("upgrade", self.vm.name, "--qemu", guest.qemu("10.0"), "--memory", mode, "--json")
+        wait_until(lambda: self.hold.exists() or self.upgrade.poll() is not None, 60, f"the upgrade at {stage}")
+        assert self.upgrade.poll() is None, self.upgrade.communicate()
+        if stage == "moving":
+            self._move_slowly()
+
+    def _move_slowly(self):
+        self.do("migrate-set-parameters", {"max-bandwidth": 4 << 20})
+        self.hold.unlink()
+        wait_until(lambda: self.do("query-migrate").get("ram", {}).get("transferred", 0) > 1 << 20, 60, "pages on their way")
+        assert self.do("query-migrate")["status"] == "active"
+
+    def do(self, command, arguments=None):
+        with Qmp(self.monitor) as qmp:
+            return qmp.command(command, arguments)
+
+    def end(self, code):
+        """Lets it go, and returns the job."""
+        if not self.hold.exists():
+            self.do("migrate-set-parameters", {"max-bandwidth": 1 << 40})
+        self.hold.unlink(missing_ok=True)
+        said = self.upgrade.communicate(timeout=90)
+        assert self.upgrade.returncode == code, said
+        self.daemon.restart()
+        return json.loads(said[0])
+
+    def is_where_it_was(self, job):
+        assert job["state"] == "failed" and job["error"]["code"] == "refused", job["error"]
+        assert [f for f in job["findings"] if f["severity"] == "blocker" and f["code"] == "changed" and f["remedy"]]
+        assert self.vm.pid == self.pid and self.daemon.qemus() == [self.pid]
+        assert not list(self.daemon.dir.rglob("*.drover-*")) and not list(self.daemon.run_dir.rglob("chosen*"))
+        assert self.daemon.state(self.vm.name) == "running"
+        self.vm.healthy()
+        writes_go_on(self.vm, "/dev/vda")
+
+
+@pytest.fixture
+def changing(daemon):
+    made = []
+
+    def make(*args):
+        made.append(Changing(daemon, *args))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.upgrade.kill()
+        one.upgrade.communicate()
+        one.vm.close()
+
+
+DURING = [("verify", "shared"), ("transfer", "shared"), ("moving", "copy"), ("postcopy", "postcopy")]
+
+
+@pytest.mark.parametrize("stage, mode", DURING)
+def test_a_snapshot_during_an_upgrade_is_not_lost(daemon, changing, stage, mode):
+    base, overlay = new_image(daemon.dir / "base", "qcow2"), daemon.dir / "overlay"
+    held = changing(stage, mode, drive(base, "qcow2"))
+    held.do("blockdev-snapshot-sync", {"device": "disk", "snapshot-file": str(overlay), "format": "qcow2"})
+    untouched = digest(base)
+    job = held.end(1)
+    assert str(overlay) in job["error"]["message"], job["error"]
+    held.is_where_it_was(job)
+    assert held.vm.top() == str(overlay)
+    # The remedy: again.
+    held.vm.upgrade("10.0")
+    assert held.vm.top() == str(overlay) and digest(base) == untouched
+    has_all_that_was_acknowledged(daemon, held.vm, overlay)
+
+
+@pytest.mark.parametrize("stage, mode", DURING)
+def test_a_block_job_begun_during_an_upgrade_is_not_lost(daemon, changing, stage, mode):
+    base, copy = new_image(daemon.dir / "base", "raw"), daemon.dir / "copy"
+    held = changing(stage, mode, drive(base, "raw"))
+    held.do("drive-mirror", {"device": "disk", "target": str(copy), "format": "raw", "sync": "full", "job-id": "mirror"})
+    wait_until(lambda: held.do("query-block-jobs")[0]["ready"], 60, "the mirror to be in step")
+    job = held.end(1)
+    assert "mirror" in job["error"]["message"], job["error"]
+    held.is_where_it_was(job)
+    assert held.do("query-block-jobs")[0]["device"] == "mirror"
+
+
+@pytest.mark.parametrize("stage, mode", DURING[:2])
+def test_a_device_plugged_in_during_an_upgrade_is_not_lost(daemon, changing, stage, mode):
+    held = changing(stage, mode, [*drive(new_image(daemon.dir / "base", "raw"), "raw"), "-device", "pcie-root-port,id=rp1,chassis=1"])
+    held.do("device_add", {"driver": "virtio-balloon-pci", "id": "plugged", "bus": "rp1"})
+    job = held.end(1)
+    assert "plugged" in job["error"]["message"], job["error"]
+    held.is_where_it_was(job)
+    held.vm.upgrade("10.0")
+    assert "plugged" in [entry["name"] for entry in held.do("qom-list", {"path": "/machine/peripheral"})]
+
+
+@pytest.mark.parametrize("stage, mode", DURING)
+def test_a_guest_that_its_owner_paused_during_an_upgrade_stays_paused(daemon, changing, stage, mode):
+    held = changing(stage, mode, drive(new_image(daemon.dir / "base", "raw"), "raw"))
+    held.do("stop")
+    job = held.end(0)
+    assert job["state"] == "succeeded" and job["result"]["pause_ms"] is None, job
+    assert daemon.state(held.vm.name) == "paused"
+    daemon.run("resume", held.vm.name)
+    held.vm.healthy()
+    writes_go_on(held.vm, "/dev/vda")
+
+
+@pytest.mark.parametrize("stage, mode", DURING)
+def test_a_guest_that_its_owner_resumed_during_an_upgrade_runs_on(daemon, changing, stage, mode):
+    held = changing(stage, mode, drive(new_image(daemon.dir / "base", "raw"), "raw"))
+    held.do("stop")
+    held.do("cont")
+    job = held.end(0)
+    assert daemon.state(held.vm.name) == "running" and job["result"]["pause_ms"] < 5000, job
+    held.vm.healthy()
+
+
+@pytest.mark.parametrize("stage, mode", [("verify", "shared"), ("moving", "copy")])
+def test_a_guest_that_its_owner_paused_stays_so_after_a_failed_upgrade(daemon, changing, stage, mode):
+    held = changing(stage, mode, drive(new_image(daemon.dir / "base", "raw"), "raw"))
+    held.do("stop")
+    destination, = set(daemon.qemus()) - {held.pid}
+    kill_pid(destination)
+    job = held.end(1)
+    assert job["state"] == "failed", job
+    assert daemon.state(held.vm.name) == "paused" and held.vm.pid == held.pid
+    daemon.run("resume", held.vm.name)
+    held.vm.healthy()
+
+
+def test_a_guest_that_its_owner_paused_stays_so_when_droverd_dies_too(daemon, changing):
+    held = changing("moving", "copy", drive(new_image(daemon.dir / "base", "raw"), "raw"))
+    held.do("stop")
+    wait_until(lambda: not held.do("query-status")["running"], 20, "the guest to stand still")
+    wait_until(lambda: held.do("query-migrate")["status"] == "completed" or daemon.json("list")[0]["state"] == "paused", 90,
+               "droverd to have heard of it")
+    daemon.restart()
+    held.upgrade.communicate(timeout=90)
+    daemon.ended_job(daemon.json("jobs")[0]["id"])
+    assert daemon.state(held.vm.name) == "paused"

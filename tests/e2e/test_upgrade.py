@@ -238,6 +238,22 @@ def test_a_shared_ram_file_is_used_as_it_is(witness, daemon):
         path.unlink(missing_ok=True)
 
 
+def test_a_shared_ram_file_that_was_replaced_is_not_taken_for_the_guests(witness, daemon):
+    """The guest's memory is in the file that its QEMU has open, whatever lies under that name by now."""
+    path = Path(f"/dev/shm/drover-test-{os.getpid()}")
+    try:
+        vm = witness(machine="pc-q35-7.2,memory-backend=ram0", adopt="qmp", extra=[
+            "-object", f"memory-backend-file,id=ram0,size={RAM_BYTES},mem-path={path},share=on"])
+        path.unlink()
+        with open(path, "wb") as other:
+            other.truncate(RAM_BYTES)
+        for version in ("10.0", "7.2"):
+            went(vm.upgrade(version), "shared")
+        assert path.stat().st_blocks == 0, "nobody has written to the other one"
+    finally:
+        path.unlink(missing_ok=True)
+
+
 @pytest.mark.parametrize("version, mode", [("7.2", "shared"), ("10.0", "copy")])
 def test_a_memfd_is_used_where_qemu_lets_it(witness, daemon, version, mode):
     """QEMU before 8.1 leaves memory-backend-memfd out of the stream, newer ones send it: no one else's fault."""
@@ -470,6 +486,8 @@ REFUSED = {  # what is started with it, and what of it the finding names
                               "-device", "virtio-net-pci,netdev=fast,romfile="], "fast"),
     "ivshmem": (lambda d: ["-object", "memory-backend-ram,id=m,size=1M,share=on",
                            "-device", "ivshmem-plain,id=window,memdev=m"], "window"),
+    "dgram": (lambda d: ["-netdev", f"dgram,id=wire,local.type=unix,local.path={d}/l,remote.type=unix,remote.path={d}/r",
+                         "-device", "virtio-net-pci,netdev=wire,romfile="], "wire"),
     "snapshot": (lambda d: ["-snapshot", "-drive", f"file={d}/disk,format=raw,if=virtio"], "-snapshot"),
     "spice": (lambda d: ["-spice", f"unix=on,addr={d}/spice,disable-ticketing=on"], "spice"),
 }

@@ -297,6 +297,48 @@ test_many(Fixture *f, gconstpointer unused)
     close(g_array_index(clients, int, i));
 }
 
+/* A reader came after the new QEMU had been prepared, which was for nobody then: it is with the old one. */
+static void
+test_follow(Fixture *f, gconstpointer unused)
+{
+  g_autofree char *path = NULL;
+  int listener = listen_at(f, "user", &path);
+  dr_autofd int reader = -1, old = -1, new = -1;
+  DrProcId self;
+
+  g_assert_true(dr_console_prepare(f->console, NULL, NULL));
+  reader = dr_console_attach(f->console, NULL);
+  g_assert_true(dr_console_ensure(f->console, path, NULL));
+  old = accept_and_unlink(listener, path);
+  put(old, "last words");
+  g_assert_true(dr_proc_identify(getpid(), &self, NULL));
+  dr_console_hold(f->console, &self);
+  put(reader, "typed");
+  spin(f);
+  g_assert_false(dr_console_commit(f->console));
+  g_free(path);
+  listener = listen_at(f, "user", &path);
+  g_assert_true(dr_console_follow(f->console, path, NULL));
+  new = accept_and_unlink(listener, path);
+  g_assert_true(at_end(f, old));
+  put(new, ", new words");
+  expect(f, reader, "last words, new words");
+}
+
+/* Without a reader the user's socket is left to the user. */
+static void
+test_follow_nobody(Fixture *f, gconstpointer unused)
+{
+  g_autofree char *path = NULL;
+  dr_autofd int listener = listen_at(f, "user", &path);
+  struct pollfd p = { .fd = listener, .events = POLLIN };
+
+  g_assert_true(dr_console_follow(f->console, path, NULL));
+  g_assert_false(dr_console_is_open(f->console));
+  g_assert_cmpint(poll(&p, 1, 0), ==, 0);
+  unlink(path);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -308,6 +350,8 @@ main(int argc, char **argv)
   ADD("hold-and-commit", test_hold_and_commit);
   ADD("hold-and-abort", test_hold_and_abort);
   ADD("lent", test_lent);
+  ADD("follow", test_follow);
+  ADD("follow-nobody", test_follow_nobody);
   ADD("end", test_end);
   ADD("slow-client", test_slow_client);
   ADD("deaf-guest", test_deaf_guest);

@@ -719,6 +719,17 @@ static const struct {
   { Q35 "-object memory-backend-ram,id=m,size=1M,share=on -device ivshmem-plain,memdev=m",
     "ivshmem,qemu-blocker" },
   { Q35 "-netdev socket,id=s,mcast=230.0.0.1:1234 -device e1000,netdev=s", "" },
+  { Q35 "-netdev socket,id=s,udp=127.0.0.1:9,localaddr=127.0.0.1:0 -device e1000,netdev=s", "netdev-dgram" },
+  { Q35 "-netdev dgram,id=s,local.type=unix,local.path=%D/mcast=,remote.type=unix,remote.path=%D/r -device "
+        "e1000,netdev=s",
+    "netdev-dgram" },
+  { Q35 "-netdev dgram,id=s,local.type=inet,local.host=127.0.0.1,local.port=0,remote.type=inet,remote.host="
+        "127.0.0.1,remote.port=9 -device e1000,netdev=s",
+    "netdev-dgram" },
+  { Q35 "-netdev dgram,id=s,remote.type=inet,remote.host=230.0.0.1,remote.port=1234 -device e1000,netdev=s",
+    "" },
+  { Q35 "-object filter-dump,id=d,netdev=s,file=%D/pcap -netdev user,id=s -device e1000,netdev=s",
+    "filter-dump" },
   { Q35 "-netdev socket,id=s,listen=127.0.0.1:0 -device e1000,netdev=s", "netdev-socket" },
   { Q35 "-drive if=none,id=x,file=%D/a.qcow2 -device nvme,drive=x,serial=1", "nvme" },
   { Q35 "-virtfs local,path=%D,mount_tag=t,security_model=none", "virtio-9p" },

@@ -98,6 +98,15 @@ static const Case cases[] = {
   { "qemu -chardev socket,id=a,path=/a,server=on -device x,chardev=a", "path=/a,server=on",
     "path=/a.drover-2,server=on,wait=off" },
   { "qemu -serial file:/l", "-serial file:/l", "append=on|-serial chardev:drover-serial0" },
+  /* A log beside the device is emptied by a QEMU that starts, whatever the device is. */
+  { "qemu -chardev pty,id=p,logfile=/l -serial chardev:p", "logfile=/l|!logappend=on",
+    "-chardev pty,id=p,logfile=/l,logappend=on" },
+  { "qemu -chardev null,id=n,logfile=/l,logappend=off -serial chardev:n", "logappend=off",
+    "-chardev null,id=n,logfile=/l,logappend=on" },
+  { "qemu -chardev socket,id=s,path=/s,server=on,logfile=/l -serial chardev:s", NULL, "logappend=on" },
+  { "qemu -chardev stdio,id=c,logfile=/l -serial chardev:c", "!logappend=on", "logappend=on" },
+  { "qemu -serial tcp:h:1,logfile=/l", NULL, "logfile=/l,logappend=on|-serial chardev:drover-serial0" },
+  { "qemu -d unimp -D /log", "-D /log", "-d unimp|!-D /log" },
   { "qemu -serial telnet:127.0.0.1:4444,server,nowait", "-serial telnet:127.0.0.1:4444,server,nowait",
     "-chardev socket,id=drover-serial0,fd=40,telnet=on,server=on,wait=off" },
   { "qemu -gdb tcp::1234 -s", "-gdb tcp::1234", "!-gdb tcp::1234|!-s" },
@@ -194,6 +203,36 @@ test_switchover(void)
 }
 
 static void
+test_needs(void)
+{
+  static const struct {
+    const char *given, *ifname, *bridge;
+    int fd; /* -1: the queues of a tap */
+  } all[] = {
+    { "qemu -netdev tap,id=n,ifname=t0,script=no", "t0", NULL, -1 },
+    { "qemu -netdev bridge,id=n", NULL, "br0", -1 },
+    { "qemu -nic bridge,br=br7,model=virtio-net-pci", NULL, "br7", -1 },
+    { "qemu -netdev tap,id=n,helper=/h", NULL, "br0", -1 },
+    { "qemu -netdev tap,id=n,br=br7", NULL, "br7", -1 },
+    { "qemu -netdev tap,id=n", NULL, NULL, -1 },
+    { "qemu -netdev dgram,id=n,local.type=fd,local.str=7", NULL, NULL, 7 },
+  };
+
+  for (guint i = 0; i < G_N_ELEMENTS(all); i++) {
+    g_autoptr(DrArgv) argv = parse(all[i].given);
+    g_autoptr(GPtrArray) needs = dr_rewrite_needs(argv);
+    const DrNeed *need;
+
+    g_assert_cmpuint(needs->len, ==, 1);
+    need = needs->pdata[0];
+    g_assert_cmpint(need->kind, ==, all[i].fd < 0 ? DR_NEED_TAP : DR_NEED_FD);
+    g_assert_cmpint(need->fd, ==, all[i].fd);
+    g_assert_cmpstr(need->ifname, ==, all[i].ifname);
+    g_assert_cmpstr(need->bridge, ==, all[i].bridge);
+  }
+}
+
+static void
 test_blockers(void)
 {
   static const char *const blocked[] = { "qemu -serial udp::1@:2", "qemu -serial pipe:/p",
@@ -254,6 +293,7 @@ main(int argc, char **argv)
   g_test_add_func("/rewrite/cases", test_cases);
   g_test_add_func("/rewrite/ram", test_ram);
   g_test_add_func("/rewrite/switchover", test_switchover);
+  g_test_add_func("/rewrite/needs", test_needs);
   g_test_add_func("/rewrite/blockers", test_blockers);
   g_test_add_func("/rewrite/after", test_after);
   g_test_add_func("/rewrite/untouched", test_untouched);
