@@ -110,7 +110,7 @@ dr_client_transport_error(const DrClient *client, const GError *cause, GError **
   dr_error_set(error, DR_ERROR_CLOSED, "cannot reach droverd at '%s': %s", client->path,
                absent ? "it is not running" : cause->message);
   if (absent)
-    dr_error_remedy(error, "start it (systemctl start droverd as root, or droverd for your own VMs), or name "
+    dr_error_remedy(error, "start it (droverd, as root or for your own VMs), or name "
                            "its socket with --connect unix:PATH");
   else if (g_error_matches(cause, G_IO_ERROR, G_IO_ERROR_PERMISSION_DENIED))
     dr_error_remedy(error, "run drover as the user who runs droverd");

@@ -100,6 +100,8 @@ start(Daemon *d, GError **error)
 static void
 stop(Daemon *d)
 {
+  if (d->service)
+    dr_service_end_waits(d->service);
   g_clear_pointer(&d->api, dr_api_free);
   if (d->service && !dr_service_free(d->service, GRACE_MS))
     _exit(0); /* threads of jobs use all of this; what they leave half done is journalled */

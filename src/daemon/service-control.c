@@ -227,7 +227,7 @@ has_powered_off(DrVm *vm)
 }
 
 static gboolean
-stop_gently(DrVm *vm, const DrProcId *id, gint64 seconds, GError **error)
+stop_gently(DrService *service, DrVm *vm, const DrProcId *id, gint64 seconds, GError **error)
 {
   DrDeadline deadline = dr_deadline_in(seconds * 1000);
 
@@ -238,6 +238,9 @@ stop_gently(DrVm *vm, const DrProcId *id, gint64 seconds, GError **error)
       ask_to_stop(vm, "quit", NULL);
     if (wait_end(id, MIN(deadline, dr_deadline_in(LOOK_MS))))
       return TRUE;
+    if (g_atomic_int_get(&service->ending))
+      return dr_error_set(error, DR_ERROR_CANCELLED,
+                          "droverd ends; the guest of VM '%s' was asked to power down", dr_vm_name(vm));
   } while (!dr_deadline_passed(deadline));
   dr_error_set(error, DR_ERROR_TIMEOUT, "the guest of VM '%s' was asked to power down and has not in %d s",
                dr_vm_name(vm), (int)seconds);
@@ -245,8 +248,15 @@ stop_gently(DrVm *vm, const DrProcId *id, gint64 seconds, GError **error)
                          dr_vm_name(vm));
 }
 
+/* Whoever waits for a guest to power down sees that it has ended. */
 static gboolean
-stop_claimed(DrVm *vm, JsonObject *request, GError **error)
+takes_over(DrVm *vm, JsonObject *request)
+{
+  return dr_json_bool(request, "force", FALSE) && dr_vm_job(vm) == DR_VM_ENDING;
+}
+
+static gboolean
+stop_claimed(DrService *service, DrVm *vm, JsonObject *request, GError **error)
 {
   gint64 seconds = dr_json_int(request, "timeout", STOP_DEFAULT_S);
   DrProcId id;
@@ -257,7 +267,7 @@ stop_claimed(DrVm *vm, JsonObject *request, GError **error)
   id = dr_vm_record(vm)->id;
   dr_vm_unlock(vm);
   return dr_json_bool(request, "force", FALSE) ? stop_by_force(vm, &id, error)
-                                               : stop_gently(vm, &id, seconds, error);
+                                               : stop_gently(service, vm, &id, seconds, error);
 }
 
 JsonObject *
@@ -269,16 +279,17 @@ dr_service_stop(DrService *service, const char *name, JsonObject *request, GErro
   g_autoptr(DrVm) vm =
       dr_request_check(request, members, error) ? dr_service_find(service, name, error) : NULL;
   g_autoptr(GError) local = NULL;
-  gboolean done;
+  gboolean done, over = FALSE;
 
   /* No job may begin meanwhile: it would put another process in the place of the one that is being ended. */
-  if (!vm || !dr_vm_claim(vm, DR_VM_ENDING, error))
+  if (!vm || (!(over = takes_over(vm, request)) && !dr_vm_claim(vm, DR_VM_ENDING, error)))
     return NULL;
-  done = stop_claimed(vm, request, error);
+  done = stop_claimed(service, vm, request, error);
   dr_vm_check(vm);
   if (!dr_vm_save(vm, &local)) /* where it has ended, it has: the next droverd will see it, too */
     g_warning("%s", local->message);
-  dr_vm_release(vm);
+  if (!over)
+    dr_vm_release(vm);
   return done ? dr_vm_json(vm, FALSE) : NULL;
 }
 
@@ -324,8 +335,8 @@ forget_claimed(DrService *service, DrVm *vm, gboolean force, GError **error)
   if (!dr_store_drop_vm(service->host->store, name, error))
     return FALSE;
   dr_vm_detach(vm);
+  remove_directories(service, name, lives); /* before somebody else may take the name */
   dr_service_remove(service, name);
-  remove_directories(service, name, lives);
   return TRUE;
 }
 

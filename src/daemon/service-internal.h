@@ -15,6 +15,7 @@ struct DrService {
   GHashTable *coming; /* set of names that are being started or adopted */
   DrJobs *jobs;
   gint64 started_us;
+  gint ending; /* atomic: droverd ends, and waits for nobody */
 };
 
 /* (transfer full) */

@@ -8,6 +8,9 @@
  * recovery goes on in threads of its own. */
 DrService *dr_service_new(DrHost *host, GError **error);
 
+/* Requests that wait for a guest end soon. */
+void dr_service_end_waits(DrService *service);
+
 /* VMs run on. Jobs under way are given `grace_ms` to end; what does not is recovered by the next droverd: FALSE, and nothing
  * that the service uses may be freed. */
 gboolean dr_service_free(DrService *service, int grace_ms);

@@ -315,6 +315,10 @@ take_up(DrService *service, const DrJobRow *row, GPtrArray *batch)
 
   if (!job) {
     /* Its VM was forgotten; or it was made, and could not begin, while another job had the VM. */
+    json_object_set_object_member(
+        row->record, "error",
+        dr_json("{'code': <'closed'>, 'message': <'droverd ended before it began'>, "
+                "'remedy': <'start it again'>}"));
     dr_store_put_job(service->host->store, row->id, "failed", row->stage, row->record, NULL);
     return;
   }
@@ -332,6 +336,25 @@ recover(DrJob *job, GError **error)
   return done;
 }
 
+/* A job whose journal cannot be read may have changed hands already: nothing is guessed. */
+static gboolean
+journals_are_readable(DrService *service, GPtrArray *rows, GError **error)
+{
+  for (guint i = 0; i < rows->len; i++) {
+    const DrJobRow *row = rows->pdata[i];
+    g_autoptr(JsonArray) journal = dr_store_load_journal(service->host->store, row->id, error);
+
+    if (journal)
+      continue;
+    g_prefix_error(error, "job %" G_GINT64_FORMAT " (%s of VM '%s') is unfinished: ", row->id, row->kind,
+                   row->vm);
+    return dr_error_remedy(
+        error, "put a copy of the state file back; its VM runs on as it is, under one of the QEMUs that "
+               "have its name in their command line");
+  }
+  return TRUE;
+}
+
 /* Of a VM at most one had begun: those first. */
 static gboolean
 recover_jobs(DrService *service, GError **error)
@@ -340,7 +363,7 @@ recover_jobs(DrService *service, GError **error)
   g_autoptr(GPtrArray) rows = dr_store_list_jobs(service->host->store, TRUE, 10000, error);
   g_autoptr(GPtrArray) batch = g_ptr_array_new_with_free_func((GDestroyNotify)dr_job_unref);
 
-  if (!rows)
+  if (!rows || !journals_are_readable(service, rows, error))
     return FALSE;
   for (guint n = 0; n < G_N_ELEMENTS(states); n++)
     for (guint i = 0; i < rows->len; i++)
@@ -373,6 +396,12 @@ dr_service_new(DrHost *host, GError **error)
     if (!dr_vm_job(vms->pdata[i]))
       dr_vm_attach(vms->pdata[i]);
   return service;
+}
+
+void
+dr_service_end_waits(DrService *service)
+{
+  g_atomic_int_set(&service->ending, TRUE);
 }
 
 gboolean

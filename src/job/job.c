@@ -665,8 +665,7 @@ dr_jobs_cancel(DrJobs *jobs, gint64 id, GError **error)
   g_mutex_unlock(&job->lock);
   if (refused) {
     dr_error_set(error, DR_ERROR_REFUSED,
-                 "job %" G_GINT64_FORMAT " is past its point of no return: the guest runs under the new QEMU",
-                 id);
+                 "job %" G_GINT64_FORMAT " is past its point of no return: it can only be finished", id);
     dr_error_remedy(error, "let it finish (drover watch %" G_GINT64_FORMAT "), then upgrade back with --qemu",
                     id);
     return NULL;

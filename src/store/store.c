@@ -318,16 +318,21 @@ dr_store_list_jobs(DrStore *store, gboolean unfinished, guint limit, GError **er
             JOB_COLUMNS "WHERE ? = 0 OR state IN ('queued', 'running') ORDER BY id DESC LIMIT ?", "ii",
             (gint64)unfinished, (gint64)limit);
 
+  int code = SQLITE_DONE;
+
   if (!stmt)
     return NULL;
-  while (sqlite3_step(stmt) == SQLITE_ROW) {
+  while ((code = sqlite3_step(stmt)) == SQLITE_ROW) {
     DrJobRow *row = row_of(stmt, error);
 
     if (!row)
       return NULL;
     g_ptr_array_add(rows, row);
   }
-  return g_steal_pointer(&rows);
+  if (code == SQLITE_DONE)
+    return g_steal_pointer(&rows);
+  fail(store, "read the jobs", error);
+  return NULL;
 }
 
 gboolean
@@ -351,16 +356,26 @@ dr_store_load_journal(DrStore *store, gint64 job, GError **error)
       query(store, error, "read the journal",
             "SELECT stage, note, time_ms FROM journal WHERE job = ? ORDER BY seq", "i", job);
 
+  int code = SQLITE_DONE;
+
   if (!stmt)
     return NULL;
-  while (sqlite3_step(stmt) == SQLITE_ROW) {
-    JsonObject *entry = json_object_new();
-    JsonObject *note = column_object(stmt, 1, NULL);
+  while ((code = sqlite3_step(stmt)) == SQLITE_ROW) {
+    JsonObject *note = column_object(stmt, 1, error);
+    JsonObject *entry;
 
+    if (!note) {
+      g_prefix_error(error, "cannot read the journal in '%s': ", store->path);
+      return NULL;
+    }
+    entry = json_object_new();
     json_object_set_string_member(entry, "stage", (const char *)sqlite3_column_text(stmt, 0));
-    json_object_set_object_member(entry, "note", note ? note : json_object_new());
+    json_object_set_object_member(entry, "note", note);
     json_object_set_int_member(entry, "time_ms", sqlite3_column_int64(stmt, 2));
     json_array_add_object_element(stages, entry);
   }
-  return g_steal_pointer(&stages);
+  if (code == SQLITE_DONE)
+    return g_steal_pointer(&stages);
+  fail(store, "read the journal", error);
+  return NULL;
 }

@@ -267,9 +267,13 @@ static gboolean
 lease_locked(DrVm *vm, const char *who, DrDeadline deadline, GError **error)
 {
   while (vm->holder)
-    if (!g_cond_wait_until(&vm->given, &vm->lock, deadline))
-      return dr_error_set(error, DR_ERROR_BUSY, "VM '%s' is busy: %s talks to its QEMU", vm->record.name,
-                          vm->holder);
+    if (!g_cond_wait_until(&vm->given, &vm->lock, deadline)) {
+      dr_error_set(error, DR_ERROR_BUSY, "VM '%s' is busy: %s talks to its QEMU", vm->record.name,
+                   vm->holder);
+      return dr_error_remedy(error, "try again when that is over (drover jobs)");
+    }
+  if (vm->detached)
+    return dr_error_set(error, DR_ERROR_NOT_FOUND, "VM '%s' has been forgotten", vm->record.name);
   vm->holder = g_strdup(who);
   unwatch(&vm->events);
   return TRUE;
@@ -361,7 +365,7 @@ dr_vm_give(DrVm *vm, DrQmp *qmp)
     dr_qmp_set_cancel_fd(qmp, -1);
     changed = absorb_events(vm, qmp);
   }
-  if (qmp && !vm->record.borrowed && !dr_qmp_closed(qmp)) {
+  if (qmp && !vm->record.borrowed && !vm->detached && !dr_qmp_closed(qmp)) {
     vm->qmp = qmp;
     watch_events_locked(vm);
   } else {
@@ -380,8 +384,10 @@ is_free_locked(DrVm *vm, GError **error)
 {
   if (vm->job == 0)
     return TRUE;
-  if (vm->job == DR_VM_ENDING)
-    return dr_error_set(error, DR_ERROR_BUSY, "VM '%s' is being stopped or forgotten", vm->record.name);
+  if (vm->job == DR_VM_ENDING) {
+    dr_error_set(error, DR_ERROR_BUSY, "VM '%s' is being stopped or forgotten", vm->record.name);
+    return dr_error_remedy(error, "wait for that, or pull the plug: drover stop %s --force", vm->record.name);
+  }
   dr_error_set(error, DR_ERROR_BUSY, "VM '%s' has job %" G_GINT64_FORMAT " under way", vm->record.name,
                vm->job);
   return dr_error_remedy(error, "wait for it: drover watch %" G_GINT64_FORMAT, vm->job);
@@ -497,7 +503,7 @@ dr_vm_check(DrVm *vm)
   g_autofree char *text = NULL;
   g_auto(GStrv) sockets = NULL;
   DrProcId id;
-  gboolean current, was_stopped;
+  gboolean current, was_stopped, same;
 
   dr_vm_lock(vm);
   id = vm->record.id;
@@ -516,7 +522,8 @@ dr_vm_check(DrVm *vm)
     text = g_strdup("ended with the host: it was rebooted");
 
   dr_vm_lock(vm);
-  if (vm->record.id.pid == id.pid && vm->record.id.start_time == id.start_time) {
+  same = vm->record.id.pid == id.pid && vm->record.id.start_time == id.start_time;
+  if (same) {
     set_state_locked(vm, "stopped");
     g_free(vm->record.exit_text);
     vm->record.exit_text = g_steal_pointer(&text);
@@ -524,6 +531,8 @@ dr_vm_check(DrVm *vm)
     g_clear_pointer(&vm->qmp, dr_qmp_free);
   }
   dr_vm_unlock(vm);
+  if (!same)
+    return dr_vm_check(vm); /* another QEMU has taken its place meanwhile */
   remove_sockets(sockets);
   if (vm->console)
     dr_console_end(vm->console);
