@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """Runs every test suite and adds up what they say: N passed, N failed, N skipped.
 
-    tests/run.py [--only unit,sanitized,format,pages,e2e] [--pytest ARGS...]
+    tests/run.py [--only unit,sanitized,format,pages,model,e2e] [--pytest ARGS...]
 """
 
 import argparse
@@ -98,6 +98,10 @@ def pages(total):
     run_program(total, "manual pages have every option", ["/usr/bin/python3", "tests/tools/check-pages"])
 
 
+def model(total):
+    run_program(total, "model of the switchover (spin)", ["/usr/bin/python3", "tests/tools/check-model"])
+
+
 def pytest_run(report, words):
     report.unlink(missing_ok=True)
     code = subprocess.run(["/usr/bin/python3", "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider", "--tb=short",
@@ -132,7 +136,7 @@ def e2e(total, extra):
 
 def main():
     parser = argparse.ArgumentParser(description="Runs every test suite.")
-    parser.add_argument("--only", default="format,unit,sanitized,pages,e2e")
+    parser.add_argument("--only", default="format,unit,sanitized,pages,model,e2e")
     parser.add_argument("--pytest", nargs=argparse.REMAINDER)
     options = parser.parse_args()
     total = Total()
@@ -140,7 +144,7 @@ def main():
         if suite == "e2e":
             e2e(total, options.pytest)
         else:
-            {"unit": unit, "sanitized": sanitized, "format": format_check, "pages": pages}[suite](total)
+            {"unit": unit, "sanitized": sanitized, "format": format_check, "pages": pages, "model": model}[suite](total)
     print(f"{total.passed} passed, {total.failed} failed, {total.skipped} skipped")
     sys.exit(1 if total.failed or not total.passed else 0)
 

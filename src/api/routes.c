@@ -102,6 +102,61 @@ check_work(DrCall *call, GError **error)
 }
 
 static gboolean
+migrate_work(DrCall *call, GError **error)
+{
+  call->status = SOUP_STATUS_ACCEPTED;
+  return dr_call_take_array(call, dr_service_migrate(call->api->service, call->body, error));
+}
+
+static gboolean
+migrate_check_work(DrCall *call, GError **error)
+{
+  return dr_call_take_array(call, dr_service_migrate_check(call->api->service, call->body, error));
+}
+
+/* To a move under way. */
+static gboolean
+postcopy_work(DrCall *call, GError **error)
+{
+  g_autoptr(JsonObject) none = json_object_new();
+
+  return dr_call_take_object(call,
+                             dr_service_migrate_set(call->api->service, call->name, "postcopy", none, error));
+}
+
+static gboolean
+recover_work(DrCall *call, GError **error)
+{
+  g_autoptr(JsonObject) none = json_object_new();
+
+  return dr_call_take_object(call,
+                             dr_service_migrate_set(call->api->service, call->name, "recover", none, error));
+}
+
+static gboolean
+downtime_work(DrCall *call, GError **error)
+{
+  return dr_call_take_object(
+      call, dr_service_migrate_set(call->api->service, call->name, "downtime", call->body, error));
+}
+
+static gboolean
+bandwidth_work(DrCall *call, GError **error)
+{
+  return dr_call_take_object(
+      call, dr_service_migrate_set(call->api->service, call->name, "bandwidth", call->body, error));
+}
+
+static gboolean
+get_bandwidth_work(DrCall *call, GError **error)
+{
+  g_autoptr(JsonObject) none = json_object_new();
+
+  return dr_call_take_object(
+      call, dr_service_migrate_set(call->api->service, call->name, "get-bandwidth", none, error));
+}
+
+static gboolean
 jobs_work(DrCall *call, GError **error)
 {
   return dr_call_take_array(call, dr_service_jobs(call->api->service, error));
@@ -136,6 +191,32 @@ cancel_work(DrCall *call, GError **error)
   return dr_call_take_object(call, dr_service_job_cancel(call->api->service, call->name, error));
 }
 
+static gboolean
+peers_work(DrCall *call, GError **error)
+{
+  return dr_call_take_array(call, dr_service_peer_list(call->api->service, error));
+}
+
+static gboolean
+peer_add_work(DrCall *call, GError **error)
+{
+  call->status = SOUP_STATUS_CREATED;
+  return dr_call_take_object(call, dr_service_peer_add(call->api->service, call->body, error));
+}
+
+static gboolean
+peer_remove_work(DrCall *call, GError **error)
+{
+  call->status = SOUP_STATUS_NO_CONTENT;
+  return dr_service_peer_remove(call->api->service, call->name, error);
+}
+
+static gboolean
+peer_test_work(DrCall *call, GError **error)
+{
+  return dr_call_take_object(call, dr_service_peer_test(call->api->service, call->name, error));
+}
+
 static const DrRoute routes[] = {
   { "GET", "/v1/version", DR_BODY_NONE, version_work },
   { "GET", "/v1/vms", DR_BODY_NONE, list_work },
@@ -150,9 +231,20 @@ static const DrRoute routes[] = {
   { "GET", "/v1/vms/{}/console", DR_BODY_NONE, dr_console_work, dr_console_answer },
   { "POST", "/v1/upgrade", DR_BODY_REQUIRED, upgrade_work },
   { "POST", "/v1/upgrade/check", DR_BODY_REQUIRED, check_work },
+  { "POST", "/v1/migrate", DR_BODY_REQUIRED, migrate_work },
+  { "POST", "/v1/migrate/check", DR_BODY_REQUIRED, migrate_check_work },
+  { "POST", "/v1/vms/{}/migrate/postcopy", DR_BODY_NONE, postcopy_work },
+  { "POST", "/v1/vms/{}/migrate/recover", DR_BODY_NONE, recover_work },
+  { "POST", "/v1/vms/{}/migrate/downtime", DR_BODY_REQUIRED, downtime_work },
+  { "POST", "/v1/vms/{}/migrate/bandwidth", DR_BODY_REQUIRED, bandwidth_work },
+  { "GET", "/v1/vms/{}/migrate/bandwidth", DR_BODY_NONE, get_bandwidth_work },
   { "GET", "/v1/jobs", DR_BODY_NONE, jobs_work },
   { "GET", "/v1/jobs/{}", DR_BODY_NONE, job_work },
   { "POST", "/v1/jobs/{}/cancel", DR_BODY_NONE, cancel_work },
+  { "GET", "/v1/peers", DR_BODY_NONE, peers_work },
+  { "POST", "/v1/peers", DR_BODY_REQUIRED, peer_add_work },
+  { "DELETE", "/v1/peers/{}", DR_BODY_NONE, peer_remove_work },
+  { "POST", "/v1/peers/{}/test", DR_BODY_NONE, peer_test_work },
   { "GET", "/v1/events", DR_BODY_NONE, dr_stream_work, dr_stream_answer },
   { "GET", "/metrics", DR_BODY_NONE, dr_metrics_work },
 };

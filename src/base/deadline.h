@@ -6,6 +6,8 @@
 /* Monotonic microseconds, as g_get_monotonic_time(). */
 typedef gint64 DrDeadline;
 
+#define DR_DEADLINE_NEVER G_MAXINT64 /* for what something else ends */
+
 static inline DrDeadline
 dr_deadline_in(gint64 ms)
 {

@@ -37,6 +37,20 @@ struct DrCli {
 gboolean dr_cli_parse(DrCli *cli, int argc, char **argv, const GOptionEntry *entries, int min, int max,
                       GError **error);
 
+/* One of the things that a verb does; the first word says which. */
+typedef struct {
+  const char *name;
+  const char *words;   /* behind it, as usage shows them */
+  int min, max;        /* how many */
+  const char *options; /* the long names of the verb's options that it takes, with spaces around each */
+  int (*run)(DrCli *cli, const void *options);
+} DrSubverb;
+
+/* dr_cli_parse() for such a verb, and then the subverb's run() with cli->words behind its name. `subverbs` ends with a nameless one;
+ * `options` is handed through, filled in by `entries`. Returns: the exit code. */
+int dr_cli_subverb(DrCli *cli, int argc, char **argv, const GOptionEntry *entries, const DrSubverb *subverbs,
+                   const void *options);
+
 /* The connection, made at first use. (transfer none) */
 DrClient *dr_cli_client(DrCli *cli, GError **error);
 
@@ -73,7 +87,15 @@ int dr_cmd_resume(DrCli *cli, int argc, char **argv);
 int dr_cmd_stop(DrCli *cli, int argc, char **argv);
 int dr_cmd_forget(DrCli *cli, int argc, char **argv);
 int dr_cmd_upgrade(DrCli *cli, int argc, char **argv);
+int dr_cmd_migrate(DrCli *cli, int argc, char **argv);
+int dr_cmd_recover(DrCli *cli, int argc, char **argv);
+int dr_cmd_migrate_postcopy(DrCli *cli, int argc, char **argv);
+int dr_cmd_migrate_setmaxdowntime(DrCli *cli, int argc, char **argv);
+int dr_cmd_migrate_setspeed(DrCli *cli, int argc, char **argv);
+int dr_cmd_migrate_getspeed(DrCli *cli, int argc, char **argv);
 int dr_cmd_jobs(DrCli *cli, int argc, char **argv);
 int dr_cmd_job(DrCli *cli, int argc, char **argv);
 int dr_cmd_watch(DrCli *cli, int argc, char **argv);
 int dr_cmd_cancel(DrCli *cli, int argc, char **argv);
+int dr_cmd_peer(DrCli *cli, int argc, char **argv);
+int dr_cmd_pki(DrCli *cli, int argc, char **argv);

@@ -2,9 +2,9 @@
 /* drover upgrade. */
 #include "base/error.h"
 #include "cli/cli.h"
-#include "cli/follow.h"
 #include "cli/job-view.h"
 #include "cli/render.h"
+#include "cli/start-jobs.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -76,29 +76,10 @@ request(DrCli *cli, const Options *options, GError **error)
   return g_steal_pointer(&body);
 }
 
-/* One VM named: its object; several, or --all: an array. */
-static void
-print_json(DrCli *cli, const Options *options, JsonArray *array)
+static gboolean
+is_single(DrCli *cli, const Options *options)
 {
-  g_autoptr(JsonNode) node = NULL;
-
-  if (!options->all && g_strv_length(cli->words) == 1 && json_array_get_length(array) == 1) {
-    node = json_array_dup_element(array, 0);
-  } else {
-    node = json_node_new(JSON_NODE_ARRAY);
-    json_node_set_array(node, array);
-  }
-  dr_cli_print_json(node);
-}
-
-static JsonArray *
-post(DrCli *cli, const char *path, JsonObject *body, GError **error)
-{
-  g_autoptr(JsonNode) answer = dr_cli_call(cli, "POST", path, NULL, body, error);
-
-  if (answer && !JSON_NODE_HOLDS_ARRAY(answer))
-    dr_error_set(error, DR_ERROR_INTERNAL, "droverd's answer to %s is no list", path);
-  return answer && JSON_NODE_HOLDS_ARRAY(answer) ? json_node_dup_array(answer) : NULL;
+  return !options->all && g_strv_length(cli->words) == 1;
 }
 
 /* --- --check --- */
@@ -122,7 +103,7 @@ print_report(JsonObject *report, gboolean color)
 static int
 check(DrCli *cli, const Options *options, JsonObject *body, GError **error)
 {
-  g_autoptr(JsonArray) reports = post(cli, "/v1/upgrade/check", body, error);
+  g_autoptr(JsonArray) reports = dr_cli_post_list(cli, "/v1/upgrade/check", body, error);
   gboolean color = dr_render_color(STDOUT_FILENO, cli->no_color);
   int code = DR_EXIT_DONE;
 
@@ -137,42 +118,7 @@ check(DrCli *cli, const Options *options, JsonObject *body, GError **error)
       code = DR_EXIT_FAILED;
   }
   if (cli->json)
-    print_json(cli, options, reports);
-  return code;
-}
-
-/* --- The move --- */
-
-static void
-print_started(JsonArray *jobs)
-{
-  for (guint i = 0; i < json_array_get_length(jobs); i++) {
-    JsonObject *job = json_array_get_object_element(jobs, i);
-
-    printf("%s: job %s\n", dr_json_str(job, "vm", "?"), dr_json_str(job, "id", "?"));
-  }
-}
-
-/* The event stream is opened first, so that the jobs' first stages are in it. Without one (droverd has no
- * place for more) droverd is asked. */
-static int
-upgrade(DrCli *cli, const Options *options, JsonObject *body, GError **error)
-{
-  DrClient *client = dr_cli_client(cli, error);
-  g_autoptr(GDataInputStream) events = client && !options->async ? dr_client_events(client, "", NULL) : NULL;
-  g_autoptr(JsonArray) jobs = client ? post(cli, "/v1/upgrade", body, error) : NULL;
-  int code = DR_EXIT_DONE;
-
-  if (!jobs)
-    return -1;
-  if (!options->async)
-    code = dr_follow(cli, jobs, events, error);
-  else if (!cli->json)
-    print_started(jobs);
-  if (code >= 0 && cli->json)
-    print_json(cli, options, jobs);
-  else if (code >= 0 && json_array_get_length(jobs) == 0)
-    fputs("no VMs to upgrade\n", stderr);
+    dr_cli_print_list(reports, is_single(cli, options));
   return code;
 }
 
@@ -200,6 +146,8 @@ dr_cmd_upgrade(DrCli *cli, int argc, char **argv)
   if (dr_cli_parse(cli, argc, argv, entries, 0, -1, &error) && check_options(cli, &options, &error))
     body = request(cli, &options, &error);
   if (body)
-    code = options.check ? check(cli, &options, body, &error) : upgrade(cli, &options, body, &error);
+    code = options.check
+               ? check(cli, &options, body, &error)
+               : dr_cli_start_jobs(cli, "/v1/upgrade", body, is_single(cli, &options), options.async, &error);
   return code >= 0 ? code : dr_cli_fail(cli, error);
 }

@@ -45,11 +45,17 @@ success_sentence(JsonObject *job)
   g_autofree char *pause = dr_render_ms(pause_ms);
   g_autofree char *total = dr_render_ms(dr_render_number(result, "total_ms", 0));
   g_autofree char *bytes = dr_render_bytes(dr_render_number(result, "bytes_moved", 0));
+  g_autofree char *what = NULL;
 
   if (!result)
     return g_strdup_printf("%s: %s succeeded", dr_json_str(job, "vm", "?"), dr_json_str(job, "kind", "job"));
-  return g_strdup_printf("%s: upgraded %s -> %s, %s%s%s%s moved (%s), took %s", dr_json_str(job, "vm", "?"),
-                         dr_json_str(result, "qemu_before", "?"), dr_json_str(result, "qemu_after", "?"),
+  if (dr_json_str(result, "peer", NULL))
+    what = g_strdup_printf("moved to %s (%s -> %s)", dr_json_str(result, "peer", "?"),
+                           dr_json_str(result, "qemu_before", "?"), dr_json_str(result, "qemu_after", "?"));
+  else
+    what = g_strdup_printf("upgraded %s -> %s", dr_json_str(result, "qemu_before", "?"),
+                           dr_json_str(result, "qemu_after", "?"));
+  return g_strdup_printf("%s: %s, %s%s%s%s moved (%s), took %s", dr_json_str(job, "vm", "?"), what,
                          pause_ms >= 0 ? "paused " : "", pause_ms >= 0 ? pause : "",
                          pause_ms >= 0 ? ", " : "", bytes,
                          dr_job_view_memory(dr_json_str(result, "memory_mode", "?")), total);

@@ -39,6 +39,21 @@ const DrVerb dr_verbs[] = {
     "failed and the VM\n"
     "runs where it was, 3 a VM needs attention.",
     dr_cmd_upgrade },
+  { "migrate", "NAME… PEER | --all PEER", "move running VMs to another host",
+    "PEER is a name of drover peer list. Without an option droverd decides: pre-copy, and post-copy when the "
+    "guest writes "
+    "faster\n"
+    "than the link carries. Waits for the end; Ctrl-C stops waiting, not the move.",
+    dr_cmd_migrate },
+  { "migrate-postcopy", "NAME", "let a move go on by post-copy", "For a move that was begun with --postcopy.",
+    dr_cmd_migrate_postcopy },
+  { "migrate-setmaxdowntime", "NAME MS", "set the longest pause of a move", NULL,
+    dr_cmd_migrate_setmaxdowntime },
+  { "migrate-setspeed", "NAME MIB/S", "set the speed of a move", NULL, dr_cmd_migrate_setspeed },
+  { "migrate-getspeed", "NAME", "show the speed of a move", NULL, dr_cmd_migrate_getspeed },
+  { "recover", "NAME", "try at once to go on with a broken post-copy",
+    "A post-copy whose link broke goes on by itself; this only makes the next try come at once.",
+    dr_cmd_recover },
   { "jobs", "", "list the jobs, newest first", NULL, dr_cmd_jobs },
   { "job", "ID", "show a job", NULL, dr_cmd_job },
   { "watch", "[JOB]", "follow what happens, or one job to its end", NULL, dr_cmd_watch },
@@ -46,6 +61,18 @@ const DrVerb dr_verbs[] = {
     "Before its point of no return the VM then runs on where it was; after it the job is refused to be "
     "cancelled.",
     dr_cmd_cancel },
+  { "peer", "add|list|remove|test [NAME [HOST[:PORT]]]", "keep the books of other hosts",
+    "  peer add NAME HOST[:PORT]  note another host's droverd; its port is 7413 where none is said\n"
+    "  peer list                  list them\n"
+    "  peer remove NAME           drop one\n"
+    "  peer test NAME             connect to one; tell its version, round trip and throughput",
+    dr_cmd_peer },
+  { "pki", "init|issue|show [HOST|FILE|DIR]", "make and show the keys of hosts",
+    "Needs no droverd.\n"
+    "  pki init          make a CA\n"
+    "  pki issue HOST    make a host's certificates, in QEMU's layout\n"
+    "  pki show FILE|DIR tell what certificates say, and what is wrong with them",
+    dr_cmd_pki },
   { NULL },
 };
 

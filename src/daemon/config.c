@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Reading the configuration: GKeyFile and GOption. */
-#include "daemon/config.h"
 #include "base/error.h"
+#include "daemon/config-internal.h"
 
 #include <unistd.h>
 
@@ -20,23 +20,41 @@ set_defaults(DrConfig *config)
   if (!config->state_dir)
     config->state_dir =
         root ? g_strdup(SYSTEM_STATE) : g_build_filename(g_get_user_state_dir(), "drover", NULL);
+  dr_config_peers_defaults(config);
+}
+
+/* Group, then key. */
+static const char *const known[][2] = {
+  { "daemon", "run-dir" }, { "daemon", "state-dir" }, { "daemon", "debug" },     { "listen", "address" },
+  { "listen", "port" },    { "tls", "dir" },          { "tls", "libvirt" },      { "tls", "crl" },
+  { "peers", "allow" },    { "peers", "pins" },       { "peers", "transports" }, { "qemu", "binaries" },
+};
+
+/* `key` NULL: any of the group. */
+static gboolean
+is_known(const char *group, const char *key)
+{
+  for (guint i = 0; i < G_N_ELEMENTS(known); i++)
+    if (g_str_equal(known[i][0], group) && (!key || g_str_equal(known[i][1], key)))
+      return TRUE;
+  return FALSE;
 }
 
 static gboolean
 check_keys(GKeyFile *file, const char *path, GError **error)
 {
-  static const char *const known[] = { "run-dir", "state-dir", "debug", NULL };
   g_auto(GStrv) groups = g_key_file_get_groups(file, NULL);
 
   for (char **group = groups; *group; group++) {
     g_auto(GStrv) keys = g_key_file_get_keys(file, *group, NULL, NULL);
 
-    if (!g_str_equal(*group, "daemon"))
-      return dr_error_set(error, DR_ERROR_INVALID, "'%s': there is no group [%s], only [daemon]", path,
-                          *group);
+    if (!is_known(*group, NULL))
+      return dr_error_set(error, DR_ERROR_INVALID,
+                          "'%s': there is no group [%s], only [daemon], [listen], [tls], [peers] and [qemu]",
+                          path, *group);
     for (char **key = keys; *key; key++)
-      if (!g_strv_contains(known, *key))
-        return dr_error_set(error, DR_ERROR_INVALID, "'%s': unknown key '%s' in [daemon]", path, *key);
+      if (!is_known(*group, *key))
+        return dr_error_set(error, DR_ERROR_INVALID, "'%s': unknown key '%s' in [%s]", path, *key, *group);
   }
   return TRUE;
 }
@@ -57,6 +75,7 @@ static gboolean
 read_file(DrConfig *config, const char *path, GError **error)
 {
   g_autoptr(GKeyFile) file = g_key_file_new();
+  const DrConfigFile all = { .keys = file, .path = path };
   g_autoptr(GError) local = NULL;
 
   if (!g_key_file_load_from_file(file, path, G_KEY_FILE_NONE, &local))
@@ -71,7 +90,7 @@ read_file(DrConfig *config, const char *path, GError **error)
     if (local)
       return dr_error_set(error, DR_ERROR_INVALID, "'%s': debug is neither true nor false", path);
   }
-  return TRUE;
+  return dr_config_read_peers(config, &all, error);
 }
 
 static gboolean
@@ -99,6 +118,7 @@ dr_config_load(DrConfig *config, int *argc, char ***argv, GError **error)
   g_autoptr(GOptionContext) context = g_option_context_new("- looks after the running QEMUs of this host");
   g_autoptr(GError) local = NULL;
 
+  config->peers_pins = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
   g_option_context_add_main_entries(context, entries, NULL);
   if (!g_option_context_parse(context, argc, argv, &local))
     dr_error_set(error, DR_ERROR_INVALID, "%s", local->message);
@@ -118,4 +138,10 @@ dr_config_clear(DrConfig *config)
 {
   g_free(config->run_dir);
   g_free(config->state_dir);
+  g_free(config->listen_address);
+  g_free(config->tls_dir);
+  g_free(config->tls_crl);
+  g_strfreev(config->peers_allow);
+  g_clear_pointer(&config->peers_pins, g_hash_table_unref);
+  g_strfreev(config->qemu_binaries);
 }

@@ -85,7 +85,7 @@ start(Daemon *d, GError **error)
   if (!d->host.store)
     return FALSE;
   /* What an earlier droverd left half done is taken up before anybody can ask for more: its VMs have a job already. */
-  d->service = dr_service_new(&d->host, error);
+  d->service = dr_service_new(&d->host, &d->config, error);
   if (!d->service)
     return FALSE;
   socket_path = g_build_filename(d->host.run_dir, "api.sock", NULL);

@@ -321,6 +321,18 @@ remove_directories(DrService *service, const char *name, gboolean lives)
   remove_tree(state_dir);
 }
 
+void
+dr_service_drop(DrService *service, DrVm *vm)
+{
+  g_autoptr(GError) error = NULL;
+
+  if (!dr_store_drop_vm(service->host->store, dr_vm_name(vm), &error))
+    g_warning("%s", error->message);
+  dr_vm_detach(vm);
+  dr_service_remove(service, dr_vm_name(vm));
+  remove_directories(service, dr_vm_name(vm), FALSE);
+}
+
 static gboolean
 forget_claimed(DrService *service, DrVm *vm, gboolean force, GError **error)
 {

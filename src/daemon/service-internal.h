@@ -7,6 +7,8 @@
 
 #define DR_LEASE_MS 5000 /* how long a request waits for a VM's monitor */
 
+typedef struct DrServiceNet DrServiceNet;
+
 struct DrService {
   DrHost *host;
   GMutex lock;
@@ -14,6 +16,7 @@ struct DrService {
   GHashTable *vms;    /* name -> DrVm */
   GHashTable *coming; /* set of names that are being started or adopted */
   DrJobs *jobs;
+  DrServiceNet *net;
   gint64 started_us;
   gint ending; /* atomic: droverd ends, and waits for nobody */
 };
@@ -23,6 +26,22 @@ DrVm *dr_service_find(DrService *service, const char *name, GError **error);
 
 /* All of them, by name. (transfer full) */
 GPtrArray *dr_service_all(DrService *service);
+
+/* Reserves a name while a VM is made under it; settle ends that, takes the VM (nullable) in, and returns its long form. */
+gboolean dr_service_reserve(DrService *service, const char *name, GError **error);
+void dr_service_unreserve(DrService *service, const char *name);
+JsonObject *dr_service_settle(DrService *service, const char *name, DrVm *vm);
+
+/* The VM is not this host's any more: off the books, and its files. */
+void dr_service_drop(DrService *service, DrVm *vm);
+
+/* The VMs that a request {"vms":[…]} or {"all":true} is about, if none of them is busy. (transfer full) */
+GPtrArray *dr_service_requested(DrService *service, JsonObject *request, GError **error);
+/* A job for each; none, if one cannot be made. -> their objects */
+JsonArray *dr_service_start_jobs(DrService *service, const char *kind, GPtrArray *vms, JsonObject *request,
+                                 DrJobFunc run, guint parallel, GError **error);
+typedef JsonObject *(*DrServiceCheck)(DrVm *vm, JsonObject *request, GError **error);
+JsonArray *dr_service_check_all(GPtrArray *vms, JsonObject *request, DrServiceCheck check, GError **error);
 
 /* Drops a VM that is in no store any more from the registry. */
 void dr_service_remove(DrService *service, const char *name);

@@ -12,7 +12,7 @@
 
 /* The VMs that a request is about; unknown names fail it before anything has begun. */
 static GPtrArray *
-requested_vms(DrService *service, JsonObject *request, GError **error)
+named_vms(DrService *service, JsonObject *request, GError **error)
 {
   g_auto(GStrv) names = dr_json_strv(dr_json_arr(request, "vms"));
   g_autoptr(GPtrArray) vms = NULL;
@@ -87,18 +87,23 @@ drop_jobs(GPtrArray *batch)
     dr_job_end(batch->pdata[i], error);
 }
 
-JsonArray *
-dr_service_upgrade(DrService *service, JsonObject *request, GError **error)
+GPtrArray *
+dr_service_requested(DrService *service, JsonObject *request, GError **error)
 {
-  g_autoptr(GPtrArray) vms =
-      check_upgrade_request(request, error) ? requested_vms(service, request, error) : NULL;
+  g_autoptr(GPtrArray) vms = named_vms(service, request, error);
+
+  return vms && none_busy(vms, error) ? g_steal_pointer(&vms) : NULL;
+}
+
+JsonArray *
+dr_service_start_jobs(DrService *service, const char *kind, GPtrArray *vms, JsonObject *request,
+                      DrJobFunc run, guint parallel, GError **error)
+{
   g_autoptr(GPtrArray) batch = g_ptr_array_new_with_free_func((GDestroyNotify)dr_job_unref);
   JsonArray *array;
 
-  if (!vms || !none_busy(vms, error))
-    return NULL;
   for (guint i = 0; i < vms->len; i++) {
-    DrJob *job = dr_jobs_add(service->jobs, "upgrade", vms->pdata[i], request, error);
+    DrJob *job = dr_jobs_add(service->jobs, kind, vms->pdata[i], request, error);
 
     if (!job) {
       drop_jobs(batch);
@@ -110,9 +115,20 @@ dr_service_upgrade(DrService *service, JsonObject *request, GError **error)
   for (guint i = 0; i < batch->len; i++)
     json_array_add_object_element(array, dr_job_json(batch->pdata[i]));
   if (batch->len)
-    dr_jobs_run(service->jobs, g_steal_pointer(&batch), dr_upgrade_run,
-                (guint)dr_json_int(request, "parallel", 1));
+    dr_jobs_run(service->jobs, g_steal_pointer(&batch), run, parallel);
   return array;
+}
+
+JsonArray *
+dr_service_upgrade(DrService *service, JsonObject *request, GError **error)
+{
+  g_autoptr(GPtrArray) vms =
+      check_upgrade_request(request, error) ? dr_service_requested(service, request, error) : NULL;
+
+  if (!vms)
+    return NULL;
+  return dr_service_start_jobs(service, "upgrade", vms, request, dr_upgrade_run,
+                               (guint)dr_json_int(request, "parallel", 1), error);
 }
 
 static JsonObject *
@@ -130,22 +146,26 @@ failed_report(DrVm *vm, const GError *error)
 }
 
 JsonArray *
-dr_service_upgrade_check(DrService *service, JsonObject *request, GError **error)
+dr_service_check_all(GPtrArray *vms, JsonObject *request, DrServiceCheck check, GError **error)
 {
-  g_autoptr(GPtrArray) vms =
-      check_upgrade_request(request, error) ? requested_vms(service, request, error) : NULL;
-  JsonArray *array;
+  JsonArray *array = json_array_new();
 
-  if (!vms || !none_busy(vms, error))
-    return NULL;
-  array = json_array_new();
   for (guint i = 0; i < vms->len; i++) {
     g_autoptr(GError) local = NULL;
-    JsonObject *report = dr_upgrade_check(vms->pdata[i], request, &local);
+    JsonObject *report = check(vms->pdata[i], request, &local);
 
     json_array_add_object_element(array, report ? report : failed_report(vms->pdata[i], local));
   }
   return array;
+}
+
+JsonArray *
+dr_service_upgrade_check(DrService *service, JsonObject *request, GError **error)
+{
+  g_autoptr(GPtrArray) vms =
+      check_upgrade_request(request, error) ? dr_service_requested(service, request, error) : NULL;
+
+  return vms ? dr_service_check_all(vms, request, dr_upgrade_check, error) : NULL;
 }
 
 JsonArray *

@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Making and ending the service; what it can do is in service.h. */
 #pragma once
+#include "daemon/config.h"
 #include "daemon/service.h"
 #include "vm/host.h"
 
+/* fnmatch(3) patterns of the QEMUs that a peer may have started. (transfer none) */
+char **dr_service_binaries(DrService *service);
+
 /* Loads the VMs of the state file, brings to an end what jobs an earlier droverd left, and watches what runs. The
  * recovery goes on in threads of its own. */
-DrService *dr_service_new(DrHost *host, GError **error);
+DrService *dr_service_new(DrHost *host, const DrConfig *config, GError **error);
 
 /* Requests that wait for a guest end soon. */
 void dr_service_end_waits(DrService *service);

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "daemon/request.h"
 #include "daemon/service-internal.h"
+#include "daemon/service-net.h"
 #include "daemon/service-new.h"
 #include "job/inventory.h"
 #include "job/upgrade.h"
@@ -61,9 +62,8 @@ dr_service_remove(DrService *service, const char *name)
   g_mutex_unlock(&service->lock);
 }
 
-/* Reserves a name while a VM is made under it. */
-static gboolean
-reserve(DrService *service, const char *name, GError **error)
+gboolean
+dr_service_reserve(DrService *service, const char *name, GError **error)
 {
   gboolean taken, full;
 
@@ -95,9 +95,8 @@ publish(DrService *service, DrVm *vm)
   dr_events_publish(service->host->events, event);
 }
 
-/* Ends the reservation; takes the VM (nullable) in. Returns its long form. */
-static JsonObject *
-settle(DrService *service, const char *name, DrVm *vm)
+JsonObject *
+dr_service_settle(DrService *service, const char *name, DrVm *vm)
 {
   JsonObject *object = vm ? dr_vm_json(vm, TRUE) : NULL;
 
@@ -109,6 +108,14 @@ settle(DrService *service, const char *name, DrVm *vm)
   if (vm)
     publish(service, vm);
   return object;
+}
+
+void
+dr_service_unreserve(DrService *service, const char *name)
+{
+  g_mutex_lock(&service->lock);
+  g_hash_table_remove(service->coming, name);
+  g_mutex_unlock(&service->lock);
 }
 
 static gboolean
@@ -183,10 +190,10 @@ dr_service_run(DrService *service, JsonObject *request, GError **error)
   const char *name = dr_json_str(request, "name", NULL);
   g_autoptr(DrVm) vm = NULL;
 
-  if (!dr_request_check(request, members, error) || !reserve(service, name, error))
+  if (!dr_request_check(request, members, error) || !dr_service_reserve(service, name, error))
     return NULL;
   vm = dr_vm_run(service->host, request, error);
-  return settle(service, name, vm);
+  return dr_service_settle(service, name, vm);
 }
 
 JsonObject *
@@ -199,11 +206,11 @@ dr_service_adopt(DrService *service, JsonObject *request, GError **error)
   g_autoptr(GMutexLocker) locker = NULL;
   g_autoptr(DrVm) vm = NULL;
 
-  if (!dr_request_check(request, members, error) || !reserve(service, name, error))
+  if (!dr_request_check(request, members, error) || !dr_service_reserve(service, name, error))
     return NULL;
   locker = g_mutex_locker_new(&service->adopting);
   vm = adopt_new(service, name, request, error);
-  return settle(service, name, vm);
+  return dr_service_settle(service, name, vm);
 }
 
 /* --- Looking --- */
@@ -314,24 +321,32 @@ take_up(DrService *service, const DrJobRow *row, GPtrArray *batch)
   DrJob *job = vm ? dr_jobs_resume(service->jobs, row, vm, NULL) : NULL;
 
   if (!job) {
-    /* Its VM was forgotten; or it was made, and could not begin, while another job had the VM. */
-    json_object_set_object_member(
-        row->record, "error",
-        dr_json("{'code': <'closed'>, 'message': <'droverd ended before it began'>, "
-                "'remedy': <'start it again'>}"));
-    dr_store_put_job(service->host->store, row->id, "failed", row->stage, row->record, NULL);
+    /* Its VM was forgotten; or it was made, and could not begin, while another job had the VM; or the VM has left for
+     * another host. */
+    gboolean gone = g_str_equal(row->kind, "migrate") && g_str_equal(row->stage, "commit");
+
+    if (!gone)
+      json_object_set_object_member(
+          row->record, "error",
+          dr_json("{'code': <'closed'>, 'message': <'droverd ended before it began'>, "
+                  "'remedy': <'start it again'>}"));
+    dr_store_put_job(service->host->store, row->id, gone ? "succeeded" : "failed", row->stage, row->record,
+                     NULL);
     return;
   }
   g_message("job %" G_GINT64_FORMAT ": an earlier droverd left it unfinished", row->id);
-  dr_vm_reserve(vm, "the recovery of an upgrade");
+  dr_vm_reserve(vm, "the recovery of a job");
   g_ptr_array_add(batch, job);
 }
 
 static gboolean
 recover(DrJob *job, GError **error)
 {
-  gboolean done = dr_upgrade_recover(job, error);
+  gboolean done;
 
+  if (!g_str_equal(dr_job_kind(job), "upgrade"))
+    return dr_service_recover_move(job, error);
+  done = dr_upgrade_recover(job, error);
   dr_vm_attach(dr_job_vm(job));
   return done;
 }
@@ -375,19 +390,21 @@ recover_jobs(DrService *service, GError **error)
 }
 
 DrService *
-dr_service_new(DrHost *host, GError **error)
+dr_service_new(DrHost *host, const DrConfig *config, GError **error)
 {
   DrService *service = g_new0(DrService, 1);
   g_autoptr(GPtrArray) vms = NULL;
 
   service->host = host;
+  host->service = service;
   g_mutex_init(&service->lock);
   g_mutex_init(&service->adopting);
   service->vms = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)dr_vm_unref);
   service->coming = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
   service->jobs = dr_jobs_new(host);
   service->started_us = g_get_monotonic_time();
-  if (!load_vms(service, error) || !recover_jobs(service, error)) {
+  if (!dr_service_open_net(service, config, error) || !load_vms(service, error) ||
+      !recover_jobs(service, error)) {
     dr_service_free(service, 0);
     return NULL;
   }
@@ -395,6 +412,10 @@ dr_service_new(DrHost *host, GError **error)
   for (guint i = 0; i < vms->len; i++)
     if (!dr_vm_job(vms->pdata[i]))
       dr_vm_attach(vms->pdata[i]);
+  if (!dr_service_listen(service, error)) {
+    dr_service_free(service, 0);
+    return NULL;
+  }
   return service;
 }
 
@@ -416,6 +437,7 @@ dr_service_free(DrService *service, int grace_ms)
     g_warning("%u jobs are still under way; the next droverd settles them", dr_jobs_active(service->jobs));
     return FALSE; /* their threads use all of this until the process ends */
   }
+  dr_service_close_net(service);
   vms = dr_service_all(service);
   for (guint i = 0; i < vms->len; i++)
     dr_vm_detach(vms->pdata[i]);

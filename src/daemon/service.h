@@ -47,6 +47,13 @@ JsonArray *dr_service_upgrade(DrService *service, JsonObject *request, GError **
 /* The same request: preflight only. -> [{"vm","ok":bool,"findings":[…],"memory_mode","qemu_before","qemu_after"}] */
 JsonArray *dr_service_upgrade_check(DrService *service, JsonObject *request, GError **error);
 
+/* {"vms" or "all", "peer":NAME, …}: moves to another host; members in docs/API.md. -> job objects, as for upgrade */
+JsonArray *dr_service_migrate(DrService *service, JsonObject *request, GError **error);
+JsonArray *dr_service_migrate_check(DrService *service, JsonObject *request, GError **error);
+/* To a move under way: `what` is "postcopy", "downtime", "bandwidth" or "get-bandwidth" (job/migrate.h). */
+JsonObject *dr_service_migrate_set(DrService *service, const char *name, const char *what, JsonObject *params,
+                                   GError **error);
+
 JsonArray *dr_service_jobs(DrService *service, GError **error);
 JsonObject *dr_service_job(DrService *service, const char *id, GError **error);
 
@@ -55,6 +62,18 @@ JsonObject *dr_service_job_wait(DrService *service, const char *id, int timeout_
 
 /* Asks it to stop. DR_ERROR_REFUSED past the point of no return or when it has ended. -> job object */
 JsonObject *dr_service_job_cancel(DrService *service, const char *id, GError **error);
+
+/* --- Peers: the droverds of other hosts --- */
+
+/* {"name","host","port":1-65535, absent: DR_PEER_PORT,"pin":key ids as dr_pin_parse() takes them, or null}. -> peer object.
+ * Nothing is connected to. EXISTS for a name or an address that is taken. */
+JsonObject *dr_service_peer_add(DrService *service, JsonObject *request, GError **error);
+JsonArray *dr_service_peer_list(DrService *service, GError **error);
+gboolean dr_service_peer_remove(DrService *service, const char *name, GError **error);
+
+/* Connects, and measures. -> {"name","host","port","certificate":its first name,"key_id","version":droverd's there,"protocol",
+ * "tls":suite,"round_trip_ms","send_mib","receive_mib":MiB/s} */
+JsonObject *dr_service_peer_test(DrService *service, const char *name, GError **error);
 
 /* {"version","run_dir","state_dir","uptime_s","vms","jobs"} */
 JsonObject *dr_service_version(DrService *service, GError **error);

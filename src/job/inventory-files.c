@@ -70,3 +70,17 @@ dr_inventory_check_files(const DrInventory *inventory, pid_t pid, const char *cw
     if (dr_node_is_plain_file(node))
       check_file(node, cwd, files, findings);
 }
+
+GPtrArray *
+dr_inventory_files(const DrInventory *inventory, const char *cwd)
+{
+  GPtrArray *paths = g_ptr_array_new_with_free_func(g_free);
+  GHashTableIter iter;
+  gpointer key, node;
+
+  g_hash_table_iter_init(&iter, inventory->block_nodes);
+  while (g_hash_table_iter_next(&iter, &key, &node))
+    if (dr_node_is_plain_file(node))
+      g_ptr_array_add(paths, g_canonicalize_filename(dr_node_path(node), cwd));
+  return paths;
+}

@@ -170,6 +170,12 @@ dr_jobs_resume(DrJobs *jobs, const DrJobRow *row, DrVm *vm, GError **error)
   return g_steal_pointer(&job);
 }
 
+const char *
+dr_job_kind(DrJob *job)
+{
+  return job->kind;
+}
+
 gint64
 dr_job_id(DrJob *job)
 {

@@ -34,6 +34,7 @@ void dr_job_unref(DrJob *job);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrJob, dr_job_unref)
 
 gint64 dr_job_id(DrJob *job);
+const char *dr_job_kind(DrJob *job);
 DrVm *dr_job_vm(DrJob *job);
 DrHost *dr_job_host(DrJob *job);
 JsonObject *dr_job_request(DrJob *job);

@@ -12,7 +12,6 @@
 #include <linux/userfaultfd.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 /* A memory-backend-memfd counts as a named shared file, and is left out of the stream, only up to here; a newer source
@@ -258,16 +257,6 @@ warn_tcg(DrPreflight *p, int source_version)
       "RAM is copied, and the guest would run on with wrong memory");
 }
 
-static gboolean
-have_userfaultfd(void)
-{
-  int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
-
-  if (fd >= 0)
-    close(fd);
-  return fd >= 0;
-}
-
 /* Decides between copy and post-copy for RAM that has to move. */
 static void
 choose_move(DrPreflight *p, const char *why)
@@ -298,7 +287,7 @@ check_mode(DrPreflight *p)
     block(p, "memory", "use --memory postcopy, which needs no second chunk",
           "a copy needs %" G_GUINT64_FORMAT " MiB, and %" G_GUINT64_FORMAT " MiB are free",
           (size + SPARE_MEMORY) >> 20, available >> 20);
-  if (p->mode == DR_MEMORY_POSTCOPY && !have_userfaultfd())
+  if (p->mode == DR_MEMORY_POSTCOPY && !dr_memory_has_userfaultfd())
     block(p, "userfaultfd", "run droverd as root, or set vm.unprivileged_userfaultfd=1",
           "post-copy needs userfaultfd, which this process may not use");
 }

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/sysmacros.h>
 
 #define MAX_MAPS (64 * 1024 * 1024)
@@ -392,4 +393,14 @@ dr_memory_hugepage(void)
   guint64 kib = line ? g_ascii_strtoull(line + strlen("\nHugepagesize:"), NULL, 10) : 0;
 
   return kib ? kib * 1024 : 2 << 20;
+}
+
+gboolean
+dr_memory_has_userfaultfd(void)
+{
+  int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
+
+  if (fd >= 0)
+    close(fd);
+  return fd >= 0;
 }

@@ -13,6 +13,9 @@ int dr_memory_create(const char *vm, const char *block, guint64 size, guint64 hu
 /* The default huge page size of this host in bytes (Hugepagesize of /proc/meminfo), 2 MiB if it is not told. */
 guint64 dr_memory_hugepage(void);
 
+/* Whether this process may use userfaultfd(2), without which no QEMU of its can take a guest by post-copy. */
+gboolean dr_memory_has_userfaultfd(void);
+
 typedef enum {
   DR_RAM_ANONYMOUS,   /* plain -m, memory-backend-ram, private file: must be copied */
   DR_RAM_SHARED_FILE, /* memory-backend-file,share=on: a new QEMU can map the same pages (x-ignore-shared) */

@@ -474,3 +474,15 @@ dr_host_memory_available(void)
 {
   return read_kb("/proc/meminfo", "MemAvailable");
 }
+
+guint64
+dr_proc_resident(pid_t pid)
+{
+  g_autofree char *path = g_strdup_printf("/proc/%d/status", pid);
+  g_autofree char *text = NULL;
+  const char *line;
+
+  if (!g_file_get_contents(path, &text, NULL, NULL) || !(line = strstr(text, "\nVmRSS:")))
+    return 0;
+  return g_ascii_strtoull(line + strlen("\nVmRSS:"), NULL, 10) * 1024;
+}

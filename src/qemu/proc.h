@@ -61,5 +61,8 @@ int dr_proc_get_peer(const DrProcId *id, int fd, GError **error);
 /* Proportional set size of a process in bytes, from smaps_rollup; 0 if it cannot be read. */
 guint64 dr_proc_pss(pid_t pid);
 
+/* What a process has in memory (VmRSS), bytes; 0 if it cannot be read. */
+guint64 dr_proc_resident(pid_t pid);
+
 /* MemAvailable of /proc/meminfo, bytes. */
 guint64 dr_host_memory_available(void);

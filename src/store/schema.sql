@@ -1,5 +1,5 @@
 -- SPDX-License-Identifier: LGPL-2.1-or-later
--- What must survive a crash of droverd: which VMs there are, what jobs did, and the journal of each job's stages.
+-- What must survive a crash of droverd: which VMs there are, what jobs did, the journal of each job's stages, and the peers.
 -- user_version 1. A newer file is refused; an older one is migrated by a step here.
 CREATE TABLE IF NOT EXISTS vms (
   name TEXT PRIMARY KEY,
@@ -22,4 +22,19 @@ CREATE TABLE IF NOT EXISTS journal (
   note TEXT NOT NULL,            -- JSON: what recovery needs at this stage, and why it was entered
   time_ms INTEGER NOT NULL,
   PRIMARY KEY (job, seq)
+) STRICT;
+-- What this host has said for good of a guest that was to come to it: another host may ask for it long after.
+CREATE TABLE IF NOT EXISTS moves (
+  id TEXT PRIMARY KEY,           -- the move's own, made by the other host
+  vm TEXT NOT NULL,
+  state TEXT NOT NULL,           -- arrived, discarded, lost
+  time_ms INTEGER NOT NULL
+) STRICT;
+CREATE TABLE IF NOT EXISTS peers (
+  name TEXT PRIMARY KEY,
+  host TEXT NOT NULL,            -- as dr_host_normal() has it
+  port INTEGER NOT NULL,
+  pin TEXT,                      -- as dr_pin_parse() has it; NULL: any key of a certificate that the CA has signed
+  added_ms INTEGER NOT NULL,
+  UNIQUE (host, port)
 ) STRICT;

@@ -379,3 +379,141 @@ dr_store_load_journal(DrStore *store, gint64 job, GError **error)
   fail(store, "read the journal", error);
   return NULL;
 }
+
+/* --- Moves --- */
+
+gboolean
+dr_store_put_move(DrStore *store, const char *id, const char *vm, const char *state, GError **error)
+{
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+
+  return run(store, error, "write the end of a move",
+             "INSERT INTO moves (id, vm, state, time_ms) VALUES (?, ?, ?, ?) "
+             "ON CONFLICT (id) DO UPDATE SET state = excluded.state, time_ms = excluded.time_ms",
+             "sssi", id, vm, state, g_get_real_time() / 1000);
+}
+
+gboolean
+dr_store_get_move(DrStore *store, const char *id, char **ret_state, GError **error)
+{
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+  g_autoptr(DrStmt) stmt =
+      query(store, error, "read the end of a move", "SELECT state FROM moves WHERE id = ?", "s", id);
+
+  *ret_state = NULL;
+  if (!stmt)
+    return FALSE;
+  if (sqlite3_step(stmt) == SQLITE_ROW)
+    *ret_state = g_strdup((const char *)sqlite3_column_text(stmt, 0));
+  return TRUE;
+}
+
+/* --- Peers --- */
+
+void
+dr_peer_row_free(DrPeerRow *row)
+{
+  if (!row)
+    return;
+  g_free(row->name);
+  g_free(row->host);
+  g_free(row->pin);
+  g_free(row);
+}
+
+static DrPeerRow *
+peer_of(DrStmt *stmt)
+{
+  DrPeerRow *row = g_new0(DrPeerRow, 1);
+
+  row->name = g_strdup((const char *)sqlite3_column_text(stmt, 0));
+  row->host = g_strdup((const char *)sqlite3_column_text(stmt, 1));
+  row->port = (guint16)sqlite3_column_int(stmt, 2);
+  row->pin = g_strdup((const char *)sqlite3_column_text(stmt, 3));
+  row->added_ms = sqlite3_column_int64(stmt, 4);
+  return row;
+}
+
+#define PEER_COLUMNS "SELECT name, host, port, pin, added_ms FROM peers "
+
+static GPtrArray *
+list_peers(DrStore *store, GError **error)
+{
+  g_autoptr(GPtrArray) rows = g_ptr_array_new_with_free_func((GDestroyNotify)dr_peer_row_free);
+  g_autoptr(DrStmt) stmt = query(store, error, "read the peers", PEER_COLUMNS "ORDER BY name", "");
+  int code = SQLITE_DONE;
+
+  while (stmt && (code = sqlite3_step(stmt)) == SQLITE_ROW)
+    g_ptr_array_add(rows, peer_of(stmt));
+  if (!stmt || (code != SQLITE_DONE && !fail(store, "read the peers", error)))
+    return NULL;
+  return g_steal_pointer(&rows);
+}
+
+GPtrArray *
+dr_store_list_peers(DrStore *store, GError **error)
+{
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+
+  return list_peers(store, error);
+}
+
+static gboolean
+is_free(GPtrArray *peers, const DrPeerRow *row, guint max, GError **error)
+{
+  for (guint i = 0; i < peers->len; i++) {
+    const DrPeerRow *other = peers->pdata[i];
+
+    if (g_str_equal(other->name, row->name))
+      return dr_error_set(error, DR_ERROR_EXISTS, "there is a peer '%s' already", row->name);
+    if (g_str_equal(other->host, row->host) && other->port == row->port)
+      return dr_error_set(error, DR_ERROR_EXISTS, "port %u of '%s' is the peer '%s' already", row->port,
+                          row->host, other->name);
+  }
+  return peers->len < max || dr_error_set(error, DR_ERROR_BUSY, "drover keeps at most %u peers", max);
+}
+
+gboolean
+dr_store_add_peer(DrStore *store, const DrPeerRow *row, guint max, GError **error)
+{
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+  g_autoptr(GPtrArray) peers = list_peers(store, error);
+
+  return peers && is_free(peers, row, max, error) &&
+         run(store, error, "write a peer",
+             "INSERT INTO peers (name, host, port, pin, added_ms) VALUES (?, ?, ?, ?, ?)", "ssisi", row->name,
+             row->host, (gint64)row->port, row->pin, row->added_ms);
+}
+
+static gboolean
+no_peer(const char *name, GError **error)
+{
+  dr_error_set(error, DR_ERROR_NOT_FOUND, "there is no peer called '%.80s'", name);
+  return dr_error_remedy(error, "drover peer list shows them");
+}
+
+gboolean
+dr_store_drop_peer(DrStore *store, const char *name, GError **error)
+{
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+
+  if (!run(store, error, "drop a peer", "DELETE FROM peers WHERE name = ?", "s", name))
+    return FALSE;
+  return sqlite3_changes(store->db) > 0 || no_peer(name, error);
+}
+
+DrPeerRow *
+dr_store_get_peer(DrStore *store, const char *name, GError **error)
+{
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+  g_autoptr(DrStmt) stmt = query(store, error, "read a peer", PEER_COLUMNS "WHERE name = ?", "s", name);
+  int code = stmt ? sqlite3_step(stmt) : SQLITE_ERROR;
+
+  if (code == SQLITE_ROW)
+    return peer_of(stmt);
+  if (code == SQLITE_DONE)
+    no_peer(name, error);
+  else if (stmt)
+    fail(store, "read a peer", error);
+  return NULL;
+}

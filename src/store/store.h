@@ -41,3 +41,29 @@ gboolean dr_store_journal(DrStore *store, gint64 job, const char *stage, JsonObj
 
 /* [{"stage","note","time_ms"}] in order. (transfer full) */
 JsonArray *dr_store_load_journal(DrStore *store, gint64 job, GError **error);
+
+/* What became of a guest that was to come to this host, by the move's id: "arrived", "discarded", "lost"; *ret_state NULL: nothing
+ * was said of it. */
+gboolean dr_store_put_move(DrStore *store, const char *id, const char *vm, const char *state, GError **error);
+gboolean dr_store_get_move(DrStore *store, const char *id, char **ret_state, GError **error);
+
+typedef struct {
+  char *name, *host;
+  guint16 port;
+  char *pin; /* nullable */
+  gint64 added_ms;
+} DrPeerRow;
+
+void dr_peer_row_free(DrPeerRow *row);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrPeerRow, dr_peer_row_free)
+
+/* Adds one, at most `max` of them. `row` is not consumed. Errors: EXISTS naming what is taken, the name or the address; BUSY if
+ * there are `max`. */
+gboolean dr_store_add_peer(DrStore *store, const DrPeerRow *row, guint max, GError **error);
+
+/* Errors: NOT_FOUND. */
+gboolean dr_store_drop_peer(DrStore *store, const char *name, GError **error);
+DrPeerRow *dr_store_get_peer(DrStore *store, const char *name, GError **error);
+
+/* By name. (transfer full) (element-type DrPeerRow) */
+GPtrArray *dr_store_list_peers(DrStore *store, GError **error);

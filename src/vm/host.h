@@ -4,10 +4,15 @@
 #include "base/events.h"
 #include "store/store.h"
 
+typedef struct DrService DrService;
+typedef struct DrNet DrNet;
+
 typedef struct {
-  char *run_dir;   /* sockets, marks: gone after a reboot */
-  char *state_dir; /* drover.db, logs, exit files */
-  char *cache_dir; /* what QEMU binaries can do */
+  DrService *service; /* for the functions of jobs that it made; nobody below daemon/ looks into it */
+  DrNet *net;         /* the way to other hosts (net/peer.h) */
+  char *run_dir;      /* sockets, marks: gone after a reboot */
+  char *state_dir;    /* drover.db, logs, exit files */
+  char *cache_dir;    /* what QEMU binaries can do */
   DrStore *store;
   DrEvents *events;
   GMainContext *context; /* the main loop's: watches and the console hub live there */

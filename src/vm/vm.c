@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* VMs: the lease on the monitor, and the watches of the main loop. The record's JSON form is in record.c. */
 #include "vm/vm.h"
+#include "base/address.h"
 #include "base/error.h"
 #include "base/fd.h"
 #include "qemu/spawn.h"
@@ -131,20 +132,7 @@ dr_vm_unlock(DrVm *vm)
 gboolean
 dr_vm_check_name(const char *name, GError **error)
 {
-  static const char allowed[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-";
-  g_autofree char *shown = NULL;
-
-  if (name && name[0] && name[0] != '.' && name[0] != '-' && strlen(name) <= 63 &&
-      strspn(name, allowed) == strlen(name))
-    return TRUE;
-  shown = g_utf8_make_valid(name ? name : "", name ? (gssize)MIN(strlen(name), 80) : 0);
-  for (char *at = shown; *at; at++)
-    if (g_ascii_iscntrl(*at))
-      *at = '?';
-  dr_error_set(error, DR_ERROR_INVALID, "'%s%s' cannot be the name of a VM", shown,
-               name && strlen(name) > 80 ? "…" : "");
-  return dr_error_remedy(error,
-                         "use 1 to 63 letters, digits, '.', '_' and '-', beginning with a letter or digit");
+  return dr_name_check(name, "a VM", error);
 }
 
 gboolean

@@ -417,7 +417,7 @@ USAGE = {
     "list --connect odd": ["'odd'"], "list --connect unix:": ["'unix:'"], "list --connect tcp:1.2.3.4": ["'tcp:1.2.3.4'"],
 }
 VERBS = ["run", "adopt", "list", "show", "console", "qmp", "pause", "resume", "stop", "forget", "upgrade", "jobs", "job", "watch",
-         "cancel"]
+         "cancel", "peer", "pki"]
 USAGE.update({f"{verb} --odd": [verb, "--odd"] for verb in VERBS})
 
 

@@ -570,3 +570,85 @@ dr_service_job_cancel(DrService *service, const char *id, GError **error)
   g_mutex_unlock(&service->lock);
   return object;
 }
+
+/* --- Peers --- */
+
+static JsonObject *
+peer(const char *name, const char *host, gint64 port)
+{
+  return dr_json("{'name': <%s>, 'host': <%s>, 'port': <%x>, 'added_ms': <int64 1700000000000>}", name, host,
+                 port);
+}
+
+static gboolean
+check_peer(const char *name, GError **error)
+{
+  return !g_str_has_prefix(name, "no") ||
+         dr_error_set(error, DR_ERROR_NOT_FOUND, "there is no peer called '%s'", name);
+}
+
+JsonObject *
+dr_service_peer_add(DrService *service, JsonObject *request, GError **error)
+{
+  const char *name = dr_json_str(request, "name", "");
+
+  note_request(service, request);
+  if (!g_str_equal(name, "taken"))
+    return peer(name, dr_json_str(request, "host", ""), dr_json_int(request, "port", 0));
+  dr_error_set(error, DR_ERROR_EXISTS, "there is a peer 'taken' already");
+  return NULL;
+}
+
+JsonArray *
+dr_service_peer_list(DrService *service, GError **error)
+{
+  JsonArray *array = json_array_new();
+
+  json_array_add_object_element(array, peer("host2", "192.0.2.7", 7413));
+  json_array_add_object_element(array, peer("host3", "2001:db8::7", 7000));
+  return array;
+}
+
+gboolean
+dr_service_peer_remove(DrService *service, const char *name, GError **error)
+{
+  return check_peer(name, error);
+}
+
+JsonObject *
+dr_service_peer_test(DrService *service, const char *name, GError **error)
+{
+  JsonObject *object = check_peer(name, error) ? peer(name, "2001:db8::7", 7000) : NULL;
+
+  if (!object)
+    return NULL;
+  json_object_set_string_member(object, "version", "9.9");
+  json_object_set_double_member(object, "round_trip_ms", 0.25);
+  json_object_set_int_member(object, "send_mib", 311);
+  json_object_set_int_member(object, "receive_mib", 305);
+  return object;
+}
+
+/* --- Moves: the routes are tested end to end --- */
+
+JsonArray *
+dr_service_migrate(DrService *service, JsonObject *request, GError **error)
+{
+  dr_error_set(error, DR_ERROR_UNSUPPORTED, "not here");
+  return NULL;
+}
+
+JsonArray *
+dr_service_migrate_check(DrService *service, JsonObject *request, GError **error)
+{
+  dr_error_set(error, DR_ERROR_UNSUPPORTED, "not here");
+  return NULL;
+}
+
+JsonObject *
+dr_service_migrate_set(DrService *service, const char *name, const char *what, JsonObject *params,
+                       GError **error)
+{
+  dr_error_set(error, DR_ERROR_UNSUPPORTED, "not here");
+  return NULL;
+}

@@ -5,7 +5,7 @@
  * VMs: web1, web2 exist. run: "taken" is EXISTS, "slow" takes until fake_release(). show: "attention"
  * needs a person, "big" has 8 MiB. upgrade: web1, web2 succeed in a few stages; "bad" is refused with two
  * blockers; "att" ends in attention; "hang" runs until it is cancelled; "nosuch" fails the request.
- * console: "web1" echoes, "flood" prints without end, "deaf" never reads, "ends" says bye and ends. */
+ * peers: host2, host3 exist; "taken" is EXISTS, "no…" NOT_FOUND. console: "web1" echoes, "flood" prints without end, "deaf" never reads, "ends" says bye and ends. */
 #pragma once
 #include "base/events.h"
 #include "daemon/service.h"

@@ -148,6 +148,89 @@ test_no_database(Fixture *f, gconstpointer unused)
   g_assert_nonnull(strstr(error->message, path));
 }
 
+/* --- Peers --- */
+
+static gboolean
+add_peer(Fixture *f, const char *name, const char *host, guint16 port, const char *pin, GError **error)
+{
+  const DrPeerRow row = {
+    .name = (char *)name, .host = (char *)host, .port = port, .pin = (char *)pin, .added_ms = 1700000000000
+  };
+
+  return dr_store_add_peer(f->store, &row, /* max= */ 3, error);
+}
+
+static void
+test_peers(Fixture *f, gconstpointer unused)
+{
+  g_autoptr(DrPeerRow) pinned = NULL;
+  g_autoptr(DrPeerRow) plain = NULL;
+  g_autoptr(GPtrArray) all = NULL;
+  g_autoptr(GPtrArray) none = NULL;
+
+  g_assert_true(add_peer(f, "b", "host2", 7413, NULL, NULL));
+  g_assert_true(add_peer(f, "a", "2001:db8::7", 65535, "ab", NULL));
+  reopen(f);
+  all = dr_store_list_peers(f->store, NULL);
+  g_assert_cmpuint(all->len, ==, 2);
+  g_assert_cmpstr(((DrPeerRow *)all->pdata[0])->name, ==, "a");
+  pinned = dr_store_get_peer(f->store, "a", NULL);
+  g_assert_cmpstr(pinned->host, ==, "2001:db8::7");
+  g_assert_cmpuint(pinned->port, ==, 65535);
+  g_assert_cmpstr(pinned->pin, ==, "ab");
+  g_assert_cmpint(pinned->added_ms, ==, 1700000000000);
+  plain = dr_store_get_peer(f->store, "b", NULL);
+  g_assert_null(plain->pin);
+  g_assert_true(dr_store_drop_peer(f->store, "a", NULL));
+  g_assert_true(dr_store_drop_peer(f->store, "b", NULL));
+  reopen(f);
+  none = dr_store_list_peers(f->store, NULL);
+  g_assert_cmpuint(none->len, ==, 0);
+}
+
+static void
+assert_not_added(Fixture *f, const char *name, const char *host, DrErrorCode code, const char *part)
+{
+  g_autoptr(GError) error = NULL;
+
+  g_assert_false(add_peer(f, name, host, 7413, NULL, &error));
+  g_assert_error(error, DR_ERROR, (int)code);
+  g_assert_nonnull(strstr(error->message, part));
+}
+
+static void
+test_peers_refused(Fixture *f, gconstpointer unused)
+{
+  g_autoptr(GError) unknown = NULL;
+  g_autoptr(GError) missing = NULL;
+
+  g_assert_true(add_peer(f, "a", "host2", 7413, NULL, NULL));
+  assert_not_added(f, "a", "host3", DR_ERROR_EXISTS, "there is a peer 'a' already");
+  assert_not_added(f, "b", "host2", DR_ERROR_EXISTS, "is the peer 'a' already");
+  g_assert_true(add_peer(f, "b", "host2", 7414, NULL, NULL));
+  g_assert_true(add_peer(f, "c", "host3", 7413, NULL, NULL));
+  assert_not_added(f, "d", "host4", DR_ERROR_BUSY, "at most 3 peers");
+  g_assert_null(dr_store_get_peer(f->store, "x' OR '1'='1", &unknown));
+  g_assert_error(unknown, DR_ERROR, DR_ERROR_NOT_FOUND);
+  g_assert_false(dr_store_drop_peer(f->store, "x", &missing));
+  g_assert_error(missing, DR_ERROR, DR_ERROR_NOT_FOUND);
+}
+
+/* A file of before there were peers gets their table. */
+static void
+test_older_file(Fixture *f, gconstpointer unused)
+{
+  g_autofree char *path = g_build_filename(f->dir, "drover.db", NULL);
+  sqlite3 *db;
+
+  g_clear_pointer(&f->store, dr_store_close);
+  g_assert_cmpint(sqlite3_open(path, &db), ==, SQLITE_OK);
+  g_assert_cmpint(sqlite3_exec(db, "DROP TABLE peers", NULL, NULL, NULL), ==, SQLITE_OK);
+  sqlite3_close(db);
+  reopen(f);
+  g_assert_true(add_peer(f, "a", "host2", 7413, NULL, NULL));
+}
+
 int
 main(int argc, char **argv)
 {
@@ -159,5 +242,8 @@ main(int argc, char **argv)
   ADD("second-daemon", test_second_daemon);
   ADD("newer-format", test_newer_format);
   ADD("no-database", test_no_database);
+  ADD("peers", test_peers);
+  ADD("peers-refused", test_peers_refused);
+  ADD("older-file", test_older_file);
   return g_test_run();
 }

@@ -34,16 +34,21 @@ class Failed(Exception):
 class Daemon:
     """droverd with directories of its own. At the end of the with block every QEMU that it ever had is killed."""
 
-    def __init__(self, netns=None, env=None, valgrind=False):
+    def __init__(self, netns=None, env=None, config=None):
+        """config: the text of its configuration file."""
         # Short: a unix socket's path has 107 bytes.
         self.dir = Path(tempfile.mkdtemp(prefix="dr-", dir="/tmp"))
         self.run_dir, self.state_dir = self.dir / "run", self.dir / "state"
-        self.netns, self.env = netns, env or {}
+        self.netns, self.env, self.config = netns, env or {}, config
         self.pids = set()
         self.process = None
 
     def start(self, env=None, timeout=60):
-        self.process = Process([DROVERD, "--run-dir", self.run_dir, "--state-dir", self.state_dir], self.dir / "log",
+        argv = [DROVERD, "--run-dir", self.run_dir, "--state-dir", self.state_dir]
+        if self.config:
+            (self.dir / "droverd.conf").write_text(self.config)
+            argv += ["--config", self.dir / "droverd.conf"]
+        self.process = Process(argv, self.dir / "log",
                                env={**self.env, **(env or {})}, netns=self.netns)
         wait_until(lambda: (self.run_dir / "api.sock").exists() and self._answers(), timeout,
                    lambda: f"droverd to answer; it said: {self.log()[-2000:]}")

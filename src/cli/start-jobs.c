@@ -1,0 +1,65 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Starting jobs and showing what they are. */
+#include "cli/start-jobs.h"
+#include "base/error.h"
+#include "cli/follow.h"
+
+#include <stdio.h>
+
+JsonArray *
+dr_cli_post_list(DrCli *cli, const char *path, JsonObject *body, GError **error)
+{
+  g_autoptr(JsonNode) answer = dr_cli_call(cli, "POST", path, NULL, body, error);
+
+  if (answer && !JSON_NODE_HOLDS_ARRAY(answer))
+    dr_error_set(error, DR_ERROR_INTERNAL, "droverd's answer to %s is no list", path);
+  return answer && JSON_NODE_HOLDS_ARRAY(answer) ? json_node_dup_array(answer) : NULL;
+}
+
+void
+dr_cli_print_list(JsonArray *array, gboolean single)
+{
+  g_autoptr(JsonNode) node = NULL;
+
+  if (single && json_array_get_length(array) == 1) {
+    node = json_array_dup_element(array, 0);
+  } else {
+    node = json_node_new(JSON_NODE_ARRAY);
+    json_node_set_array(node, array);
+  }
+  dr_cli_print_json(node);
+}
+
+static void
+print_started(JsonArray *jobs)
+{
+  for (guint i = 0; i < json_array_get_length(jobs); i++) {
+    JsonObject *job = json_array_get_object_element(jobs, i);
+
+    printf("%s: job %s\n", dr_json_str(job, "vm", "?"), dr_json_str(job, "id", "?"));
+  }
+}
+
+/* The event stream is opened first, so that the jobs' first stages are in it. Without one (droverd has no place for more)
+ * droverd is asked. */
+int
+dr_cli_start_jobs(DrCli *cli, const char *path, JsonObject *body, gboolean single, gboolean async,
+                  GError **error)
+{
+  DrClient *client = dr_cli_client(cli, error);
+  g_autoptr(GDataInputStream) events = client && !async ? dr_client_events(client, "", NULL) : NULL;
+  g_autoptr(JsonArray) jobs = client ? dr_cli_post_list(cli, path, body, error) : NULL;
+  int code = DR_EXIT_DONE;
+
+  if (!jobs)
+    return -1;
+  if (!async)
+    code = dr_follow(cli, jobs, events, error);
+  else if (!cli->json)
+    print_started(jobs);
+  if (code >= 0 && cli->json)
+    dr_cli_print_list(jobs, single);
+  else if (code >= 0 && json_array_get_length(jobs) == 0)
+    fprintf(stderr, "no VMs to %s\n", cli->verb->name);
+  return code;
+}

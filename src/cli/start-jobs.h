@@ -1,0 +1,14 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Requests whose answer is a list, one object for each VM: jobs, or reports. */
+#pragma once
+#include "cli/cli.h"
+
+/* (transfer full), NULL with the error set. */
+JsonArray *dr_cli_post_list(DrCli *cli, const char *path, JsonObject *body, GError **error);
+
+/* With --json: one VM that was named gives an object (`single`), several or --all an array. */
+void dr_cli_print_list(JsonArray *array, gboolean single);
+
+/* Starts jobs and follows them to their end, unless `async`. Returns: the exit code; -1 with the error set. */
+int dr_cli_start_jobs(DrCli *cli, const char *path, JsonObject *body, gboolean single, gboolean async,
+                      GError **error);

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The service's side of the network: what is asked by peers. */
+#pragma once
+#include "daemon/service.h"
+#include "daemon/config.h"
+#include "job/job.h"
+
+/* Reads the keys, so that jobs can reach peers; without keys they are told why they cannot. An error only where droverd is to
+ * listen. */
+gboolean dr_service_open_net(DrService *service, const DrConfig *config, GError **error);
+/* Opens the port, when what an earlier droverd left is known to those who may ask for it. */
+gboolean dr_service_listen(DrService *service, GError **error);
+void dr_service_close_net(DrService *service);
+
+/* A question of a peer. Any thread. (transfer full) */
+JsonObject *dr_service_answer_peer(DrService *service, const char *peer, const char *method,
+                                   JsonObject *params, GError **error);
+
+/* A job of an earlier droverd, of the kind "migrate" or "incoming". */
+gboolean dr_service_recover_move(DrJob *job, GError **error);

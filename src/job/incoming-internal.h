@@ -1,0 +1,38 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the two files of a coming guest share. */
+#pragma once
+#include "job/incoming.h"
+#include "job/upgrade-internal.h"
+
+typedef enum {
+  INCOMING_WAITS,    /* its QEMU stands and may read; the other host has the guest */
+  INCOMING_PROMISED, /* as before, but not given up without the other host's word: post-copy may have begun */
+  INCOMING_ACCEPTED, /* it has been told to run, or will as soon as it has what it needs; the mark is there */
+  INCOMING_ARRIVED, /* the guest runs here (or is paused, as it was) and needs nothing of the other host any more */
+  INCOMING_DISCARDED, /* given up, for good: it never ran here */
+  INCOMING_LOST,      /* its QEMU ended with the guest in it */
+} IncomingState;
+
+typedef struct {
+  DrUpgrade u; /* without a source */
+  DrJob *job;
+  char *move;
+  JsonObject *spec;
+  DrMailbox *box;
+  IncomingState state;
+  gboolean postcopy; /* accepted so: it has arrived when the last page has */
+  gint64 last_word_us;
+  gint64 epoch; /* of `socket`; both under the lock of incoming.c */
+  char *socket;
+} Incoming;
+
+/* incoming-serve.c: answers until the guest has arrived, was given up or is lost. FALSE: why it was given up. */
+gboolean dr_incoming_serve(Incoming *in, GError **error);
+/* Waits for a question. FALSE: the deadline has passed. */
+gboolean dr_incoming_wait(Incoming *in, DrDeadline deadline);
+/* Answers a question, if there is one, with the reason why there is nothing to be asked. */
+gboolean dr_incoming_refuse_next(Incoming *in, const GError *why);
+
+/* incoming.c: writes that it never will run here, then ends its QEMU. */
+gboolean dr_incoming_discard(Incoming *in, GError **error);
+void dr_incoming_set_socket(Incoming *in, gint64 epoch, const char *path);

@@ -1,0 +1,340 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the other host's job asks of this one's. docs/PROTOCOL.md lists the questions. */
+#include "base/error.h"
+#include "job/incoming-internal.h"
+#include "job/migration.h"
+
+#include <poll.h>
+#include <string.h>
+
+#define TICK_MS 500
+#define QUIET_MS                                                                                             \
+  60000 /* a guest that was not accepted is given up when the other host has said nothing for so long */
+#define RESUME_MS 30000 /* from "accept" until the guest runs */
+#define LOOK_MS 1000    /* QEMU's main loop may wait for a page of post-copy */
+
+/* --- The new QEMU --- */
+
+static void
+take_events(Incoming *in)
+{
+  DrQmpEvent *event;
+
+  while (in->u.dest && (event = dr_qmp_pop_event(in->u.dest))) {
+    if (g_str_equal(event->name, "RESUME"))
+      in->u.resumed_us = event->time_us;
+    dr_qmp_event_free(event);
+  }
+}
+
+/* Its monitor is closed: because it has ended, or by mistake. */
+static void
+check_dest(Incoming *in)
+{
+  DrUpgrade *u = &in->u;
+
+  if (u->dest && !dr_qmp_closed(u->dest))
+    return;
+  if (dr_upgrade_reach_dest(u) != DR_REACH_GONE)
+    return;
+  if (in->state < INCOMING_ACCEPTED || dr_upgrade_never_ran(u))
+    dr_incoming_discard(in, NULL); /* where that cannot be written, it is tried again */
+  else
+    in->state = INCOMING_LOST;
+}
+
+static char *
+migration_status(Incoming *in)
+{
+  g_autoptr(JsonNode) node =
+      in->u.dest ? dr_qmp_call(in->u.dest, "query-migrate", NULL, LOOK_MS, NULL) : NULL;
+
+  return g_strdup(node && JSON_NODE_HOLDS_OBJECT(node)
+                      ? dr_json_str(json_node_get_object(node), "status", "none")
+                      : "unknown");
+}
+
+/* After "accept": has it all, and runs? */
+static void
+look_whether_arrived(Incoming *in)
+{
+  g_autofree char *status = migration_status(in);
+  g_autofree char *run = NULL;
+
+  if (!g_str_equal(status, "completed"))
+    return;
+  run = dr_migration_run_state(in->u.dest);
+  if (in->u.plan.was_running && dr_migration_waits_for_cont(run))
+    dr_qmp_do(in->u.dest, "cont", NULL, NULL); /* a droverd that was killed had not said it yet */
+  else
+    in->state = INCOMING_ARRIVED;
+}
+
+/* --- Questions --- */
+
+static JsonObject *
+say_state(Incoming *in)
+{
+  static const char *const names[] = { "waiting", "promised", "accepted", "arrived", "discarded", "lost" };
+  g_autofree char *status = migration_status(in);
+
+  take_events(in);
+  return dr_json("{'state': <%s>, 'migration': <%s>, 'resumed_us': <%x>, 'wall_us': <%x>}", names[in->state],
+                 status, in->u.resumed_us, g_get_real_time());
+}
+
+static JsonObject *
+ready(Incoming *in, JsonObject *params, GError **error)
+{
+  return dr_json("{'qemu': <%s>, 'qemu_number': <%i>, 'pid': <%i>}", dr_qmp_version(in->u.dest),
+                 dr_qmp_version_number(in->u.dest), in->u.dest_id.pid);
+}
+
+/* Looking only: what the other host needs to compare the two machines. */
+static gboolean
+is_harmless(const char *command, JsonObject *arguments)
+{
+  const char *line = arguments ? dr_json_str(arguments, "command-line", "") : "";
+
+  return g_str_has_prefix(command, "query-") || g_str_has_prefix(command, "qom-get") ||
+         g_str_has_prefix(command, "qom-list") || g_str_equal(command, "device-list-properties") ||
+         g_str_has_prefix(command, "x-debug-query-") ||
+         (g_str_equal(command, "human-monitor-command") && g_str_has_prefix(line, "info "));
+}
+
+static JsonObject *
+qmp(Incoming *in, JsonObject *params, GError **error)
+{
+  const char *command = dr_json_str(params, "execute", "");
+  JsonObject *arguments = dr_json_obj(params, "arguments");
+  g_autoptr(JsonNode) answer = NULL;
+  JsonObject *reply;
+
+  if (!is_harmless(command, arguments)) {
+    dr_error_set(error, DR_ERROR_REFUSED, "a peer may not give the command '%s'", command);
+    return NULL;
+  }
+  answer = dr_qmp_call(in->u.dest, command, arguments ? json_object_ref(arguments) : NULL, DR_QMP_TIMEOUT_MS,
+                       error);
+  if (!answer)
+    return NULL;
+  reply = json_object_new();
+  json_object_set_member(reply, "return", g_steal_pointer(&answer));
+  return reply;
+}
+
+static gboolean
+set_parameters(Incoming *in, JsonObject *params, GError **error)
+{
+  JsonObject *parameters = dr_json_obj(params, "parameters");
+
+  return !parameters || json_object_get_size(parameters) == 0 ||
+         dr_qmp_do(in->u.dest, "migrate-set-parameters", json_object_ref(parameters), error);
+}
+
+/* {"epoch","capabilities","parameters"}: epoch 0 begins; a later one goes on with a post-copy whose streams broke. */
+static JsonObject *
+listen_for(Incoming *in, JsonObject *params, GError **error)
+{
+  gint64 epoch = dr_json_int(params, "epoch", 0);
+  g_auto(GStrv) capabilities = dr_json_strv(dr_json_arr(params, "capabilities"));
+  g_autofree char *path = g_strdup_printf("%s.%d", in->u.plan.migration_path, (int)(epoch & 1));
+  g_autofree char *uri = g_strdup_printf("unix:%s", path);
+  gboolean done;
+
+  unlink(path);
+  if (epoch > 0)
+    done = dr_qmp_do_oob(in->u.dest, "migrate-recover", dr_json("{'uri': <%s>}", uri), error);
+  else
+    done = dr_migration_set_capabilities(in->u.dest, (const char *const *)capabilities, error) &&
+           set_parameters(in, params, error) &&
+           dr_qmp_do(in->u.dest, "migrate-incoming", dr_json("{'uri': <%s>}", uri), error);
+  if (!done || !dr_upgrade_prepare_mark(&in->u, error))
+    return NULL;
+  dr_incoming_set_socket(in, epoch, path);
+  return json_object_new();
+}
+
+/* Post-copy is about to begin over there: from the order on the guest's memory is in two places, and giving this half up would
+ * lose it. It does not run yet. */
+static JsonObject *
+promise(Incoming *in, JsonObject *params, GError **error)
+{
+  if (in->state == INCOMING_WAITS) {
+    if (!dr_job_enter(in->job, DR_STAGE_POSTCOPY, NULL, error))
+      return NULL;
+    in->state = INCOMING_PROMISED;
+    in->postcopy = TRUE;
+  }
+  return say_state(in);
+}
+
+static gboolean
+accept_it(Incoming *in, GError **error)
+{
+  dr_qmp_set_cancel_fd(in->u.dest, -1);
+  if (!dr_job_no_return(in->job, error) || !dr_upgrade_choose(&in->u, error))
+    return FALSE;
+  in->state = INCOMING_ACCEPTED;
+  if (g_getenv("DROVER_HOLD_AT"))
+    dr_job_step(in->job, DR_STEP_SWITCHOVER);
+  return TRUE;
+}
+
+static void
+wait_resumed(Incoming *in)
+{
+  DrDeadline deadline = dr_deadline_in(RESUME_MS);
+
+  while (in->u.resumed_us == 0 && !dr_qmp_closed(in->u.dest) &&
+         dr_qmp_wait_many(&in->u.dest, 1, deadline, NULL))
+    take_events(in);
+}
+
+/* The other host's QEMU has stopped for good: run it. A `cont` that comes before QEMU has all that it needs for that is noted
+ * there and acted on then; in post-copy the answer does not wait for it. */
+static JsonObject *
+accept(Incoming *in, JsonObject *params, GError **error)
+{
+  if (in->state == INCOMING_WAITS || in->state == INCOMING_PROMISED) {
+    if (!accept_it(in, error))
+      return NULL;
+    if (in->u.plan.was_running && !dr_qmp_do(in->u.dest, "cont", NULL, error))
+      return NULL;
+    if (in->u.plan.was_running && !in->postcopy)
+      wait_resumed(in);
+  }
+  check_dest(in);
+  if (in->state == INCOMING_ACCEPTED && !in->postcopy)
+    look_whether_arrived(in);
+  if (g_getenv("DROVER_HOLD_AT"))
+    dr_job_step(in->job, DR_STEP_RESUME);
+  return say_state(in);
+}
+
+/* {"never":bool}: the move is off. `never`: the other host vouches that its QEMU was not told to go into post-copy. */
+static JsonObject *
+give_up(Incoming *in, JsonObject *params, GError **error)
+{
+  gboolean never = dr_json_bool(params, "never", FALSE);
+
+  if (in->state == INCOMING_WAITS || (in->state == INCOMING_PROMISED && never))
+    if (!dr_incoming_discard(in, error))
+      return NULL;
+  return say_state(in);
+}
+
+static JsonObject *
+status(Incoming *in, JsonObject *params, GError **error)
+{
+  if (in->state == INCOMING_ACCEPTED)
+    look_whether_arrived(in);
+  return say_state(in);
+}
+
+static const struct {
+  const char *method;
+  JsonObject *(*answer)(Incoming *in, JsonObject *params, GError **error);
+} questions[] = {
+  { "ready", ready },   { "qmp", qmp },       { "listen", listen_for }, { "promise", promise },
+  { "accept", accept }, { "abort", give_up }, { "status", status },
+};
+
+static void
+answer_one(Incoming *in)
+{
+  g_autofree char *method = NULL;
+  g_autoptr(JsonObject) params = NULL;
+  g_autoptr(GError) error = NULL;
+  JsonObject *reply = NULL;
+
+  if (!dr_mailbox_take(in->box, &method, &params))
+    return;
+  in->last_word_us = g_get_monotonic_time();
+  for (guint i = 0; i < G_N_ELEMENTS(questions); i++)
+    if (g_str_equal(questions[i].method, method))
+      reply = in->u.dest || g_str_equal(method, "status") || g_str_equal(method, "abort")
+                  ? questions[i].answer(in, params, &error)
+                  : NULL;
+  if (!reply && !error)
+    dr_error_set(&error, in->u.dest ? DR_ERROR_INVALID : DR_ERROR_CLOSED,
+                 in->u.dest ? "there is no such question: '%s'" : "the new QEMU does not answer ('%s')",
+                 method);
+  dr_mailbox_answer(in->box, reply, error);
+}
+
+gboolean
+dr_incoming_refuse_next(Incoming *in, const GError *why)
+{
+  g_autofree char *method = NULL;
+  g_autoptr(JsonObject) params = NULL;
+
+  if (!dr_mailbox_take(in->box, &method, &params))
+    return FALSE;
+  dr_mailbox_answer(in->box, NULL, why);
+  return TRUE;
+}
+
+/* --- The loop --- */
+
+gboolean
+dr_incoming_wait(Incoming *in, DrDeadline deadline)
+{
+  struct pollfd fds[] = {
+    { .fd = dr_mailbox_fd(in->box), .events = POLLIN },
+    { .fd = dr_job_cancel_fd(in->job), .events = POLLIN },
+    { .fd = in->u.dest ? dr_qmp_fd(in->u.dest) : -1, .events = POLLIN },
+  };
+
+  return poll(fds, G_N_ELEMENTS(fds), dr_deadline_left(deadline)) > 0;
+}
+
+static gboolean
+is_cancelled(Incoming *in)
+{
+  struct pollfd fd = { .fd = dr_job_cancel_fd(in->job), .events = POLLIN };
+
+  return in->state == INCOMING_WAITS && poll(&fd, 1, 0) > 0;
+}
+
+static gboolean
+is_forgotten(Incoming *in)
+{
+  return in->state == INCOMING_WAITS && g_get_monotonic_time() - in->last_word_us > QUIET_MS * 1000ll;
+}
+
+/* A QEMU that waits for a page answers nothing: it is asked now and then, and only when nobody else wants something. */
+static void
+look_around(Incoming *in)
+{
+  if (in->u.dest && !dr_qmp_closed(in->u.dest))
+    dr_qmp_read_some(in->u.dest);
+  take_events(in);
+  check_dest(in);
+}
+
+gboolean
+dr_incoming_serve(Incoming *in, GError **error)
+{
+  gint64 looked_us = 0;
+
+  while (in->state <= INCOMING_ACCEPTED) {
+    dr_incoming_wait(in, dr_deadline_in(TICK_MS));
+    look_around(in);
+    answer_one(in);
+    if (is_cancelled(in))
+      return dr_error_set(error, DR_ERROR_CANCELLED, "cancelled on the host that it was to come to");
+    if (is_forgotten(in))
+      return dr_error_set(error, DR_ERROR_TIMEOUT, "the other host has said nothing for %d s",
+                          QUIET_MS / 1000);
+    if (in->state == INCOMING_ACCEPTED && g_get_monotonic_time() - looked_us > TICK_MS * 1000ll) {
+      looked_us = g_get_monotonic_time();
+      look_whether_arrived(in);
+    }
+  }
+  if (in->state == INCOMING_DISCARDED)
+    return dr_error_set(error, DR_ERROR_CLOSED,
+                        "the new QEMU of VM '%s' ended, or the other host has given it up",
+                        dr_vm_name(in->u.vm));
+  return TRUE;
+}

@@ -1,0 +1,316 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The host that a guest comes to. What is asked is in incoming-serve.c; here is the frame: start, serve, end, and what a next
+ * droverd does.
+ *
+ * The new QEMU runs only after the other host has said "accept"; then its mark is there (dr_upgrade_choose(), as in an upgrade),
+ * and it is not given up any more. Before, it may be given up at any time: that is written into the state file first, so that
+ * an "accept" that comes late is refused. */
+#include "job/incoming-internal.h"
+#include "base/error.h"
+#include "job/arrival.h"
+#include "job/streams.h"
+#include "vm/console.h"
+
+#include <string.h>
+
+#define TELL_MS 10000 /* the other host asks for the reason of a failed start */
+#define CONNECT_MS 5000
+
+/* --- Which moves are under way here --- */
+
+static GMutex lock;
+static GHashTable *under_way; /* move -> Incoming, on its thread's stack; under `lock` */
+
+static void
+publish(Incoming *in)
+{
+  g_mutex_lock(&lock);
+  if (!under_way)
+    under_way = g_hash_table_new(g_str_hash, g_str_equal);
+  g_hash_table_insert(under_way, in->move, in);
+  g_mutex_unlock(&lock);
+}
+
+static void
+withdraw(Incoming *in)
+{
+  g_mutex_lock(&lock);
+  g_hash_table_remove(under_way, in->move);
+  g_mutex_unlock(&lock);
+  dr_mailbox_close(in->box);
+  dr_streams_drop(in->move);
+}
+
+DrMailbox *
+dr_incoming_find(const char *move)
+{
+  Incoming *in;
+  DrMailbox *box;
+
+  g_mutex_lock(&lock);
+  in = under_way ? g_hash_table_lookup(under_way, move) : NULL;
+  box = in ? dr_mailbox_ref(in->box) : NULL;
+  g_mutex_unlock(&lock);
+  return box;
+}
+
+void
+dr_incoming_set_socket(Incoming *in, gint64 epoch, const char *path)
+{
+  g_mutex_lock(&lock);
+  in->epoch = epoch;
+  g_free(in->socket);
+  in->socket = g_strdup(path);
+  g_mutex_unlock(&lock);
+}
+
+char *
+dr_incoming_socket(const char *move, gint64 epoch)
+{
+  Incoming *in;
+  char *path;
+
+  g_mutex_lock(&lock);
+  in = under_way ? g_hash_table_lookup(under_way, move) : NULL;
+  path = in && in->epoch == epoch ? g_strdup(in->socket) : NULL;
+  g_mutex_unlock(&lock);
+  return path;
+}
+
+/* --- Before and after --- */
+
+static void
+incoming_init(Incoming *in, DrJob *job)
+{
+  JsonObject *request = dr_job_request(job);
+
+  dr_upgrade_init(&in->u, job);
+  in->job = job;
+  in->move = g_strdup(dr_json_str(request, "move", "?"));
+  in->box = dr_mailbox_new();
+  in->spec = json_object_ref(dr_json_obj(request, "spec"));
+  in->u.spec = in->spec;
+  in->last_word_us = g_get_monotonic_time();
+}
+
+static void
+incoming_clear(Incoming *in)
+{
+  withdraw(in);
+  dr_upgrade_clear(&in->u);
+  g_clear_pointer(&in->spec, json_object_unref);
+  g_clear_pointer(&in->box, dr_mailbox_unref);
+  g_free(in->move);
+  g_free(in->socket);
+}
+G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Incoming, incoming_clear)
+
+gboolean
+dr_incoming_discard(Incoming *in, GError **error)
+{
+  const DrVmRecord *record = dr_vm_record(in->u.vm);
+
+  if (!dr_store_put_move(in->u.host->store, in->move, record->name, "discarded", error))
+    return FALSE; /* without that row a late "accept" would find nobody who says no */
+  in->state = INCOMING_DISCARDED;
+  g_clear_pointer(&in->u.dest, dr_qmp_free);
+  if (in->u.dest_id.pid && !dr_proc_kill(&in->u.dest_id, 10000, error))
+    return FALSE;
+  dr_console_abort(dr_vm_console(in->u.vm));
+  dr_upgrade_remove_leftovers(&in->u);
+  return TRUE;
+}
+
+/* The guest is ours. */
+static gboolean
+arrive(Incoming *in, GError **error)
+{
+  g_autoptr(DrFindings) findings = dr_findings_new();
+  g_autoptr(GError) lost = NULL, local = NULL;
+
+  if (!dr_store_put_move(in->u.host->store, in->move, dr_vm_name(in->u.vm), "arrived", &local))
+    g_warning("%s", local->message); /* its mark says the same until the record does */
+  dr_upgrade_commit(&in->u, findings, &lost);
+  dr_vm_record(in->u.vm)->upgrades = 0;
+  dr_job_set_findings(in->job, findings);
+  dr_upgrade_finish(&in->u, DR_ON_DESTINATION, lost);
+  dr_job_remove_at_end(in->job, in->u.plan.mark_path);
+  if (lost)
+    g_propagate_error(error, g_steal_pointer(&lost));
+  return !lost;
+}
+
+/* It ended here, with the guest. */
+static gboolean
+lose(Incoming *in, GError **error)
+{
+  g_autofree char *how = dr_upgrade_exit_status(in->u.plan.exit_path, &in->u.dest_id);
+  g_autoptr(GError) local = NULL;
+
+  dr_store_put_move(in->u.host->store, in->move, dr_vm_name(in->u.vm), "lost", NULL);
+  dr_error_set(&local, DR_ERROR_ATTENTION,
+               "the guest of VM '%s' has ended on this host while it was coming: its QEMU %s",
+               dr_vm_name(in->u.vm), how ? how : "has ended");
+  dr_error_remedy(&local, "see drover show %s and its log, then start it again", dr_vm_name(in->u.vm));
+  dr_upgrade_finish(&in->u, DR_NOWHERE, local);
+  g_propagate_error(error, g_steal_pointer(&local));
+  return FALSE;
+}
+
+static gboolean
+end(Incoming *in, GError *cause, GError **error)
+{
+  g_autoptr(GError) local = NULL;
+
+  if (in->state == INCOMING_ARRIVED)
+    return arrive(in, error);
+  if (in->state == INCOMING_LOST) {
+    g_clear_error(&cause);
+    return lose(in, error);
+  }
+  if (in->state != INCOMING_DISCARDED && !dr_incoming_discard(in, &local))
+    g_warning("VM '%s': %s", dr_vm_name(in->u.vm), local->message);
+  dr_vm_give(in->u.vm, NULL);
+  if (cause)
+    g_propagate_error(error, cause);
+  else
+    dr_error_set(error, DR_ERROR_CANCELLED, "the other host has given the move of VM '%s' up",
+                 dr_vm_name(in->u.vm));
+  return FALSE;
+}
+
+/* Nobody would know why: the other host asks next whether the new QEMU is ready. */
+static void
+tell_failure(Incoming *in, const GError *why)
+{
+  DrDeadline deadline = dr_deadline_in(TELL_MS);
+  gboolean told = FALSE;
+
+  while (!told && dr_incoming_wait(in, deadline))
+    told = dr_incoming_refuse_next(in, why);
+}
+
+/* --- The job --- */
+
+static gboolean
+prepare(Incoming *in, GError **error)
+{
+  DrVmRecord *record = dr_vm_record(in->u.vm);
+  JsonObject *request = dr_job_request(in->job);
+  g_auto(GStrv) binaries = dr_json_strv(dr_json_arr(request, "binaries"));
+  g_autofree char *state_dir = dr_host_state_dir(in->u.host, record->name, error);
+  g_autofree char *doing = g_strdup_printf("take VM '%s'", record->name);
+
+  if (!state_dir)
+    return FALSE;
+  in->u.pre = dr_move_spec_read(in->spec, record, error);
+  if (!in->u.pre)
+    return FALSE;
+  record->log_path = g_strdup_printf("%s/qemu.log", state_dir);
+  dr_arrival_check(in->u.pre, in->u.vm, in->spec, dr_json_str(request, "qemu", NULL),
+                   (const char *const *)binaries);
+  if (dr_findings_block(in->u.pre->findings))
+    return dr_findings_to_error(in->u.pre->findings, doing, error);
+  in->u.plan.forwards = json_array_ref(dr_json_arr(in->spec, "forwards"));
+  return dr_vm_save(in->u.vm, error);
+}
+
+gboolean
+dr_incoming_run(DrJob *job, GError **error)
+{
+  g_auto(Incoming) in = { 0 };
+  g_autoptr(GError) cause = NULL;
+
+  incoming_init(&in, job);
+  dr_vm_reserve(in.u.vm, "its coming from another host");
+  publish(&in);
+  if (!dr_job_enter(job, DR_STAGE_PREFLIGHT, NULL, &cause) || !prepare(&in, &cause) ||
+      !dr_upgrade_start_arrival(&in.u, dr_arrival_make_needs, &cause)) {
+    tell_failure(&in, cause);
+    return end(&in, g_steal_pointer(&cause), error);
+  }
+  dr_incoming_serve(&in, &cause);
+  return end(&in, g_steal_pointer(&cause), error);
+}
+
+/* --- Only looking --- */
+
+JsonObject *
+dr_incoming_check(DrVm *vm, JsonObject *request, GError **error)
+{
+  JsonObject *spec = dr_json_obj(request, "spec");
+  g_auto(GStrv) binaries = dr_json_strv(dr_json_arr(request, "binaries"));
+  g_autoptr(DrPreflight) p = spec ? dr_move_spec_read(spec, dr_vm_record(vm), error) : NULL;
+  JsonObject *report;
+
+  if (!p) {
+    if (!spec)
+      dr_error_set(error, DR_ERROR_INVALID, "the peer says nothing of the VM that is to come");
+    return NULL;
+  }
+  dr_arrival_check(p, vm, spec, dr_json_str(request, "qemu", NULL), (const char *const *)binaries);
+  report = json_object_new();
+  json_object_set_array_member(report, "findings", dr_findings_json(p->findings));
+  json_object_set_string_member(report, "qemu", p->caps ? p->caps->version : NULL);
+  json_object_set_int_member(report, "qemu_number", p->caps ? p->caps->version_number : 0);
+  json_object_set_string_member(report, "binary", p->binary);
+  json_object_set_boolean_member(report, "userfaultfd", dr_memory_has_userfaultfd());
+  return report;
+}
+
+/* --- Recovery --- */
+
+static void
+connect_dest(Incoming *in)
+{
+  DrUpgrade *u = &in->u;
+
+  if (!u->dest_id.pid)
+    dr_upgrade_find_by_socket(u->plan.qmp_path, &u->dest_id);
+  if (u->dest_id.pid && dr_proc_alive(&u->dest_id))
+    u->dest = dr_qmp_connect(u->plan.qmp_path, FALSE, dr_deadline_in(CONNECT_MS), NULL);
+  if (u->dest && !u->plan.version)
+    u->plan.version = g_strdup(dr_qmp_version(u->dest));
+}
+
+/* What an earlier droverd left of it. */
+static gboolean
+take_up(Incoming *in, gboolean started, GError **error)
+{
+  DrUpgrade *u = &in->u;
+
+  if (started)
+    connect_dest(in);
+  if (!started || (!dr_upgrade_is_chosen(u) && !u->postcopy_begun))
+    return dr_error_set(error, DR_ERROR_CLOSED, "droverd ended before the guest of VM '%s' was to run here",
+                        dr_vm_name(u->vm));
+  in->state = dr_upgrade_is_chosen(u) ? INCOMING_ACCEPTED : INCOMING_PROMISED;
+  in->postcopy = u->postcopy_begun;
+  if (u->dest || dr_proc_alive(&u->dest_id))
+    return dr_incoming_serve(in, error);
+  if (in->state == INCOMING_ACCEPTED)
+    in->state = INCOMING_LOST;
+  else
+    dr_error_set(error, DR_ERROR_CLOSED, "the new QEMU of VM '%s' ended before it was to run",
+                 dr_vm_name(u->vm));
+  return FALSE;
+}
+
+gboolean
+dr_incoming_recover(DrJob *job, GError **error)
+{
+  g_auto(Incoming) in = { 0 };
+  const char *stage = "queued";
+  g_autoptr(JsonArray) journal = NULL;
+  g_autoptr(GError) cause = NULL;
+  gboolean started;
+
+  incoming_init(&in, job);
+  publish(&in);
+  journal = dr_store_load_journal(in.u.host->store, dr_job_id(job), error);
+  started = journal && dr_upgrade_load_plan(&in.u, journal, &stage);
+  dr_job_step(job, stage);
+  dr_job_hold(job, DR_STEP_RECOVER);
+  take_up(&in, started, &cause);
+  return end(&in, g_steal_pointer(&cause), error);
+}

@@ -1,0 +1,313 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What goes to the other host, whether it can, and its new QEMU. */
+#include "base/error.h"
+#include "job/migrate-internal.h"
+#include "job/migration.h"
+#include "job/move-spec.h"
+#include "job/remote-qmp.h"
+#include "job/upgrade-internal.h"
+
+#include <string.h>
+
+#define ASK_MS 15000
+#define START_MS 45000                  /* the other droverd gives a QEMU 30 s to come up */
+#define NO_LIMIT 1000000                /* MiB/s */
+#define MULTIFD_POSTCOPY DR_QEMU(10, 1) /* before, the pair is accepted and then a QEMU aborts (QEMU-NOTES) */
+
+JsonObject *
+dr_migrate_ask(Migrate *m, const char *method, JsonObject *params, int timeout_ms, GError **error)
+{
+  if (!params)
+    params = json_object_new();
+  json_object_set_string_member(params, "move", m->move);
+  return dr_peer_ask(m->peer, method, params, timeout_ms, error);
+}
+
+/* --- Looking --- */
+
+static JsonObject *
+arrival_request(Migrate *m)
+{
+  JsonObject *request = m->request;
+  const char *qemu = dr_json_str(request, "qemu", NULL);
+  JsonObject *params = json_object_new();
+
+  json_object_set_object_member(params, "spec", json_object_ref(m->spec));
+  json_object_set_string_member(params, "name", dr_json_str(request, "dname", dr_vm_name(m->vm)));
+  if (qemu)
+    json_object_set_string_member(params, "qemu", qemu);
+  return params;
+}
+
+static void
+add_findings(DrFindings *findings, JsonArray *theirs)
+{
+  static const char *const severities[] = { "blocker", "warning", "note" };
+
+  for (guint i = 0; theirs && i < json_array_get_length(theirs); i++) {
+    JsonObject *one = json_array_get_object_element(theirs, i);
+    DrSeverity severity = DR_FINDING_BLOCKER;
+
+    for (guint s = 0; s < G_N_ELEMENTS(severities); s++)
+      if (g_str_equal(dr_json_str(one, "severity", ""), severities[s]))
+        severity = s;
+    dr_findings_add(findings, severity, dr_json_str(one, "code", "?"), dr_json_str(one, "remedy", NULL), "%s",
+                    dr_json_str(one, "text", "?"));
+  }
+}
+
+static void G_GNUC_PRINTF(4, 5)
+    block(Migrate *m, const char *code, const char *remedy, const char *format, ...)
+{
+  g_autofree char *text = NULL;
+  va_list ap;
+
+  va_start(ap, format);
+  text = g_strdup_vprintf(format, ap);
+  va_end(ap);
+  dr_findings_add(m->pre->findings, DR_FINDING_BLOCKER, code, remedy, "%s", text);
+}
+
+static gboolean
+wants_postcopy(const Migrate *m)
+{
+  return m->options.postcopy || m->options.after_precopy || m->options.timeout_postcopy_s > 0;
+}
+
+/* Pairs that QEMU cannot do, resolved by what was asked for aloud; what was not is left out, and said. */
+static void
+choose_ways(Migrate *m)
+{
+  int oldest = MIN(dr_qmp_version_number(m->source), m->version_number);
+  const char *why = NULL;
+
+  if (m->options.parallel > 0 && oldest < MULTIFD_POSTCOPY)
+    why = "parallel streams and post-copy exclude each other before QEMU 10.1";
+  else if (m->options.compress)
+    why = "compression and post-copy exclude each other";
+  else if (!m->other_uffd)
+    why = "the other host's droverd may not use userfaultfd (run it as root there, or set "
+          "vm.unprivileged_userfaultfd=1)";
+  if (why && wants_postcopy(m))
+    block(m, "postcopy", "leave one of the two out", "post-copy was asked for, and cannot be had: %s", why);
+  else if (why && !m->options.no_postcopy)
+    dr_findings_add(m->pre->findings, DR_FINDING_NOTE, "postcopy", NULL, "the move is by pre-copy alone: %s",
+                    why);
+  if (why)
+    m->options.no_postcopy = TRUE;
+}
+
+static void
+warn_tcg(Migrate *m)
+{
+  if (m->pre->kvm || dr_qmp_version_number(m->source) >= DR_QEMU(9, 0) ||
+      dr_inventory_memory(m->pre->inventory) % (256 << 10))
+    return;
+  dr_findings_add(
+      m->pre->findings, DR_FINDING_WARNING, "tcg-aligned-ram",
+      "give the guest 8 KiB more (-m 262152k), or run it under KVM",
+      "a TCG guest with RAM of a multiple of 256 KiB under a QEMU before 9.0: QEMU can lose dirty pages, and "
+      "the guest would run on with wrong memory");
+}
+
+static JsonArray *
+forwards_of(Migrate *m)
+{
+  GPtrArray *forwards = dr_inventory_forwards(m->pre->inventory);
+  JsonArray *array = json_array_new();
+
+  for (guint i = 0; i < forwards->len; i++) {
+    const DrForward *forward = forwards->pdata[i];
+
+    json_array_add_object_element(array, dr_json("{'netdev': <%s>, 'add': <%s>, 'nth': <%x>}",
+                                                 forward->netdev, forward->add, (gint64)-1));
+  }
+  return array;
+}
+
+/* Of "netdev=ID:BRIDGE" the index of the tap's need; -1: no network of that name has a tap. */
+static int
+need_of(Migrate *m, const char *id)
+{
+  for (guint i = 0; i < m->pre->needs->len; i++)
+    if (g_strcmp0(((DrNeed *)m->pre->needs->pdata[i])->netdev, id) == 0)
+      return (int)i;
+  return -1;
+}
+
+static gboolean
+map_one(Migrate *m, const char *text, GError **error)
+{
+  const char *colon = strrchr(text, ':');
+  g_autofree char *id =
+      g_str_has_prefix(text, "netdev=") && colon ? g_strndup(text + 7, (gsize)(colon - text) - 7) : NULL;
+  int need = id ? need_of(m, id) : -1;
+  JsonObject *tap = need >= 0 ? dr_move_spec_tap(m->spec, (guint)need) : NULL;
+
+  if (!id)
+    return dr_error_set(error, DR_ERROR_INVALID, "'%s' is no mapping: netdev=ID:BRIDGE", text);
+  if (!tap)
+    return dr_error_set(error, DR_ERROR_INVALID, "VM '%s' has no network '%s' with a tap", dr_vm_name(m->vm),
+                        id);
+  json_object_set_string_member(tap, "bridge", colon + 1);
+  return TRUE;
+}
+
+static gboolean
+map_all(Migrate *m, GError **error)
+{
+  g_auto(GStrv) maps = dr_json_strv(dr_json_arr(m->request, "map"));
+
+  for (char **one = maps; one && *one; one++)
+    if (!map_one(m, *one, error))
+      return FALSE;
+  return TRUE;
+}
+
+static gboolean
+describe(Migrate *m, GError **error)
+{
+  g_autoptr(JsonArray) forwards = forwards_of(m);
+
+  m->spec = dr_move_spec_write(m->vm, m->pre, forwards, m->source, error);
+  if (!m->spec || !map_all(m, error))
+    return FALSE;
+  json_object_set_array_member(m->spec, "disks",
+                               dr_move_tokens_make(m->pre->inventory, dr_vm_record(m->vm)->cwd, &m->tokens));
+  return TRUE;
+}
+
+gboolean
+dr_migrate_look(Migrate *m, GError **error)
+{
+  g_autoptr(JsonObject) report = NULL;
+
+  m->pre = dr_preflight_departure(m->vm, m->source, error);
+  if (!m->pre || !describe(m, error))
+    return FALSE;
+  m->was_running = m->pre->was_running;
+  report = dr_migrate_ask(m, "move.check", arrival_request(m), ASK_MS, error);
+  g_clear_pointer(&m->tokens, dr_move_tokens_free); /* they have been looked at */
+  if (!report)
+    return FALSE;
+  add_findings(m->pre->findings, dr_json_arr(report, "findings"));
+  m->version = g_strdup(dr_json_str(report, "qemu", NULL));
+  m->version_number = (int)dr_json_int(report, "qemu_number", 0);
+  m->other_uffd = dr_json_bool(report, "userfaultfd", FALSE);
+  choose_ways(m);
+  warn_tcg(m);
+  return TRUE;
+}
+
+/* --- The other host's QEMU --- */
+
+static gboolean
+compare(Migrate *m, GError **error)
+{
+  g_autoptr(DrRemoteQmp) remote = dr_remote_qmp_new(m->peer, m->move, m->version_number, error);
+  g_autoptr(DrInventory) theirs = remote ? dr_inventory_read(dr_remote_qmp(remote), error) : NULL;
+  g_autoptr(DrFindings) findings = dr_findings_new();
+  g_autofree char *doing =
+      g_strdup_printf("move VM '%s', the new QEMU is another machine", dr_vm_name(m->vm));
+  gboolean same;
+
+  if (!theirs)
+    return FALSE;
+  dr_inventory_compare(m->pre->inventory, theirs, findings);
+  same = !dr_findings_block(findings);
+  if (!same)
+    dr_findings_to_error(findings, doing, error);
+  dr_findings_merge(m->pre->findings, findings);
+  dr_job_set_findings(m->job, m->pre->findings);
+  return same;
+}
+
+static char **
+capabilities(Migrate *m)
+{
+  g_autoptr(GStrvBuilder) builder = g_strv_builder_new();
+
+  if (!m->options.no_postcopy)
+    g_strv_builder_add(builder, "postcopy-ram");
+  if (m->options.auto_converge)
+    g_strv_builder_add(builder, "auto-converge");
+  if (m->options.parallel > 0)
+    g_strv_builder_add(builder, "multifd");
+  if (g_strcmp0(m->options.compress, "xbzrle") == 0)
+    g_strv_builder_add(builder, "xbzrle");
+  return g_strv_builder_end(builder);
+}
+
+/* Those that both sides must have alike. */
+static JsonObject *
+stream_parameters(Migrate *m)
+{
+  JsonObject *parameters = json_object_new();
+
+  if (m->options.parallel > 0) {
+    json_object_set_int_member(parameters, "multifd-channels", m->options.parallel);
+    if (m->options.compress && !g_str_equal(m->options.compress, "xbzrle"))
+      json_object_set_string_member(parameters, "multifd-compression", m->options.compress);
+  }
+  return parameters;
+}
+
+static gboolean
+set_source(Migrate *m, char **wanted, GError **error)
+{
+  JsonObject *parameters = stream_parameters(m);
+  gint64 bandwidth = m->options.bandwidth > 0 ? m->options.bandwidth : NO_LIMIT;
+
+  json_object_set_int_member(parameters, "max-bandwidth", bandwidth << 20);
+  json_object_set_int_member(parameters, "max-postcopy-bandwidth", m->options.postcopy_bandwidth << 20);
+  json_object_set_int_member(parameters, "downtime-limit", dr_policy_downtime(&m->policy));
+  return dr_migration_set_capabilities(m->source, (const char *const *)wanted, error) &&
+         dr_qmp_do(m->source, "migrate-set-parameters", parameters, error);
+}
+
+gboolean
+dr_migrate_listen(Migrate *m, GError **error)
+{
+  g_auto(GStrv) wanted = capabilities(m);
+  JsonObject *params = dr_json("{'epoch': <%x>}", m->epoch);
+  g_autoptr(JsonObject) reply = NULL;
+
+  json_object_set_array_member(params, "capabilities", dr_json_array_from_strv((const char *const *)wanted));
+  json_object_set_object_member(params, "parameters", stream_parameters(m));
+  reply = dr_migrate_ask(m, "move.listen", params, ASK_MS, error);
+  if (!reply || (m->epoch == 0 && !set_source(m, wanted, error)))
+    return FALSE;
+  m->streams = dr_streams_new(m->peer, m->move, m->epoch, m->socket_path, error);
+  return m->streams != NULL;
+}
+
+static gboolean
+start(Migrate *m, GError **error)
+{
+  g_autoptr(JsonObject) begun = NULL, ready = NULL;
+
+  json_object_set_array_member(m->spec, "disks",
+                               dr_move_tokens_make(m->pre->inventory, dr_vm_record(m->vm)->cwd, &m->tokens));
+  begun = dr_migrate_ask(m, "move.start", arrival_request(m), ASK_MS, error);
+  ready = begun ? dr_migrate_ask(m, "move.ready", NULL, START_MS, error) : NULL;
+  g_clear_pointer(&m->tokens, dr_move_tokens_free);
+  if (!ready)
+    return FALSE;
+  g_free(m->version);
+  m->version = g_strdup(dr_json_str(ready, "qemu", "?"));
+  m->version_number = (int)dr_json_int(ready, "qemu_number", 0);
+  m->pid_after = dr_json_int(ready, "pid", 0);
+  return TRUE;
+}
+
+gboolean
+dr_migrate_prepare(Migrate *m, GError **error)
+{
+  g_autofree char *doing = g_strdup_printf("move VM '%s'", dr_vm_name(m->vm));
+
+  dr_job_set_findings(m->job, m->pre->findings);
+  if (dr_findings_block(m->pre->findings))
+    return dr_findings_to_error(m->pre->findings, doing, error);
+  return dr_job_enter(m->job, DR_STAGE_START, dr_json("{'move': <%s>}", m->move), error) && start(m, error) &&
+         dr_job_enter(m->job, DR_STAGE_VERIFY, NULL, error) && compare(m, error);
+}

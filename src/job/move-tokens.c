@@ -1,0 +1,90 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Is an image on the other host the same file, or only one of the same name? A file with a random name beside it shows. */
+#include "base/fd.h"
+#include "job/move-spec.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define PREFIX ".drover-"
+
+/* A token is put once into each directory. NULL: it cannot be written there. (transfer none) */
+static const char *
+token_in(GHashTable *tokens, const char *dir, GPtrArray *files)
+{
+  g_autofree char *name = NULL, *path = NULL;
+  const char *known = g_hash_table_lookup(tokens, dir);
+
+  if (known)
+    return known;
+  name = g_strdup_printf(PREFIX "%08x%08x", g_random_int(), g_random_int());
+  path = g_build_filename(dir, name, NULL);
+  if (!dr_file_write(path, name, NULL))
+    return NULL;
+  g_ptr_array_add(files, g_steal_pointer(&path));
+  g_hash_table_insert(tokens, g_strdup(dir), name);
+  return g_steal_pointer(&name);
+}
+
+JsonArray *
+dr_move_tokens_make(const DrInventory *inventory, const char *cwd, GPtrArray **ret_tokens)
+{
+  g_autoptr(GHashTable) tokens = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+  g_autoptr(GPtrArray) paths = dr_inventory_files(inventory, cwd);
+  JsonArray *disks = json_array_new();
+
+  *ret_tokens = g_ptr_array_new_with_free_func(g_free);
+  for (guint i = 0; i < paths->len; i++) {
+    const char *path = paths->pdata[i];
+    g_autofree char *dir = g_path_get_dirname(path);
+    struct stat st;
+    gboolean regular = stat(path, &st) == 0 && S_ISREG(st.st_mode);
+    const char *token = regular ? token_in(tokens, dir, *ret_tokens) : NULL;
+    JsonObject *disk =
+        dr_json("{'path': <%s>, 'size': <%x>}", path, regular ? (gint64)st.st_size : (gint64)-1);
+
+    if (token)
+      json_object_set_string_member(disk, "token", token);
+    json_array_add_object_element(disks, disk);
+  }
+  return disks;
+}
+
+void
+dr_move_tokens_free(GPtrArray *tokens)
+{
+  for (guint i = 0; tokens && i < tokens->len; i++)
+    unlink(tokens->pdata[i]);
+  g_clear_pointer(&tokens, g_ptr_array_unref);
+}
+
+static gboolean
+token_is_there(const char *path, const char *token)
+{
+  g_autofree char *dir = g_path_get_dirname(path);
+  g_autofree char *file = g_build_filename(dir, token, NULL);
+
+  return g_str_has_prefix(token, PREFIX) && !strchr(token, '/') && access(file, F_OK) == 0;
+}
+
+void
+dr_move_tokens_check(JsonArray *disks, DrFindings *findings)
+{
+  for (guint i = 0; disks && i < json_array_get_length(disks); i++) {
+    JsonObject *disk = json_array_get_object_element(disks, i);
+    const char *path = dr_json_str(disk, "path", "?");
+    const char *token = dr_json_str(disk, "token", NULL);
+    struct stat st;
+
+    if (stat(path, &st) < 0)
+      dr_findings_add(findings, DR_FINDING_BLOCKER, "disk-missing",
+                      "put the image on storage that both hosts have under the same name",
+                      "image '%s' is not on the other host: %s", path, g_strerror(errno));
+    else if (token ? !token_is_there(path, token)
+                   : S_ISREG(st.st_mode) && dr_json_int(disk, "size", -1) != (gint64)st.st_size)
+      dr_findings_add(findings, DR_FINDING_BLOCKER, "disk-not-shared",
+                      "put the image on storage that both hosts have under the same name",
+                      "image '%s' is another file on the other host than here", path);
+  }
+}

@@ -1,0 +1,171 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Carrying the streams of a move. */
+#include "job/streams.h"
+#include "base/error.h"
+#include "base/fd.h"
+#include "job/incoming.h"
+#include "net/relay.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/socket.h>
+#include <sys/un.h>
+
+#define DIAL_MS 10000
+#define TURN_MS 10000 /* until the stream before this one is connected */
+
+static void
+mark_broken(int fd)
+{
+  eventfd_write(fd, 1);
+}
+
+static int
+listen_at(const char *path, GError **error)
+{
+  struct sockaddr_un address = { .sun_family = AF_UNIX };
+  dr_autofd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+
+  g_strlcpy(address.sun_path, path, sizeof address.sun_path);
+  unlink(path);
+  if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, DR_STREAMS_MAX) < 0) {
+    dr_error_set_errno(error, errno, "cannot listen on '%s'", path);
+    return -1;
+  }
+  return dr_fd_steal(&fd);
+}
+
+/* --- The source's side --- */
+
+struct DrStreams {
+  DrPeer *peer;
+  char *move, *path;
+  gint64 epoch;
+  int listener, stop, broken;
+  GThread *thread;
+  GMutex lock;
+  GPtrArray *relays; /* of DrRelay; under `lock` */
+};
+
+static void
+carry(DrStreams *streams, int local, guint index)
+{
+  g_autoptr(GError) error = NULL;
+  JsonObject *hello =
+      dr_json("{'move': <%s>, 'epoch': <%x>, 'index': <%i>}", streams->move, streams->epoch, (int)index);
+  DrConn *conn = dr_peer_stream(streams->peer, hello, dr_deadline_in(DIAL_MS), &error);
+  DrRelay *relay = conn ? dr_relay_new(local, conn, streams->broken, &error) : NULL;
+
+  if (!relay) {
+    g_warning("stream %u of move %s: %s", index, streams->move, error->message);
+    if (!conn)
+      close(local);
+    mark_broken(streams->broken);
+    return;
+  }
+  g_mutex_lock(&streams->lock);
+  g_ptr_array_add(streams->relays, relay);
+  g_mutex_unlock(&streams->lock);
+}
+
+/* QEMU's connections in the order in which it makes them, each carried on before the next is taken. */
+static gpointer
+accept_all(gpointer data)
+{
+  DrStreams *streams = data;
+  struct pollfd fds[] = { { .fd = streams->listener, .events = POLLIN },
+                          { .fd = streams->stop, .events = POLLIN } };
+  guint index = 0;
+
+  while (poll(fds, G_N_ELEMENTS(fds), -1) >= 0 && !fds[1].revents) { /* ended by `stop` */
+    int local = accept4(streams->listener, NULL, NULL, SOCK_CLOEXEC);
+
+    if (local < 0)
+      continue;
+    if (index < DR_STREAMS_MAX)
+      carry(streams, local, index++);
+    else
+      close(local);
+  }
+  return NULL;
+}
+
+DrStreams *
+dr_streams_new(DrPeer *peer, const char *move, gint64 epoch, const char *path, GError **error)
+{
+  int listener = listen_at(path, error);
+  DrStreams *streams;
+
+  if (listener < 0)
+    return NULL;
+  streams = g_new0(DrStreams, 1);
+  streams->peer = peer;
+  streams->move = g_strdup(move);
+  streams->path = g_strdup(path);
+  streams->epoch = epoch;
+  streams->listener = listener;
+  streams->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  streams->broken = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  g_mutex_init(&streams->lock);
+  streams->relays = g_ptr_array_new_with_free_func((GDestroyNotify)dr_relay_free);
+  streams->thread = g_thread_new("streams", accept_all, streams);
+  return streams;
+}
+
+static void
+abort_relay(gpointer relay, gpointer data)
+{
+  dr_relay_abort(relay);
+}
+
+void
+dr_streams_free(DrStreams *streams)
+{
+  if (!streams)
+    return;
+  mark_broken(streams->stop);
+  g_mutex_lock(&streams->lock);
+  g_ptr_array_foreach(streams->relays, abort_relay, NULL); /* all, before one is waited for */
+  g_mutex_unlock(&streams->lock);
+  g_thread_join(streams->thread);
+  g_ptr_array_unref(streams->relays);
+  close(streams->listener);
+  close(streams->stop);
+  close(streams->broken);
+  unlink(streams->path);
+  g_mutex_clear(&streams->lock);
+  g_free(streams->move);
+  g_free(streams->path);
+  g_free(streams);
+}
+
+guint
+dr_streams_count(DrStreams *streams)
+{
+  guint n;
+
+  g_mutex_lock(&streams->lock);
+  n = streams->relays->len;
+  g_mutex_unlock(&streams->lock);
+  return n;
+}
+
+int
+dr_streams_broken_fd(DrStreams *streams)
+{
+  return streams->broken;
+}
+
+gint64
+dr_streams_bytes(DrStreams *streams)
+{
+  gint64 bytes = 0;
+
+  g_mutex_lock(&streams->lock);
+  for (guint i = 0; i < streams->relays->len; i++)
+    bytes += dr_relay_bytes_out(streams->relays->pdata[i]);
+  g_mutex_unlock(&streams->lock);
+  return bytes;
+}

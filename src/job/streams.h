@@ -1,0 +1,26 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The streams of one move at one host: each connection of the source's QEMU is a connection to the peer's port, and there one to
+ * the new QEMU, in the same order: QEMU before 8.0 tells its channels apart by the order of accept(2) alone (QEMU-NOTES). */
+#pragma once
+#include "net/peer.h"
+
+typedef struct DrStreams DrStreams;
+
+#define DR_STREAMS_MAX 17 /* of one move: 16 of multifd and the main one */
+
+/* The source's side: listens on `path` for QEMU, and carries each of its connections to the peer at once, opened by
+ * {"kind":"stream","move","epoch","index"}. (transfer full) */
+DrStreams *dr_streams_new(DrPeer *peer, const char *move, gint64 epoch, const char *path, GError **error);
+/* Closes QEMU's ends at once: it sees a broken stream, and pauses post-copy. */
+void dr_streams_free(DrStreams *streams);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrStreams, dr_streams_free)
+guint dr_streams_count(DrStreams *streams);
+/* Readable once one of them has broken. */
+int dr_streams_broken_fd(DrStreams *streams);
+gint64 dr_streams_bytes(DrStreams *streams); /* that QEMU wrote */
+
+/* The destination's side: a stream has come. Connects to the new QEMU when its turn is there, and carries it until either end
+ * is closed; blocks only until it is connected. Takes `conn` over, also on error. */
+gboolean dr_streams_take(const char *move, gint64 epoch, guint index, DrConn *conn, GError **error);
+/* Ends all that were taken for a move. */
+void dr_streams_drop(const char *move);

@@ -1,0 +1,20 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Carries bytes between a local socket (QEMU's) and a connection to the other host, both ways at once, by two threads. TCP does the
+ * flow control: nothing is taken from one side that the other has no room for, but for 512 KiB each way. */
+#pragma once
+#include "net/conn.h"
+
+typedef struct DrRelay DrRelay;
+
+/* Takes both over, also on error. `broken`: an eventfd that is written to when the connection breaks (not when both sides end in
+ * peace); -1: none; borrowed. (transfer full) */
+DrRelay *dr_relay_new(int local, DrConn *conn, int broken, GError **error);
+
+/* Closes both sides at once; QEMU sees its socket break. Any thread. */
+void dr_relay_abort(DrRelay *relay);
+/* Aborts and waits for the threads. */
+void dr_relay_free(DrRelay *relay);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrRelay, dr_relay_free)
+
+gint64 dr_relay_bytes_out(DrRelay *relay); /* from the local socket to the other host */
+gint64 dr_relay_bytes_in(DrRelay *relay);

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Moves between two hosts: pre-copy, post-copy, both ways, with the guest's pages, ticks and connections checked."""
+
+import itertools
+import json
+import time
+
+import pytest
+
+from lib import drover, guest, hosts, peers
+from lib.pair import Pair
+from lib.procs import wait_until
+
+serial = itertools.count(1)
+SMALL = {"ram": "131080k", "mem": 32, "rate": 50}
+
+
+@pytest.fixture(scope="module")
+def pair():
+    with Pair() as both:
+        yield both
+
+
+@pytest.fixture
+def start(pair):
+    started = []
+
+    def start_one(**options):
+        started.append(drover.Witness(pair.a, f"vm{next(serial)}", **{**SMALL, **options}))
+        return started[-1]
+
+    yield start_one
+    for vm in started:
+        vm.close()
+    for daemon in (pair.a, pair.b):
+        for vm in daemon.json("list"):
+            daemon.run("stop", vm["name"], "--force", check=False)
+            daemon.run("forget", vm["name"], check=False)
+
+
+def test_a_peer_is_reached(pair):
+    found = pair.a.json("peer", "test", "b")
+    assert found["version"] and found["certificate"] == "b" and found["round_trip_ms"] > 0, found
+    assert found["send_mib"] > 1 and found["receive_mib"] > 1, found
+
+
+def test_there_and_back(pair, start):
+    vm = start()
+    uuid = pair.a.show(vm.name)["uuid"]
+    for _ in range(2):
+        job = pair.migrate(vm)
+        result = job["result"]
+        assert job["state"] == "succeeded" and result["peer"] == pair.name_of(vm.daemon), job
+        assert result["bytes_moved"] > 32 << 20 and result["transport"] == "tunnel", result
+        assert vm.daemon.show(vm.name)["uuid"] == uuid
+        vm.healthy()
+
+
+def test_postcopy(pair, start):
+    vm = start()
+    for _ in range(2):
+        result = pair.migrate(vm, "--postcopy-after-precopy")["result"]
+        assert result["postcopy"] and result["memory_mode"] == "postcopy", result
+        vm.healthy()
+
+
+@pytest.mark.parametrize("options", [("--parallel", "2"), ("--parallel", "4", "--compress", "zlib"), ("--compress", "xbzrle"),
+                                     ("--auto-converge", "--no-postcopy"), ("--parallel", "2", "--compress", "zstd")], ids=" ".join)
+def test_ways_to_move_ram(pair, start, options):
+    vm = start(rate=10)
+    for _ in range(2):
+        assert not pair.migrate(vm, *options)["result"]["postcopy"]
+        vm.healthy()
+
+
+def test_another_name_and_another_qemu(pair, start):
+    vm = start()
+    job = pair.a.json("migrate", vm.name, "b", "--dname", "renamed", "--qemu", guest.qemu("10.0"))
+    assert job["result"]["qemu_before"].startswith("7.2") and job["result"]["qemu_after"].startswith("10.0")
+    vm.name = "renamed"
+    pair.moved(vm)
+    vm.healthy()
+    job = pair.migrate(vm, "--qemu", guest.qemu("7.2"), "--postcopy-after-precopy")
+    assert job["result"]["qemu_after"].startswith("7.2")
+    vm.healthy()
+
+
+def test_all_go(pair, start):
+    names = {start().name for _ in range(3)}
+    jobs = pair.a.json("migrate", "--all", "b", "--at-a-time", "2", timeout=200)
+    assert {job["vm"] for job in jobs if job["state"] == "succeeded"} == names
+    assert pair.a.json("list") == [] and {vm["name"] for vm in pair.b.json("list")} == names
+    assert all(job["state"] == "succeeded" for job in pair.b.json("migrate", "--all", "a", timeout=200))
+
+
+def test_a_paused_guest_stays_paused(pair, start):
+    vm = start()
+    pair.a.run("pause", vm.name)
+    job = pair.a.json("migrate", vm.name, "b")
+    assert job["result"]["pause_ms"] is None
+    assert pair.b.state(vm.name) == "paused" and pair.a.json("list") == []
+    vm.daemon = pair.b
+    pair.b.run("resume", vm.name)
+    vm.healthy()
+
+
+def test_postcopy_at_the_users_word(pair, start):
+    vm = start(ram="262152k", rate=300, mem=64)
+    pair.link.limit(100)
+    try:
+        move = pair.a.spawn("migrate", vm.name, "b", "--postcopy", "--downtime", "1")
+        wait_until(lambda: pair.job(vm)["stage"] == "transfer", 60, "the transfer")
+        pair.a.run("migrate-setspeed", vm.name, "11")
+        assert pair.a.json("migrate-getspeed", vm.name)["mib"] == 11
+        pair.a.run("migrate-setmaxdowntime", vm.name, "2")
+        pair.a.run("migrate-postcopy", vm.name)
+        said = move.communicate(timeout=120)
+        assert move.returncode == 0, said
+    finally:
+        pair.link.heal()
+    assert pair.job(vm)["result"]["postcopy"]
+    pair.moved(vm)
+    vm.healthy()
+
+
+def test_check_only_looks(pair, start):
+    vm = start()
+    report = pair.a.json("migrate", vm.name, "b", "--check")
+    assert report["ok"] and report["expected_total_ms"] > 0 and report["qemu_after"].startswith("7.2"), report
+    assert pair.b.json("list") == [] and pair.a.state(vm.name) == "running"
+    pair.b.run("run", "taken", "--", *guest.without_guest())
+    try:
+        assert "taken" in pair.a.refused("migrate", vm.name, "b", "--dname", "taken")["message"]
+    finally:
+        pair.b.run("stop", "taken", "--force")
+        pair.b.run("forget", "taken")
+    report = json.loads(pair.a.run("migrate", vm.name, "b", "--check", "--json", "--qemu", "/bin/true", check=False).stdout)
+    assert "binary" in [finding["code"] for finding in report["findings"]], report
+
+
+def test_cancel_leaves_it_where_it_was(pair, start):
+    vm = start(ram="262152k", rate=300, mem=64)
+    pair.link.limit(50)
+    try:
+        job = pair.a.json("migrate", vm.name, "b", "--no-postcopy", "--async")
+        wait_until(lambda: pair.job(vm)["stage"] == "transfer", 60, "the transfer")
+        pair.a.run("cancel", job["id"])
+        assert pair.a.ended_job(job["id"])["state"] == "cancelled"
+    finally:
+        pair.link.heal()
+    assert pair.a.state(vm.name) == "running"
+    wait_until(lambda: pair.b.json("list") == [] and pair.b.qemus() == [], 30, "nothing to be left over there")
+    vm.healthy()
+
+
+def test_a_guest_that_writes_faster_than_the_link_carries(pair, start):
+    """Left to itself the policy goes into post-copy; without post-copy it gives up, and the guest runs on."""
+    vm = start(ram="262152k", rate=300, mem=64)
+    pair.link.limit(400)
+    try:
+        refused = pair.a.refused("migrate", vm.name, "b", "--no-postcopy", "--downtime", "20")
+        assert "does not come to an end" in refused["message"]
+        assert pair.a.state(vm.name) == "running"
+        assert pair.migrate(vm)["result"]["postcopy"]
+    finally:
+        pair.link.heal()
+    vm.healthy()
+
+
+def pages_go(pair, vm):
+    """The guest runs over there, and its pages follow."""
+    wait_until(lambda: pair.job(vm)["stage"] == "postcopy", 60, "post-copy")
+    begun = pair.job(vm)["progress"]["bytes_done"]
+    wait_until(lambda: pair.job(vm)["progress"]["bytes_done"] > begun + (8 << 20), 60, "pages to move")
+
+
+@pytest.mark.parametrize("seconds, loud", [(1, False), (10, False), (1, True), (10, True)])
+def test_postcopy_survives_a_cut(pair, start, seconds, loud):
+    """Twice in one move. A loud cut takes the link away, a silent one drops what is sent."""
+    vm = start(ram="262152k", mem=128, rate=100)
+    move = pair.a.spawn("migrate", vm.name, "b", "--postcopy-after-precopy", "--postcopy-bandwidth", "20")
+    pages_go(pair, vm)
+    for _ in range(2):
+        begun = time.monotonic()
+        (pair.link.down if loud else pair.link.cut)()
+        wait_until(lambda: time.monotonic() > begun + seconds, seconds + 5, "the cut to last")
+        (pair.link.up if loud else pair.link.heal)()
+    said = move.communicate(timeout=120)
+    assert move.returncode == 0, said
+    assert seconds < 5 or pair.job(vm)["result"]["recoveries"] >= 1
+    pair.moved(vm)
+    vm.healthy()
+
+
+@pytest.mark.parametrize("who", ["a", "b", "ab"])
+def test_postcopy_survives_a_droverd_that_is_killed(pair, start, who):
+    vm = start(ram="262152k", mem=128, rate=100)
+    move = pair.a.spawn("migrate", vm.name, "b", "--postcopy-after-precopy", "--postcopy-bandwidth", "20")
+    pages_go(pair, vm)
+    for name in who:
+        (pair.a if name == "a" else pair.b).kill()
+    for name in who:
+        (pair.a if name == "a" else pair.b).start()
+    move.communicate(timeout=120)
+    wait_until(lambda: pair.job(vm)["state"] == "succeeded", 120, lambda: f"the move to end: {pair.job(vm)}")
+    pair.moved(vm)
+    vm.healthy()
+
+
+# --- The guest's network ---
+
+
+@pytest.fixture
+def bridges(pair):
+    """A bridge of the same name on both hosts, and a link between them that is not the one of the move."""
+    with hosts.Bridge(pair.netns_a, "192.0.2.1/24", name="drbr") as a, hosts.Bridge(pair.netns_b, name="drbr") as b, \
+            hosts.Veth(pair.netns_a, pair.netns_b) as wire:
+        a.add(wire.names[0])
+        b.add(wire.names[1])
+        yield a
+
+
+def test_connections_stay_up_over_ten_moves(pair, start, bridges):
+    with hosts.Tap(netns=pair.netns_a, bridge=bridges, name="drtap") as tap:
+        vm = start(witness={"ip": "192.0.2.2/24", "gw": "192.0.2.1"},
+                   extra=[*tap.qemu_args(), "-device", "virtio-net-pci,netdev=net0,romfile="])
+        udp = guest.Udp("192.0.2.2", netns=pair.netns_a)
+        with peers.connect(("192.0.2.2", 7000), pair.netns_a) as stream:
+            for number in range(10):
+                pair.migrate(vm, *(("--postcopy-after-precopy",) if number % 2 else ()))
+                stream.sendall(f"echo {number}\n".encode())
+                assert peers.read_until(stream, b"\n", timeout=30) == f"ECHO {number}\n".encode()
+                assert udp.status(timeout=20)["bootid"] == vm.bootid
+        udp.close()
+        vm.healthy()
