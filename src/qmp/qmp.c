@@ -16,6 +16,7 @@
 
 #define MAX_LINE                                                                                             \
   (16 * 1024 * 1024) /* query-named-block-nodes of a VM with many snapshots has some hundred KiB */
+#define MAX_OWED 4 /* commands in a monitor's queue; QEMU takes 8 (QMP_REQ_QUEUE_LEN_MAX) */
 #define GREETING_MS 3000
 
 struct DrQmp {
@@ -32,6 +33,7 @@ struct DrQmp {
   gint64 next_id;
   gboolean oob;       /* this connection takes commands out of band */
   gint64 wanted_id;   /* the answer that a call waits for; 0: none */
+  guint owed;         /* answers to calls that nobody waits for any more */
   JsonObject *answer; /* it, once it came */
   JsonObject *greeting;
 };
@@ -123,6 +125,8 @@ take_answer(DrQmp *qmp, JsonObject *message)
     qmp->answer = json_object_ref(message);
     return;
   }
+  if (qmp->owed > 0)
+    qmp->owed--;
   if (dr_json_obj(message, "error"))
     g_message("%s: a command that nobody waits for failed: %s", qmp->what,
               dr_json_str(message, "error.desc", "?"));
@@ -278,30 +282,54 @@ result_of(DrQmp *qmp, const char *command, JsonObject *answer, GError **error)
   return NULL;
 }
 
+static gboolean
+read_more(DrQmp *qmp, DrDeadline deadline, GError **error)
+{
+  if (qmp->closed)
+    return dr_error_set(error, DR_ERROR_CLOSED, "%s closed its monitor connection", qmp->what);
+  return wait_readable(&qmp, 1, deadline, qmp->what, error) && receive(qmp, error);
+}
+
+/* QEMU stops reading a monitor whose queue is full, and a command out of band would not get through to it either. */
+static gboolean
+wait_room(DrQmp *qmp, DrDeadline deadline, GError **error)
+{
+  while (qmp->owed >= MAX_OWED)
+    if (!read_more(qmp, deadline, error))
+      return FALSE;
+  return TRUE;
+}
+
+static gboolean
+get_answer(DrQmp *qmp, DrDeadline deadline, GError **error)
+{
+  while (!qmp->answer)
+    if (!read_more(qmp, deadline, error)) {
+      qmp->owed++;
+      return FALSE;
+    }
+  return TRUE;
+}
+
 static JsonNode *
 call(DrQmp *qmp, const char *how, const char *command, JsonObject *arguments, int timeout_ms, GError **error)
 {
   DrDeadline deadline = dr_deadline_in(timeout_ms);
+  gboolean in_band = g_str_equal(how, "execute");
+  g_autoptr(JsonObject) own = arguments;
   g_autoptr(JsonObject) answer = NULL;
   gint64 id = ++qmp->next_id;
 
   qmp->wanted_id = id;
-  if (!send_command(qmp, how, command, arguments, id, deadline, error))
+  if ((in_band && !wait_room(qmp, deadline, error)) ||
+      !send_command(qmp, how, command, g_steal_pointer(&own), id, deadline, error) ||
+      !get_answer(qmp, deadline, error)) {
+    g_prefix_error(error, "QMP command '%s': ", command);
+    qmp->wanted_id = 0;
     return NULL;
-  while (!qmp->answer) {
-    if (qmp->closed) {
-      dr_error_set(error, DR_ERROR_CLOSED, "%s closed its monitor connection", qmp->what);
-      break;
-    }
-    if (!wait_readable(&qmp, 1, deadline, qmp->what, error) || !receive(qmp, error))
-      break;
   }
   qmp->wanted_id = 0;
   answer = g_steal_pointer(&qmp->answer);
-  if (!answer) {
-    g_prefix_error(error, "QMP command '%s': ", command);
-    return NULL;
-  }
   return result_of(qmp, command, answer, error);
 }
 
@@ -354,13 +382,6 @@ dr_qmp_do(DrQmp *qmp, const char *command, JsonObject *arguments, GError **error
   g_autoptr(JsonNode) node = dr_qmp_call(qmp, command, arguments, DR_QMP_TIMEOUT_MS, error);
 
   return node != NULL;
-}
-
-gboolean
-dr_qmp_send(DrQmp *qmp, const char *command, JsonObject *arguments, GError **error)
-{
-  return send_command(qmp, "execute", command, arguments, ++qmp->next_id, dr_deadline_in(DR_QMP_TIMEOUT_MS),
-                      error);
 }
 
 char *

@@ -68,10 +68,6 @@ gboolean dr_qmp_do(DrQmp *qmp, const char *command, JsonObject *arguments, GErro
  * while its main loop waits for a page of post-copy. */
 gboolean dr_qmp_do_oob(DrQmp *qmp, const char *command, JsonObject *arguments, GError **error);
 
-/* Sends a command without waiting; its answer is dropped when it comes (an error answer is logged).
- * For the one place where a round trip would stand in the guest's pause. */
-gboolean dr_qmp_send(DrQmp *qmp, const char *command, JsonObject *arguments, GError **error);
-
 /* A line of the human monitor. Returns: (transfer full): its output, which may be an error text. */
 char *dr_qmp_hmp(DrQmp *qmp, GError **error, const char *format, ...) G_GNUC_PRINTF(3, 4);
 
