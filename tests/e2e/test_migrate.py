@@ -32,10 +32,7 @@ def start(pair):
     yield start_one
     for vm in started:
         vm.close()
-    for daemon in (pair.a, pair.b):
-        for vm in daemon.json("list"):
-            daemon.run("stop", vm["name"], "--force", check=False)
-            daemon.run("forget", vm["name"], check=False)
+    pair.clear()
 
 
 def test_a_peer_is_reached(pair):

@@ -39,6 +39,17 @@ class Pair:
     def __exit__(self, *args):
         return self._stack.__exit__(*args)
 
+    def clear(self):
+        """Ends what a test left. After one that failed that may not be possible in peace: then with new hosts."""
+        self.link.heal()
+        for daemon in (self.a, self.b):
+            for vm in daemon.json("list"):
+                daemon.run("stop", vm["name"], "--force", check=False)
+                daemon.run("forget", vm["name"], check=False)
+        if any(daemon.json("list") or daemon.qemus() for daemon in (self.a, self.b)):
+            self.__exit__(None, None, None)
+            self.__enter__()
+
     def _daemon(self, name):
         config = (f"[listen]\nport={PORT}\n[tls]\ndir={self.keys / name}\n[qemu]\n"
                   f"binaries={drover.BIN.parent}/qemu/*/*;{drover.BIN.parent}/qemu/*/root/usr/bin/*;/usr/bin/qemu-system-*\n{self.more}")
