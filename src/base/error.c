@@ -52,6 +52,15 @@ dr_error_code_name(const GError *error)
   return code_names[error->code];
 }
 
+DrErrorCode
+dr_error_code_from_name(const char *name)
+{
+  for (guint i = 0; i < G_N_ELEMENTS(code_names); i++)
+    if (g_strcmp0(name, code_names[i]) == 0)
+      return (DrErrorCode)i;
+  return DR_ERROR_IO;
+}
+
 static void
 set_valist(GError **error, DrErrorCode code, const char *format, va_list ap)
 {

@@ -32,6 +32,8 @@ GQuark dr_error_quark(void);
 
 /* The code's name as JSON has it: "invalid", "not-found", … */
 const char *dr_error_code_name(const GError *error);
+/* And back; DR_ERROR_IO for what is not known. */
+DrErrorCode dr_error_code_from_name(const char *name);
 
 /* Sets *error (which may be NULL: then nothing happens). Always returns FALSE, so that a caller can write
  * `return dr_error_set(error, …);` */

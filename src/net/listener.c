@@ -1,341 +1,399 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* Accepting connections of peers, and of whoever else. */
+/* One thread accepts and keeps who waits; threads of a pool greet. */
 #include "net/listener.h"
 #include "base/error.h"
 #include "base/fd.h"
+#include "net/bind.h"
+#include "net/newcomer.h"
+#include "net/refusals.h"
+#include "net/tally.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
-#include <netdb.h>
+#include <fcntl.h>
 #include <poll.h>
-#include <string.h>
 #include <sys/eventfd.h>
-#include <sys/random.h>
 #include <sys/socket.h>
 
-#define HELLO_MS 5000
-#define THREADS 8
-#define MAX_NEW 64          /* connections that have not said hello yet */
-#define MAX_NEW_FROM_ONE 24 /* of one address: 17 streams of a move and its conversation come at once */
-#define BACKLOG 256
-#define MAX_LISTENERS 8 /* addresses of one name */
-#define PREAMBLE "DROVER1 "
-#define TOKEN_DIGITS 64
-#define TOKEN_MS 10000
-#define TLS_HANDSHAKE 0x16 /* the first byte of a TLS record that begins a connection (RFC 8446, 5.1) */
-
-typedef struct {
-  int fd;
-  char *address;
-  DrDeadline deadline;
-} New;
-
-typedef struct {
-  char *peer;
-  JsonObject *hello;
-  DrDeadline until;
-} Token;
+#define GRACE_MS 1000 /* a handshake that takes longer gives its place to one that waits */
+#define AGAIN_MS 100  /* how often it is looked whether there is one */
+#define AT_A_TIME 32  /* accepted before the others are looked at again */
+#define THREADS 128   /* DR_LISTENER_GREETING, and as many in `take` */
 
 struct DrListener {
-  DrListenerOptions options;
-  int fds[MAX_LISTENERS];
+  DrListenerOptions options; /* but for its context */
+  guint port;
+  int fds[DR_BIND_MAX];
   guint n_fds;
-  int stop;
+  int stop, wake;
   GThread *thread;
   GThreadPool *pool;
+  GQueue waiting; /* of DrNewcomer, the oldest first; the thread's own */
+  DrTally *n_waiting, *n_greeting, *n_taken;
+  DrTokens *tokens;
+  DrRefusals refusals;
   GMutex lock;
-  GHashTable *from; /* address -> how many are new */
-  guint n_new;
-  GHashTable *tokens; /* digits -> Token */
+  DrTlsContext *context; /* under `lock`, as all that follows */
+  GQueue greeting;       /* of DrNewcomer, the oldest first */
 };
 
-/* --- How many --- */
+/* --- Greeting --- */
 
-static gboolean
-let_in(DrListener *listener, const char *address)
+static DrTlsContext *
+context_of(DrListener *listener)
 {
-  guint n;
-  gboolean room;
+  DrTlsContext *context;
 
   g_mutex_lock(&listener->lock);
-  n = GPOINTER_TO_UINT(g_hash_table_lookup(listener->from, address));
-  room = listener->n_new < MAX_NEW && n < MAX_NEW_FROM_ONE;
-  if (room) {
-    g_hash_table_insert(listener->from, g_strdup(address), GUINT_TO_POINTER(n + 1));
-    listener->n_new++;
-  }
+  context = dr_tls_context_ref(listener->context);
   g_mutex_unlock(&listener->lock);
-  return room;
+  return context;
+}
+
+static DrConn *
+greet_tls(DrListener *listener, DrNewcomer *new, JsonObject **ret_hello, GError **error)
+{
+  g_autoptr(DrTlsContext) context = context_of(listener);
+  g_autoptr(DrConn) conn = dr_conn_accept(context, dr_fd_steal(&new->fd), new->address, new->deadline, error);
+
+  if (!conn ||
+      !listener->options.allow(dr_conn_names(conn), dr_conn_key_id(conn), listener->options.data, error))
+    return NULL;
+  *ret_hello = dr_conn_hello(conn, new->deadline, error);
+  return *ret_hello ? g_steal_pointer(&conn) : NULL;
+}
+
+typedef struct {
+  DrTally *tally;
+  char *origin;
+} Taken;
+
+static void
+is_gone(gpointer data)
+{
+  Taken *taken = data;
+
+  dr_tally_remove(taken->tally, taken->origin);
+  dr_tally_unref(taken->tally);
+  g_free(taken->origin);
+  g_free(taken);
+}
+
+static gboolean
+count_taken(DrListener *listener, DrConn *conn, const char *origin)
+{
+  Taken *taken;
+
+  if (!dr_tally_add(listener->n_taken, origin))
+    return FALSE;
+  taken = g_new0(Taken, 1);
+  taken->tally = dr_tally_ref(listener->n_taken);
+  taken->origin = g_strdup(origin);
+  dr_conn_on_free(conn, is_gone, taken);
+  return TRUE;
+}
+
+/* Takes `conn` over. */
+static void
+hand_on(DrListener *listener, DrConn *conn, JsonObject *hello, const char *origin)
+{
+  g_autoptr(GError) error = NULL;
+
+  if (count_taken(listener, conn, origin)) {
+    listener->options.take(conn, hello, listener->options.data);
+    return;
+  }
+  dr_error_set(&error, DR_ERROR_BUSY, "this droverd has as many connections as it takes (%d, %d of one host)",
+               DR_LISTENER_TAKEN, DR_LISTENER_TAKEN_ONE);
+  dr_error_remedy(&error, "wait until a move is over, or move fewer at a time");
+  dr_refusals_log(&listener->refusals, dr_conn_address(conn), error->message);
+  dr_conn_refuse(conn, error);
+  dr_conn_free(conn);
+}
+
+/* Its place is free. */
+static void
+leave(DrListener *listener, DrNewcomer *new)
+{
+  g_mutex_lock(&listener->lock);
+  g_queue_remove(&listener->greeting, new);
+  g_mutex_unlock(&listener->lock);
+  dr_fd_cleanup(&new->abort_fd); /* or it would keep open what is closed */
+  new->abort_fd = -1;
+  dr_tally_remove(listener->n_greeting, new->origin);
+  eventfd_write(listener->wake, 1);
 }
 
 static void
-is_known(DrListener *listener, const char *address)
+greet(gpointer data, gpointer user)
 {
-  guint n;
+  DrListener *listener = user;
+  g_autoptr(DrNewcomer) new = data;
+  g_autoptr(JsonObject) hello = NULL;
+  g_autoptr(GError) error = NULL;
+  DrConn *conn = dr_newcomer_speaks_tls(new) ? greet_tls(listener, new, &hello, &error)
+                                             : dr_newcomer_plain(new, listener->tokens, &hello, &error);
 
-  g_mutex_lock(&listener->lock);
-  n = GPOINTER_TO_UINT(g_hash_table_lookup(listener->from, address));
-  if (n > 1)
-    g_hash_table_insert(listener->from, g_strdup(address), GUINT_TO_POINTER(n - 1));
+  leave(listener, new);
+  if (conn)
+    hand_on(listener, conn, hello, new->origin);
   else
-    g_hash_table_remove(listener->from, address);
-  listener->n_new--;
-  g_mutex_unlock(&listener->lock);
+    dr_refusals_log(&listener->refusals, new->address, error->message);
 }
 
-/* --- Tokens --- */
+/* --- From waiting to greeting --- */
 
+/* Takes the place of the oldest that has had its second; `origin` NULL: of whomever. */
 static void
-token_free(gpointer data)
+make_place(DrListener *listener, const char *origin)
 {
-  Token *token = data;
-
-  g_free(token->peer);
-  json_object_unref(token->hello);
-  g_free(token);
-}
-
-static gboolean
-is_old(gpointer digits, gpointer token, gpointer data)
-{
-  return dr_deadline_passed(((Token *)token)->until);
-}
-
-char *
-dr_listener_token(DrListener *listener, const char *peer, JsonObject *hello)
-{
-  guint8 bytes[TOKEN_DIGITS / 2];
-  GString *digits = g_string_new(NULL);
-  Token *token = g_new0(Token, 1);
-
-  if (getrandom(bytes, sizeof bytes, 0) != sizeof bytes)
-    g_error("no random numbers: %s", g_strerror(errno)); /* never in a kernel that has booted */
-  for (guint i = 0; i < sizeof bytes; i++)
-    g_string_append_printf(digits, "%02x", bytes[i]);
-  token->peer = g_strdup(peer);
-  token->hello = hello;
-  token->until = dr_deadline_in(TOKEN_MS);
-  g_mutex_lock(&listener->lock);
-  g_hash_table_foreach_remove(listener->tokens, is_old, NULL);
-  g_hash_table_insert(listener->tokens, g_strdup(digits->str), token);
-  g_mutex_unlock(&listener->lock);
-  return g_string_free(digits, FALSE);
-}
-
-static Token *
-find_token(DrListener *listener, const char *digits)
-{
-  g_autofree char *key = NULL;
-  Token *token = NULL;
+  gint64 latest = g_get_monotonic_time() - GRACE_MS * 1000;
 
   g_mutex_lock(&listener->lock);
-  g_hash_table_foreach_remove(listener->tokens, is_old, NULL);
-  g_hash_table_steal_extended(listener->tokens, digits, (gpointer *)&key, (gpointer *)&token);
-  g_mutex_unlock(&listener->lock);
-  return token;
-}
+  for (GList *link = listener->greeting.head; link; link = link->next) {
+    DrNewcomer *new = link->data;
 
-/* --- One connection --- */
-
-static gboolean
-receive_all(int fd, char *buffer, gsize len, DrDeadline deadline)
-{
-  struct pollfd one = { .fd = fd, .events = POLLIN };
-
-  while (len > 0) {
-    gssize n = recv(fd, buffer, len, MSG_DONTWAIT);
-
-    if (n == 0 || (n < 0 && errno != EAGAIN && errno != EINTR))
-      return FALSE;
-    if (n < 0 && poll(&one, 1, dr_deadline_left(deadline)) <= 0)
-      return FALSE;
-    if (n > 0) {
-      buffer += n;
-      len -= (gsize)n;
-    }
+    if (new->since_us > latest || (origin && !g_str_equal(origin, new->origin)))
+      continue;
+    shutdown(new->abort_fd, SHUT_RDWR);
+    new->since_us = G_MAXINT64; /* not once more */
+    break;
   }
+  g_mutex_unlock(&listener->lock);
+}
+
+/* (transfer full): what it was. */
+static DrNewcomer *
+stop_waiting(DrListener *listener, GList *link)
+{
+  DrNewcomer *new = link->data;
+
+  g_queue_delete_link(&listener->waiting, link);
+  dr_tally_remove(listener->n_waiting, new->origin);
+  return new;
+}
+
+static gboolean
+start_greeting(DrListener *listener, GList *link)
+{
+  DrNewcomer *new = link->data;
+
+  if (!dr_tally_add(listener->n_greeting, new->origin)) {
+    make_place(listener, dr_tally_is_full(listener->n_greeting) ? NULL : new->origin);
+    return FALSE;
+  }
+  stop_waiting(listener, link);
+  new->abort_fd = fcntl(new->fd, F_DUPFD_CLOEXEC, 0);
+  new->since_us = g_get_monotonic_time();
+  g_mutex_lock(&listener->lock);
+  g_queue_push_tail(&listener->greeting, new);
+  g_mutex_unlock(&listener->lock);
+  g_thread_pool_push(listener->pool, new, NULL);
   return TRUE;
 }
 
 static void
-take_plain(DrListener *listener, New *new)
+turn_away(DrListener *listener, GList *link, const char *why)
 {
-  char preamble[sizeof PREAMBLE - 1 + TOKEN_DIGITS + 1 + 1] = "";
-  gsize len = sizeof preamble - 1;
-  Token *token = NULL;
+  g_autoptr(DrNewcomer) new = stop_waiting(listener, link);
 
-  if (receive_all(new->fd, preamble, len, new->deadline) && g_str_has_prefix(preamble, PREAMBLE) &&
-      preamble[len - 1] == '\n') {
-    preamble[len - 1] = '\0';
-    token = find_token(listener, preamble + strlen(PREAMBLE));
-  }
-  if (!token) {
-    g_message("%s was refused: neither TLS nor a token", new->address);
-    return;
-  }
-  listener->options.take(dr_conn_new_plain(dr_fd_steal(&new->fd), new->address, token->peer), token->hello,
-                         listener->options.data);
-  token_free(token);
+  dr_refusals_log(&listener->refusals, new->address, why);
 }
 
+/* Returns: whether somebody who has spoken has to wait on. */
 static gboolean
-begins_with_tls(New *new)
+look_at_waiting(DrListener *listener)
 {
-  struct pollfd one = { .fd = new->fd, .events = POLLIN };
-  guint8 first = 0;
+  gboolean wait_on = FALSE;
 
-  return poll(&one, 1, dr_deadline_left(new->deadline)) > 0 && recv(new->fd, &first, 1, MSG_PEEK) == 1 &&
-         first == TLS_HANDSHAKE;
+  for (GList *link = listener->waiting.head, *next; link; link = next) {
+    DrNewcomer *new = link->data;
+
+    next = link->next;
+    if (dr_deadline_passed(new->deadline)) {
+      turn_away(listener, link, new->has_spoken ? "too many at a time" : "it said nothing in time");
+    } else if (new->has_spoken && !start_greeting(listener, link)) {
+      wait_on = TRUE;
+    }
+  }
+  return wait_on;
+}
+
+/* --- Accepting --- */
+
+/* Who has connected and says nothing loses its place first; NULL: nobody. */
+static GList *
+silent_one(DrListener *listener, const char *origin)
+{
+  for (GList *link = listener->waiting.head; link; link = link->next) {
+    DrNewcomer *new = link->data;
+
+    if (!new->has_spoken && (!origin || g_str_equal(new->origin, origin)))
+      return link;
+  }
+  return NULL;
+}
+
+/* The last of those who have the most places, if that is more than `origin` has. */
+static GList *
+greedy_one(DrListener *listener, const char *origin)
+{
+  guint most = dr_tally_count_of(listener->n_waiting, origin);
+  GList *found = NULL;
+
+  for (GList *link = listener->waiting.tail; link; link = link->prev) {
+    guint n = dr_tally_count_of(listener->n_waiting, ((DrNewcomer *)link->data)->origin);
+
+    if (n > most) {
+      most = n;
+      found = link;
+    }
+  }
+  return found;
 }
 
 static void
-take_tls(DrListener *listener, New *new)
+make_room(DrListener *listener, const char *origin)
 {
-  g_autoptr(GError) error = NULL;
-  g_autoptr(DrConn) conn =
-      dr_conn_accept(listener->options.context, dr_fd_steal(&new->fd), new->address, new->deadline, &error);
-  g_autoptr(JsonObject) hello = NULL;
+  GList *link;
 
-  if (conn &&
-      listener->options.allow(dr_conn_names(conn), dr_conn_key_id(conn), listener->options.data, &error))
-    hello = dr_conn_hello(conn, new->deadline, &error);
-  if (hello)
-    listener->options.take(g_steal_pointer(&conn), hello, listener->options.data);
-  else
-    g_message("%s was refused: %s", new->address, error->message);
+  if (!dr_tally_is_full(listener->n_waiting)) { /* then it is its own bound that it has reached */
+    link = silent_one(listener, origin);
+  } else {
+    link = silent_one(listener, NULL);
+    if (!link)
+      link = greedy_one(listener, origin);
+  }
+  if (link)
+    turn_away(listener, link, "others wait");
 }
 
 static void
-look_at(gpointer data, gpointer user)
+let_wait(DrListener *listener, int fd, const char *address, const char *origin)
 {
-  DrListener *listener = user;
-  New *new = data;
-
-  if (dr_deadline_passed(new->deadline))
-    g_message("%s was refused: too many connections at a time", new->address);
-  else if (begins_with_tls(new))
-    take_tls(listener, new);
-  else
-    take_plain(listener, new);
-  is_known(listener, new->address);
-  dr_fd_cleanup(&new->fd);
-  g_free(new->address);
-  g_free(new);
-}
-
-/* --- All of them --- */
-
-static char *
-address_of(const struct sockaddr_storage *from, socklen_t len)
-{
-  char host[NI_MAXHOST];
-
-  return g_strdup(
-      getnameinfo((const struct sockaddr *)from, len, host, sizeof host, NULL, 0, NI_NUMERICHOST) == 0 ? host
-                                                                                                       : "?");
-}
-
-static void
-accept_one(DrListener *listener, int listening)
-{
-  struct sockaddr_storage from;
-  socklen_t len = sizeof from;
-  dr_autofd int fd = accept4(listening, (struct sockaddr *)&from, &len, SOCK_CLOEXEC | SOCK_NONBLOCK);
-  g_autofree char *address = fd >= 0 ? address_of(&from, len) : NULL;
-  New *new;
-
-  if (fd < 0) {
-    if (errno == EMFILE || errno == ENFILE)
-      g_usleep(10000); /* the next one will find a descriptor, or wait in the backlog */
+  if (!dr_tally_has_room(listener->n_waiting, origin))
+    make_room(listener, origin);
+  if (dr_tally_add(listener->n_waiting, origin)) {
+    g_queue_push_tail(&listener->waiting, dr_newcomer_new(fd, address, origin, listener->options.hello_ms));
     return;
   }
-  if (!let_in(listener, address))
-    return;
-  new = g_new0(New, 1);
-  new->fd = dr_fd_steal(&fd);
-  new->address = g_steal_pointer(&address);
-  new->deadline = dr_deadline_in(HELLO_MS);
-  g_thread_pool_push(listener->pool, new, NULL);
+  close(fd);
+  dr_refusals_log(&listener->refusals, address, "too many at a time");
+}
+
+static void
+accept_some(DrListener *listener, int listening)
+{
+  for (int i = 0; i < AT_A_TIME; i++) {
+    g_autofree char *address = NULL, *origin = NULL;
+    int fd = dr_bind_accept(listening, &address, &origin);
+
+    if (fd < 0) {
+      if (errno == EMFILE || errno == ENFILE || errno == ENOBUFS || errno == ENOMEM)
+        g_usleep(
+            10000); /* poll(2) would say at once that there is one: leave it in the kernel for a moment */
+      return;
+    }
+    let_wait(listener, fd, address, origin);
+  }
+}
+
+/* stop, wake, the listening sockets, then who waits and has said nothing. */
+static void
+fill_fds(DrListener *listener, GArray *fds)
+{
+  g_array_set_size(fds, 0);
+  g_array_append_vals(fds, &(struct pollfd){ .fd = listener->stop, .events = POLLIN }, 1);
+  g_array_append_vals(fds, &(struct pollfd){ .fd = listener->wake, .events = POLLIN }, 1);
+  for (guint i = 0; i < listener->n_fds; i++)
+    g_array_append_vals(fds, &(struct pollfd){ .fd = listener->fds[i], .events = POLLIN }, 1);
+  for (GList *link = listener->waiting.head; link; link = link->next) {
+    DrNewcomer *new = link->data;
+
+    g_array_append_vals(fds, &(struct pollfd){ .fd = new->has_spoken ? -1 : new->fd, .events = POLLIN }, 1);
+  }
+}
+
+static void
+take_fds(DrListener *listener, GArray *fds)
+{
+  guint at = 2 + listener->n_fds;
+  eventfd_t ignored;
+
+  eventfd_read(listener->wake, &ignored);
+  for (GList *link = listener->waiting.head; link; link = link->next, at++)
+    if (g_array_index(fds, struct pollfd, at).revents)
+      ((DrNewcomer *)link->data)->has_spoken = TRUE;
+  for (guint i = 0; i < listener->n_fds; i++)
+    if (g_array_index(fds, struct pollfd, 2 + i).revents)
+      accept_some(listener, listener->fds[i]);
+}
+
+/* Until the first of those who wait has waited for too long; -1: nobody does, `stop` or `wake` end it. */
+static int
+time_to_wait(DrListener *listener, gboolean somebody_ready)
+{
+  DrNewcomer *first = g_queue_peek_head(&listener->waiting);
+
+  if (somebody_ready)
+    return AGAIN_MS;
+  return first ? dr_deadline_left(first->deadline) : -1;
 }
 
 static gpointer
 accept_all(gpointer data)
 {
   DrListener *listener = data;
-  struct pollfd fds[MAX_LISTENERS + 1] = { { .fd = listener->stop, .events = POLLIN } };
+  g_autoptr(GArray) fds = g_array_new(FALSE, FALSE, sizeof(struct pollfd));
+  gboolean somebody_ready = FALSE;
 
-  for (guint i = 0; i < listener->n_fds; i++)
-    fds[i + 1] = (struct pollfd){ .fd = listener->fds[i], .events = POLLIN };
-  while (!fds[0].revents) {
-    if (poll(fds, listener->n_fds + 1, -1) < 0) /* ended by `stop` */
+  for (;;) {
+    fill_fds(listener, fds);
+    if (poll((struct pollfd *)(void *)fds->data, fds->len, time_to_wait(listener, somebody_ready)) < 0)
       continue;
-    for (guint i = 0; i < listener->n_fds; i++)
-      if (fds[i + 1].revents)
-        accept_one(listener, listener->fds[i]);
+    if (g_array_index(fds, struct pollfd, 0).revents)
+      return NULL;
+    take_fds(listener, fds);
+    somebody_ready = look_at_waiting(listener);
   }
-  return NULL;
 }
 
-static int
-listen_on(const struct addrinfo *address)
-{
-  dr_autofd int fd = socket(address->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  int one = 1;
-
-  if (fd < 0)
-    return -1;
-  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-  if (address->ai_family == AF_INET6)
-    setsockopt(fd, IPPROTO_IPV6, IPV6_V6ONLY, &one, sizeof one);
-  if (bind(fd, address->ai_addr, address->ai_addrlen) < 0 || listen(fd, BACKLOG) < 0)
-    return -1;
-  return dr_fd_steal(&fd);
-}
-
-static gboolean
-open_sockets(DrListener *listener, GError **error)
-{
-  struct addrinfo hints = { .ai_socktype = SOCK_STREAM, .ai_flags = AI_PASSIVE | AI_NUMERICSERV },
-                  *found = NULL;
-  g_autofree char *service = g_strdup_printf("%u", listener->options.port);
-  const char *name = listener->options.address;
-  int code = getaddrinfo(name, service, &hints, &found);
-
-  if (code)
-    return dr_error_set(error, DR_ERROR_INVALID, "cannot listen on '%s': %s", name ? name : "*",
-                        gai_strerror(code));
-  for (struct addrinfo *one = found; one && listener->n_fds < MAX_LISTENERS; one = one->ai_next) {
-    int fd = listen_on(one);
-
-    if (fd >= 0)
-      listener->fds[listener->n_fds++] = fd;
-  }
-  if (listener->n_fds == 0) {
-    dr_error_set_errno(error, errno, "cannot listen on %s port %s", name ? name : "*", service);
-    dr_error_remedy(error, "choose another address= or port= in [listen] of droverd's configuration");
-  }
-  freeaddrinfo(found);
-  return listener->n_fds > 0;
-}
+/* --- The whole --- */
 
 DrListener *
 dr_listener_new(const DrListenerOptions *options, GError **error)
 {
-  DrListener *listener = g_new0(DrListener, 1);
+  g_autoptr(DrListener) listener = g_new0(DrListener, 1);
 
   listener->options = *options;
+  listener->context = dr_tls_context_ref(options->context);
+  listener->port = options->port;
+  if (listener->options.hello_ms == 0)
+    listener->options.hello_ms = DR_LISTENER_HELLO_MS;
   listener->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  listener->wake = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+  listener->n_waiting = dr_tally_new(DR_LISTENER_WAITING, DR_LISTENER_WAITING_ONE);
+  listener->n_greeting = dr_tally_new(DR_LISTENER_GREETING, DR_LISTENER_GREETING_ONE);
+  listener->n_taken = dr_tally_new(DR_LISTENER_TAKEN, DR_LISTENER_TAKEN_ONE);
+  listener->tokens = dr_tokens_new();
   g_mutex_init(&listener->lock);
-  listener->from = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
-  listener->tokens = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, token_free);
-  if (open_sockets(listener, error))
-    listener->pool = g_thread_pool_new(look_at, listener, THREADS, FALSE, error);
+  g_queue_init(&listener->waiting);
+  g_queue_init(&listener->greeting);
+  listener->n_fds = dr_bind(options->address, &listener->port, listener->fds, error);
+  if (listener->n_fds > 0)
+    listener->pool = g_thread_pool_new(greet, listener, THREADS, FALSE, error);
   if (listener->pool)
     listener->thread = g_thread_try_new("listener", accept_all, listener, error);
-  if (listener->thread)
-    return listener;
-  dr_listener_free(listener);
-  return NULL;
+  return listener->thread ? g_steal_pointer(&listener) : NULL;
+}
+
+static void
+end_greetings(DrListener *listener)
+{
+  g_mutex_lock(&listener->lock);
+  for (GList *link = listener->greeting.head; link; link = link->next)
+    shutdown(((DrNewcomer *)link->data)->abort_fd, SHUT_RDWR);
+  g_mutex_unlock(&listener->lock);
+  g_thread_pool_free(listener->pool, FALSE, TRUE);
 }
 
 void
@@ -346,13 +404,50 @@ dr_listener_free(DrListener *listener)
   eventfd_write(listener->stop, 1);
   if (listener->thread)
     g_thread_join(listener->thread);
-  if (listener->pool)
-    g_thread_pool_free(listener->pool, FALSE, TRUE);
   for (guint i = 0; i < listener->n_fds; i++)
     close(listener->fds[i]);
+  if (listener->pool)
+    end_greetings(listener);
+  g_queue_clear_full(&listener->waiting, (GDestroyNotify)dr_newcomer_free);
   close(listener->stop);
-  g_hash_table_unref(listener->from);
-  g_hash_table_unref(listener->tokens);
+  close(listener->wake);
+  dr_tally_unref(listener->n_waiting);
+  dr_tally_unref(listener->n_greeting);
+  dr_tally_unref(listener->n_taken);
+  dr_tokens_free(listener->tokens);
+  dr_tls_context_unref(listener->context);
   g_mutex_clear(&listener->lock);
   g_free(listener);
+}
+
+guint
+dr_listener_port(DrListener *listener)
+{
+  return listener->port;
+}
+
+void
+dr_listener_set_context(DrListener *listener, DrTlsContext *context)
+{
+  DrTlsContext *old;
+
+  g_mutex_lock(&listener->lock);
+  old = listener->context;
+  listener->context = dr_tls_context_ref(context);
+  g_mutex_unlock(&listener->lock);
+  dr_tls_context_unref(old);
+}
+
+void
+dr_listener_counts(DrListener *listener, guint *ret_waiting, guint *ret_greeting, guint *ret_taken)
+{
+  *ret_waiting = dr_tally_count(listener->n_waiting);
+  *ret_greeting = dr_tally_count(listener->n_greeting);
+  *ret_taken = dr_tally_count(listener->n_taken);
+}
+
+char *
+dr_listener_token(DrListener *listener, const char *peer, JsonObject *hello)
+{
+  return dr_tokens_give(listener->tokens, peer, hello);
 }

@@ -1,42 +1,62 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The relay of one stream. With TLS each direction has one buffer; without, the bytes go through a pipe by splice(2) and never come
- * to us. */
+ * to us.
+ *
+ * A thread that waits for one side must learn of the other side's end, too: QEMU may not take anything for as long as it likes,
+ * and then the link breaks. So each wait watches the connection for an error besides; an abort shuts both sockets down, which ends
+ * every wait. */
 #include "net/relay.h"
+#include "base/deadline.h"
 #include "base/error.h"
 #include "base/fd.h"
+#include "net/dial.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <poll.h>
+#include <signal.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
 
-#define BUFFER (512 * 1024)
+#define BUFFER (256 * 1024)    /* bytes; bench/net.c */
+#define PIPE_SIZE (256 * 1024) /* bytes */
 
 struct DrRelay {
   int local, broken;
   DrConn *conn;
   GThread *out, *in;
   gint64 bytes_out, bytes_in; /* atomic */
-  gint aborted;               /* atomic */
+  gint state;                 /* atomic: DrRelayState */
+  gint ended;                 /* atomic: directions that have ended in peace */
 };
+
+/* The first who has something to say of its end says it. */
+static gboolean
+end_as(DrRelay *relay, DrRelayState state)
+{
+  if (!g_atomic_int_compare_and_exchange(&relay->state, DR_RELAY_RUNS, state))
+    return FALSE;
+  if (state != DR_RELAY_ENDED) {
+    shutdown(relay->local, SHUT_RDWR);
+    dr_conn_abort(relay->conn);
+  }
+  return TRUE;
+}
 
 void
 dr_relay_abort(DrRelay *relay)
 {
-  g_atomic_int_set(&relay->aborted, TRUE);
-  shutdown(relay->local, SHUT_RDWR);
-  dr_conn_abort(relay->conn);
+  if (!end_as(relay, DR_RELAY_ABORTED))
+    shutdown(relay->local, SHUT_RDWR); /* it has ended; what was sent last may still be on its way */
 }
 
 /* The connection, or QEMU, has gone without a word. */
 static void
-break_down(DrRelay *relay, const GError *error)
+break_down(DrRelay *relay, const char *why)
 {
-  if (g_atomic_int_get(&relay->aborted))
+  if (!end_as(relay, DR_RELAY_BROKEN))
     return;
-  g_debug("stream with %s: %s", dr_conn_address(relay->conn),
-          error ? error->message : "its local side broke");
-  dr_relay_abort(relay);
+  g_debug("stream with %s broke: %s", dr_conn_address(relay->conn), why);
   if (relay->broken >= 0)
     eventfd_write(relay->broken, 1);
 }
@@ -47,22 +67,63 @@ count(gint64 *counter, gssize n)
   __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
 }
 
+/* Waits until `fd` is ready. FALSE with errno: the connection has broken meanwhile. POLLHUP alone does not count: a connection that both
+ * sides have ended has it while there is still something to be read. */
+static gboolean
+wait_for(DrRelay *relay, int fd, short events)
+{
+  int conn = dr_conn_fd(relay->conn);
+  struct pollfd fds[] = { { .fd = fd, .events = events }, { .fd = conn } };
+  gboolean sends = fd == conn && (events & POLLOUT), patient = FALSE;
+
+  for (;;) {
+    int got = poll(fds, G_N_ELEMENTS(fds), sends ? DR_SOCKET_LOOK_MS : -1); /* ended by dr_relay_abort() */
+
+    if (got == 0)
+      patient = dr_socket_be_patient(conn);
+    if (got <= 0)
+      continue;
+    if (patient)
+      dr_socket_be_strict(conn);
+    if (fds[1].revents & POLLERR) {
+      errno = ECONNRESET;
+      return FALSE;
+    }
+    if (fds[0].revents)
+      return TRUE;
+    fds[1].fd = -1; /* POLLHUP, which would come back at once */
+  }
+}
+
+/* Whether a call that failed is to be tried again, once `fd` is ready. */
+static gboolean
+try_again(DrRelay *relay, int fd, short events)
+{
+  return errno == EINTR || (errno == EAGAIN && wait_for(relay, fd, events));
+}
+
 /* --- With TLS --- */
 
 static gboolean
-write_local(int fd, const guint8 *at, gsize len)
+write_local(DrRelay *relay, const guint8 *at, gsize len)
 {
   while (len > 0) {
-    gssize n = send(fd, at, len, MSG_NOSIGNAL);
+    gssize n = send(relay->local, at, len, MSG_NOSIGNAL | MSG_DONTWAIT);
 
-    if (n < 0 && errno == EINTR)
-      continue;
-    if (n <= 0)
+    if (n > 0) {
+      at += n;
+      len -= (gsize)n;
+    } else if (!try_again(relay, relay->local, POLLOUT)) {
       return FALSE;
-    at += n;
-    len -= (gsize)n;
+    }
   }
   return TRUE;
+}
+
+static gboolean
+local_broke(GError **error)
+{
+  return dr_error_set_errno(error, errno, "its local side");
 }
 
 static gboolean
@@ -71,12 +132,14 @@ carry_out(DrRelay *relay, GError **error)
   g_autofree guint8 *buffer = g_malloc(BUFFER);
 
   for (;;) {
-    gssize n = recv(relay->local, buffer, BUFFER, 0);
+    gssize n = recv(relay->local, buffer, BUFFER, MSG_DONTWAIT);
 
-    if (n < 0 && errno == EINTR)
+    if (n == 0)
+      return TRUE;
+    if (n < 0 && !try_again(relay, relay->local, POLLIN))
+      return local_broke(error);
+    if (n < 0)
       continue;
-    if (n <= 0)
-      return n == 0;
     if (!dr_conn_write(relay->conn, buffer, (gsize)n, -1, error))
       return FALSE;
     count(&relay->bytes_out, n);
@@ -93,8 +156,8 @@ carry_in(DrRelay *relay, GError **error)
 
     if (n <= 0)
       return n == 0;
-    if (!write_local(relay->local, buffer, (gsize)n))
-      return FALSE;
+    if (!write_local(relay, buffer, (gsize)n))
+      return local_broke(error);
     count(&relay->bytes_in, n);
   }
 }
@@ -102,45 +165,72 @@ carry_in(DrRelay *relay, GError **error)
 /* --- Without --- */
 
 static gboolean
-push_all(int from, int to, gssize len)
+empty_pipe(DrRelay *relay, int pipe, int to, gssize len)
 {
   while (len > 0) {
-    gssize n = splice(from, NULL, to, NULL, (gsize)len, SPLICE_F_MOVE);
+    gssize n = splice(pipe, NULL, to, NULL, (gsize)len, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
 
-    if (n < 0 && errno == EINTR)
-      continue;
-    if (n <= 0)
+    if (n > 0)
+      len -= n;
+    else if (n == 0 || !try_again(relay, to, POLLOUT))
       return FALSE;
-    len -= n;
   }
   return TRUE;
 }
 
+/* splice(2) has no MSG_NOSIGNAL. The signal is this thread's, and ends with it. */
+static void
+block_sigpipe(void)
+{
+  sigset_t pipe;
+
+  sigemptyset(&pipe);
+  sigaddset(&pipe, SIGPIPE);
+  pthread_sigmask(SIG_BLOCK, &pipe, NULL);
+}
+
 static gboolean
-splice_all(int from, int to, gint64 *counter)
+splice_all(DrRelay *relay, int from, int to, gint64 *counter, GError **error)
 {
   dr_autofd int read_end = -1, write_end = -1;
   int ends[2];
 
+  block_sigpipe();
   if (pipe2(ends, O_CLOEXEC) < 0)
-    return FALSE;
+    return dr_error_set_errno(error, errno, "cannot make a pipe");
   read_end = ends[0];
   write_end = ends[1];
-  fcntl(write_end, F_SETPIPE_SZ, BUFFER);
+  fcntl(write_end, F_SETPIPE_SZ, PIPE_SIZE);
   for (;;) {
-    gssize n = splice(from, NULL, write_end, NULL, BUFFER, SPLICE_F_MOVE);
+    gssize n = splice(from, NULL, write_end, NULL, PIPE_SIZE, SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
 
-    if (n < 0 && errno == EINTR)
+    if (n == 0)
+      return TRUE;
+    if (n < 0 && !try_again(relay, from, POLLIN))
+      return dr_error_set_errno(error, errno, "reading");
+    if (n < 0)
       continue;
-    if (n <= 0)
-      return n == 0;
-    if (!push_all(read_end, to, n))
-      return FALSE;
+    if (!empty_pipe(relay, read_end, to, n))
+      return dr_error_set_errno(error, errno, "writing");
     count(counter, n);
   }
 }
 
 /* --- The two threads --- */
+
+static void
+ended_in_peace(DrRelay *relay)
+{
+  if (g_atomic_int_add(&relay->ended, 1) == 1)
+    end_as(relay, DR_RELAY_ENDED);
+}
+
+/* The other side may have gone by now, if it had said before that it was done: that is no harm. */
+static gboolean
+pass_end_on(DrRelay *relay, GError **error)
+{
+  return dr_conn_end(relay->conn, error) || g_atomic_int_get(&relay->ended) > 0;
+}
 
 static gpointer
 out_thread(gpointer data)
@@ -148,10 +238,13 @@ out_thread(gpointer data)
   DrRelay *relay = data;
   int plain = dr_conn_plain_fd(relay->conn);
   g_autoptr(GError) error = NULL;
-  gboolean ended = plain >= 0 ? splice_all(relay->local, plain, &relay->bytes_out) : carry_out(relay, &error);
+  gboolean ended = plain >= 0 ? splice_all(relay, relay->local, plain, &relay->bytes_out, &error)
+                              : carry_out(relay, &error);
 
-  if (!ended || !dr_conn_end(relay->conn, &error))
-    break_down(relay, error);
+  if (ended && pass_end_on(relay, &error))
+    ended_in_peace(relay);
+  else
+    break_down(relay, error->message);
   return NULL;
 }
 
@@ -161,37 +254,44 @@ in_thread(gpointer data)
   DrRelay *relay = data;
   int plain = dr_conn_plain_fd(relay->conn);
   g_autoptr(GError) error = NULL;
-  gboolean ended = plain >= 0 ? splice_all(plain, relay->local, &relay->bytes_in) : carry_in(relay, &error);
+  gboolean ended =
+      plain >= 0 ? splice_all(relay, plain, relay->local, &relay->bytes_in, &error) : carry_in(relay, &error);
 
-  if (ended)
-    shutdown(relay->local, SHUT_WR);
-  else
-    break_down(relay, error);
+  if (!ended) {
+    break_down(relay, error->message);
+    return NULL;
+  }
+  shutdown(relay->local, SHUT_WR);
+  ended_in_peace(relay);
   return NULL;
 }
 
-/* splice(2) waits in the kernel where the socket would. */
 static void
-make_blocking(int fd)
+make_nonblocking(int fd)
 {
   int flags = fcntl(fd, F_GETFL);
 
   if (fd >= 0 && flags >= 0)
-    fcntl(fd, F_SETFL, flags & ~O_NONBLOCK);
+    fcntl(fd, F_SETFL, flags | O_NONBLOCK);
 }
 
 DrRelay *
 dr_relay_new(int local, DrConn *conn, int broken, GError **error)
 {
   g_autoptr(DrRelay) relay = g_new0(DrRelay, 1);
+  g_autoptr(GError) thread_error = NULL;
 
   relay->local = local;
   relay->conn = conn;
   relay->broken = broken;
-  make_blocking(dr_conn_plain_fd(conn));
-  relay->out = g_thread_try_new("stream-out", out_thread, relay, error);
-  relay->in = relay->out ? g_thread_try_new("stream-in", in_thread, relay, error) : NULL;
-  return relay->in ? g_steal_pointer(&relay) : NULL;
+  make_nonblocking(local);
+  make_nonblocking(dr_conn_plain_fd(conn));
+  relay->out = g_thread_try_new("stream-out", out_thread, relay, &thread_error);
+  relay->in = relay->out ? g_thread_try_new("stream-in", in_thread, relay, &thread_error) : NULL;
+  if (relay->in)
+    return g_steal_pointer(&relay);
+  dr_error_set(error, DR_ERROR_IO, "cannot carry a stream: %s", thread_error->message);
+  return NULL;
 }
 
 void
@@ -219,4 +319,10 @@ gint64
 dr_relay_bytes_in(DrRelay *relay)
 {
   return __atomic_load_n(&relay->bytes_in, __ATOMIC_RELAXED);
+}
+
+DrRelayState
+dr_relay_state(DrRelay *relay)
+{
+  return (DrRelayState)g_atomic_int_get(&relay->state);
 }

@@ -1,13 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Carries bytes between a local socket (QEMU's) and a connection to the other host, both ways at once, by two threads. TCP does the
- * flow control: nothing is taken from one side that the other has no room for, but for 512 KiB each way. */
+ * flow control: nothing is taken from one side that the other has no room for, but for 512 KiB each way (TLS: 256 KiB here and 256 KiB in
+ * net/tls.c; without: a pipe in the kernel). */
 #pragma once
 #include "net/conn.h"
 
 typedef struct DrRelay DrRelay;
 
-/* Takes both over, also on error. `broken`: an eventfd that is written to when the connection breaks (not when both sides end in
- * peace); -1: none; borrowed. (transfer full) */
+/* Takes both over, also on error. `broken`: an eventfd that is written to, once, when the connection or the local socket breaks
+ * (not when both sides end in peace, nor by dr_relay_abort()); -1: none; borrowed. When one side breaks, the other is closed
+ * at once. The end of one direction is passed on: shutdown(2) here, close_notify (TLS) or FIN there. (transfer full) */
 DrRelay *dr_relay_new(int local, DrConn *conn, int broken, GError **error);
 
 /* Closes both sides at once; QEMU sees its socket break. Any thread. */
@@ -18,3 +20,12 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrRelay, dr_relay_free)
 
 gint64 dr_relay_bytes_out(DrRelay *relay); /* from the local socket to the other host */
 gint64 dr_relay_bytes_in(DrRelay *relay);
+
+/* Whether both directions have ended, and why; any thread. */
+typedef enum {
+  DR_RELAY_RUNS,
+  DR_RELAY_ENDED,   /* each side said that it was done */
+  DR_RELAY_BROKEN,  /* one of them went away */
+  DR_RELAY_ABORTED, /* dr_relay_abort() */
+} DrRelayState;
+DrRelayState dr_relay_state(DrRelay *relay);
