@@ -166,8 +166,8 @@ read_pins(DrConfig *config, const DrConfigFile *file, GError **error)
   return TRUE;
 }
 
-static DrTransports
-transport_of(const char *name)
+DrTransports
+dr_config_transport(const char *name)
 {
   static const char *const names[] = { "tunnel", "plain", "handoff" };
 
@@ -187,9 +187,9 @@ read_transports(DrConfig *config, const DrConfigFile *file, GError **error)
   for (char **name = names; name && *name; name++) {
     g_autofree char *text = g_strdup_printf("'%.80s' is none of tunnel, plain and handoff", *name);
 
-    if (!transport_of(*name))
+    if (!dr_config_transport(*name))
       return wrong(file, "peers", "transports", text, error);
-    config->transports |= transport_of(*name);
+    config->transports |= dr_config_transport(*name);
   }
   return TRUE;
 }

@@ -40,6 +40,9 @@ gboolean dr_config_allows_peer(const DrConfig *config, const char *const *names)
 /* The pin that pins= has for one of these names, or NULL. (transfer none) */
 const char *dr_config_pin_of(const DrConfig *config, const char *const *names);
 
+/* The bit of "tunnel", "plain" or "handoff"; 0: it is none of them. */
+DrTransports dr_config_transport(const char *name);
+
 /* Whether a peer may have this QEMU started: an absolute path without '.', '..' or '//' that fits a pattern, in which '*' and '?'
  * do not take a '/'. What a symbolic link at that path leads to is the administrator's choice. */
 gboolean dr_config_allows_binary(const DrConfig *config, const char *path);

@@ -7,6 +7,7 @@
 #include "daemon/service-new.h"
 #include "job/incoming.h"
 #include "job/migrate.h"
+#include "job/streams.h"
 #include "net/peer.h"
 #include "vm/start.h"
 
@@ -20,7 +21,7 @@
 /* --- Going --- */
 
 static gboolean
-check_migrate_request(JsonObject *request, GError **error)
+check_migrate_request(DrService *service, JsonObject *request, GError **error)
 {
   static const DrMember members[] = { { "vms", DR_MEMBER_TEXTS },
                                       { "all", DR_MEMBER_FLAG },
@@ -52,7 +53,11 @@ check_migrate_request(JsonObject *request, GError **error)
   if (dr_json_str(request, "dname", NULL) &&
       (dr_json_bool(request, "all", FALSE) || json_array_get_length(dr_json_arr(request, "vms")) != 1))
     return dr_error_set(error, DR_ERROR_INVALID, "another name (dname) can be given to one VM only");
-  return TRUE;
+  if (dr_service_allows_transport(service, dr_move_transport_name(options.transport)))
+    return TRUE;
+  dr_error_set(error, DR_ERROR_REFUSED, "this droverd's configuration does not allow the transport '%s'",
+               dr_move_transport_name(options.transport));
+  return dr_error_remedy(error, "add it to transports= in [peers] on both hosts, or use the tunnel");
 }
 
 /* The VM is the other host's: nothing of it stays here. */
@@ -71,7 +76,7 @@ JsonArray *
 dr_service_migrate(DrService *service, JsonObject *request, GError **error)
 {
   g_autoptr(GPtrArray) vms =
-      check_migrate_request(request, error) ? dr_service_requested(service, request, error) : NULL;
+      check_migrate_request(service, request, error) ? dr_service_requested(service, request, error) : NULL;
 
   if (!vms)
     return NULL;
@@ -83,7 +88,7 @@ JsonArray *
 dr_service_migrate_check(DrService *service, JsonObject *request, GError **error)
 {
   g_autoptr(GPtrArray) vms =
-      check_migrate_request(request, error) ? dr_service_requested(service, request, error) : NULL;
+      check_migrate_request(service, request, error) ? dr_service_requested(service, request, error) : NULL;
 
   return vms ? dr_service_check_all(vms, request, dr_migrate_check, error) : NULL;
 }
@@ -182,7 +187,7 @@ begin_arrival(DrService *service, DrVm *vm, JsonObject *request, GError **error)
     return FALSE;
   g_ptr_array_add(batch, job);
   dr_jobs_run(service->jobs, g_steal_pointer(&batch), incoming, 1);
-  while (!(box = dr_incoming_find(move)) && !dr_deadline_passed(deadline))
+  while (!(box = dr_incoming_find(move, dr_json_str(request, "peer", NULL))) && !dr_deadline_passed(deadline))
     g_usleep(1000); /* bounded by the deadline */
   return box || dr_error_set(error, DR_ERROR_TIMEOUT, "the job for VM '%s' does not begin", dr_vm_name(vm));
 }
@@ -256,17 +261,32 @@ tell_end(DrService *service, const char *move, GError **error)
                  state ? state : "discarded", (gint64)0, g_get_real_time());
 }
 
+/* Streams without TLS are opened by tokens, which the listener knows. */
 static JsonObject *
-ask_job(DrService *service, const char *move, const char *method, JsonObject *params, GError **error)
+add_tokens(DrService *service, const char *peer, const char *move, JsonObject *params, JsonObject *reply)
 {
-  g_autoptr(DrMailbox) box = dr_incoming_find(move);
+  const char *transport = dr_json_str(params, "transport", "tunnel");
+  guint streams = (guint)CLAMP(dr_json_int(params, "streams", 1), 1, DR_STREAMS_MAX);
+
+  if (!g_str_equal(transport, "tunnel") && dr_service_allows_transport(service, transport))
+    json_object_set_array_member(
+        reply, "tokens",
+        dr_service_stream_tokens(service, peer, move, dr_json_int(params, "epoch", 0), streams));
+  return reply;
+}
+
+static JsonObject *
+ask_job(DrService *service, const char *peer, const char *move, const char *method, JsonObject *params,
+        GError **error)
+{
+  g_autoptr(DrMailbox) box = dr_incoming_find(move, peer);
   g_autoptr(GError) local = NULL;
   JsonObject *reply = box ? dr_mailbox_ask(box, method, params, ASK_MS, &local) : NULL;
   gboolean of_its_end =
       g_str_equal(method, "status") || g_str_equal(method, "accept") || g_str_equal(method, "abort");
 
   if (reply)
-    return reply;
+    return g_str_equal(method, "listen") ? add_tokens(service, peer, move, params, reply) : reply;
   if (of_its_end && (!box || g_error_matches(local, DR_ERROR, DR_ERROR_CLOSED)))
     return tell_end(service, move, error);
   if (local)
@@ -274,6 +294,18 @@ ask_job(DrService *service, const char *move, const char *method, JsonObject *pa
   else
     dr_error_set(error, DR_ERROR_NOT_FOUND, "there is no such move here");
   return NULL;
+}
+
+static gboolean
+check_transport(DrService *service, JsonObject *params, GError **error)
+{
+  const char *transport = dr_json_str(params, "transport", "tunnel");
+
+  if (dr_service_allows_transport(service, transport))
+    return TRUE;
+  dr_error_set(error, DR_ERROR_REFUSED,
+               "the configuration of the other host does not allow the transport '%.20s'", transport);
+  return dr_error_remedy(error, "add it to transports= in [peers] over there, or use the tunnel");
 }
 
 JsonObject *
@@ -291,9 +323,12 @@ dr_service_answer_peer(DrService *service, const char *peer, const char *method,
     return NULL;
   }
   method += strlen("move.");
+  if ((g_str_equal(method, "check") || g_str_equal(method, "start")) &&
+      !check_transport(service, params, error))
+    return NULL;
   if (g_str_equal(method, "check"))
     return check_arrival(service, peer, move, params, error);
   if (g_str_equal(method, "start"))
     return start_arrival(service, peer, move, params, error);
-  return ask_job(service, move, method, params, error);
+  return ask_job(service, peer, move, method, params, error);
 }

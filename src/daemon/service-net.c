@@ -227,6 +227,27 @@ dr_service_binaries(DrService *service)
   return service->net->config->qemu_binaries;
 }
 
+gboolean
+dr_service_allows_transport(DrService *service, const char *name)
+{
+  return (service->net->config->transports & dr_config_transport(name)) != 0;
+}
+
+JsonArray *
+dr_service_stream_tokens(DrService *service, const char *peer, const char *move, gint64 epoch, guint n)
+{
+  JsonArray *tokens = json_array_new();
+
+  for (guint i = 0; service->net->listener && i < n; i++) {
+    g_autofree char *token = dr_listener_token(
+        service->net->listener, peer,
+        dr_json("{'kind': <'stream'>, 'move': <%s>, 'epoch': <%x>, 'index': <%i>}", move, epoch, (int)i));
+
+    json_array_add_string_element(tokens, token);
+  }
+  return tokens;
+}
+
 /* --- Trying a peer --- */
 
 JsonObject *

@@ -12,6 +12,13 @@ gboolean dr_service_open_net(DrService *service, const DrConfig *config, GError 
 gboolean dr_service_listen(DrService *service, GError **error);
 void dr_service_close_net(DrService *service);
 
+/* Whether the configuration allows that transport ("tunnel", "plain", "handoff"). */
+gboolean dr_service_allows_transport(DrService *service, const char *name);
+
+/* Tokens for `n` streams without TLS, of index 0 on, that a peer may open; (transfer full). */
+JsonArray *dr_service_stream_tokens(DrService *service, const char *peer, const char *move, gint64 epoch,
+                                    guint n);
+
 /* A question of a peer. Any thread. (transfer full) */
 JsonObject *dr_service_answer_peer(DrService *service, const char *peer, const char *method,
                                    JsonObject *params, GError **error);

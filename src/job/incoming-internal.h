@@ -22,8 +22,10 @@ typedef struct {
   IncomingState state;
   gboolean postcopy; /* accepted so: it has arrived when the last page has */
   gint64 last_word_us;
-  gint64 epoch; /* of `socket`; both under the lock of incoming.c */
-  char *socket;
+  gint64 epoch; /* of `socket`; these under the lock of incoming.c */
+  char *socket; /* NULL: the new QEMU gets a connected one */
+  gboolean listens;
+  int handed; /* it, until QEMU has it; -1 */
 } Incoming;
 
 /* incoming-serve.c: answers until the guest has arrived, was given up or is lost. FALSE: why it was given up. */
@@ -35,4 +37,6 @@ gboolean dr_incoming_refuse_next(Incoming *in, const GError *why);
 
 /* incoming.c: writes that it never will run here, then ends its QEMU. */
 gboolean dr_incoming_discard(Incoming *in, GError **error);
+/* `path` NULL: the new QEMU shall have the connected socket of that epoch. */
 void dr_incoming_set_socket(Incoming *in, gint64 epoch, const char *path);
+int dr_incoming_take_handed(Incoming *in); /* -1: none has come. The caller closes it */

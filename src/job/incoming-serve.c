@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the other host's job asks of this one's. docs/PROTOCOL.md lists the questions. */
 #include "base/error.h"
+#include "base/fd.h"
 #include "job/incoming-internal.h"
 #include "job/migration.h"
 
@@ -132,7 +133,8 @@ set_parameters(Incoming *in, JsonObject *params, GError **error)
          dr_qmp_do(in->u.dest, "migrate-set-parameters", json_object_ref(parameters), error);
 }
 
-/* {"epoch","capabilities","parameters"}: epoch 0 begins; a later one goes on with a post-copy whose streams broke. */
+/* {"epoch","capabilities","parameters","handoff"}: epoch 0 begins; a later one goes on with a post-copy whose streams broke. With
+ * `handoff` QEMU begins to read when it gets its socket. */
 static JsonObject *
 listen_for(Incoming *in, JsonObject *params, GError **error)
 {
@@ -140,6 +142,7 @@ listen_for(Incoming *in, JsonObject *params, GError **error)
   g_auto(GStrv) capabilities = dr_json_strv(dr_json_arr(params, "capabilities"));
   g_autofree char *path = g_strdup_printf("%s.%d", in->u.plan.migration_path, (int)(epoch & 1));
   g_autofree char *uri = g_strdup_printf("unix:%s", path);
+  gboolean handoff = dr_json_bool(params, "handoff", FALSE) && epoch == 0;
   gboolean done;
 
   unlink(path);
@@ -148,11 +151,27 @@ listen_for(Incoming *in, JsonObject *params, GError **error)
   else
     done = dr_migration_set_capabilities(in->u.dest, (const char *const *)capabilities, error) &&
            set_parameters(in, params, error) &&
-           dr_qmp_do(in->u.dest, "migrate-incoming", dr_json("{'uri': <%s>}", uri), error);
+           (handoff || dr_qmp_do(in->u.dest, "migrate-incoming", dr_json("{'uri': <%s>}", uri), error));
   if (!done || !dr_upgrade_prepare_mark(&in->u, error))
     return NULL;
-  dr_incoming_set_socket(in, epoch, path);
+  dr_incoming_set_socket(in, epoch, handoff ? NULL : path);
   return json_object_new();
+}
+
+/* Asked by our own listener: the socket of the stream is there. */
+static JsonObject *
+handed(Incoming *in, JsonObject *params, GError **error)
+{
+  dr_autofd int fd = dr_incoming_take_handed(in);
+
+  if (fd < 0) {
+    dr_error_set(error, DR_ERROR_INVALID, "no socket has come");
+    return NULL;
+  }
+  return dr_qmp_pass_fd(in->u.dest, "drover-migration", fd, error) &&
+                 dr_qmp_do(in->u.dest, "migrate-incoming", dr_json("{'uri': <'fd:drover-migration'>}"), error)
+             ? json_object_new()
+             : NULL;
 }
 
 /* Post-copy is about to begin over there: from the order on the guest's memory is in two places, and giving this half up would
@@ -237,7 +256,7 @@ static const struct {
   JsonObject *(*answer)(Incoming *in, JsonObject *params, GError **error);
 } questions[] = {
   { "ready", ready },   { "qmp", qmp },       { "listen", listen_for }, { "promise", promise },
-  { "accept", accept }, { "abort", give_up }, { "status", status },
+  { "accept", accept }, { "abort", give_up }, { "status", status },     { "handed", handed },
 };
 
 static void

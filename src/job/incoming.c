@@ -12,9 +12,11 @@
 #include "vm/console.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #define TELL_MS 10000 /* the other host asks for the reason of a failed start */
 #define CONNECT_MS 5000
+#define HAND_MS 10000
 
 /* --- Which moves are under way here --- */
 
@@ -41,18 +43,29 @@ withdraw(Incoming *in)
   dr_streams_drop(in->move);
 }
 
+/* Under the lock. A peer has no say in the moves of another. */
+static Incoming *
+find(const char *move, const char *peer)
+{
+  Incoming *in = under_way ? g_hash_table_lookup(under_way, move) : NULL;
+
+  return in && g_strcmp0(dr_json_str(dr_job_request(in->job), "peer", NULL), peer) == 0 ? in : NULL;
+}
+
 DrMailbox *
-dr_incoming_find(const char *move)
+dr_incoming_find(const char *move, const char *peer)
 {
   Incoming *in;
   DrMailbox *box;
 
   g_mutex_lock(&lock);
-  in = under_way ? g_hash_table_lookup(under_way, move) : NULL;
+  in = find(move, peer);
   box = in ? dr_mailbox_ref(in->box) : NULL;
   g_mutex_unlock(&lock);
   return box;
 }
+
+/* --- Where its streams go --- */
 
 void
 dr_incoming_set_socket(Incoming *in, gint64 epoch, const char *path)
@@ -61,20 +74,65 @@ dr_incoming_set_socket(Incoming *in, gint64 epoch, const char *path)
   in->epoch = epoch;
   g_free(in->socket);
   in->socket = g_strdup(path);
+  in->listens = TRUE;
   g_mutex_unlock(&lock);
 }
 
 char *
-dr_incoming_socket(const char *move, gint64 epoch)
+dr_incoming_socket(const char *move, const char *peer, gint64 epoch)
 {
   Incoming *in;
   char *path;
 
   g_mutex_lock(&lock);
-  in = under_way ? g_hash_table_lookup(under_way, move) : NULL;
+  in = find(move, peer);
   path = in && in->epoch == epoch ? g_strdup(in->socket) : NULL;
   g_mutex_unlock(&lock);
   return path;
+}
+
+gboolean
+dr_incoming_wants_socket(const char *move, const char *peer, gint64 epoch)
+{
+  Incoming *in;
+  gboolean wants;
+
+  g_mutex_lock(&lock);
+  in = find(move, peer);
+  wants = in && in->listens && in->epoch == epoch && !in->socket && in->handed < 0;
+  g_mutex_unlock(&lock);
+  return wants;
+}
+
+gboolean
+dr_incoming_hand(const char *move, DrConn *conn, GError **error)
+{
+  g_autoptr(DrMailbox) box = dr_incoming_find(move, dr_conn_peer(conn));
+  g_autoptr(JsonObject) nothing = json_object_new(), reply = NULL;
+  Incoming *in;
+
+  g_mutex_lock(&lock);
+  in = find(move, dr_conn_peer(conn));
+  if (in && in->handed < 0)
+    in->handed = dr_conn_steal_fd(conn);
+  g_mutex_unlock(&lock);
+  dr_conn_free(conn);
+  if (!box)
+    return dr_error_set(error, DR_ERROR_NOT_FOUND, "no move '%.40s' waits for a socket", move);
+  reply = dr_mailbox_ask(box, "handed", nothing, HAND_MS, error);
+  return reply != NULL;
+}
+
+int
+dr_incoming_take_handed(Incoming *in)
+{
+  int fd;
+
+  g_mutex_lock(&lock);
+  fd = in->handed;
+  in->handed = -1;
+  g_mutex_unlock(&lock);
+  return fd;
 }
 
 /* --- Before and after --- */
@@ -90,6 +148,7 @@ incoming_init(Incoming *in, DrJob *job)
   in->box = dr_mailbox_new();
   in->spec = json_object_ref(dr_json_obj(request, "spec"));
   in->u.spec = in->spec;
+  in->handed = -1;
   in->last_word_us = g_get_monotonic_time();
 }
 
@@ -97,6 +156,8 @@ static void
 incoming_clear(Incoming *in)
 {
   withdraw(in);
+  if (in->handed >= 0)
+    close(in->handed);
   dr_upgrade_clear(&in->u);
   g_clear_pointer(&in->spec, json_object_unref);
   g_clear_pointer(&in->box, dr_mailbox_unref);

@@ -28,6 +28,7 @@ typedef struct {
   char *mark_path;   /* there once it is decided that the guest is the other host's */
   char *socket_path; /* where the source's QEMU writes to */
   DrStreams *streams;
+  gboolean handed; /* the first stream is QEMU's own socket: there is nothing to carry */
   gint64 epoch;
   char *version_before, *version; /* of the two QEMUs */
   int version_number;             /* of the other */
@@ -56,6 +57,7 @@ gboolean dr_migrate_look(Migrate *m, GError **error); /* preflight of both hosts
 gboolean dr_migrate_prepare(Migrate *m,
                             GError **error); /* the other host's QEMU stands, and is the same machine */
 gboolean dr_migrate_listen(Migrate *m, GError **error); /* opens the streams of the next epoch */
+char *dr_migrate_uri(const Migrate *m);                 /* where QEMU shall write to, then */
 JsonObject *dr_migrate_ask(Migrate *m, const char *method, JsonObject *params, int timeout_ms,
                            GError **error);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What goes to the other host, whether it can, and its new QEMU. */
 #include "base/error.h"
+#include "base/fd.h"
 #include "job/migrate-internal.h"
 #include "job/migration.h"
 #include "job/move-spec.h"
@@ -36,6 +37,7 @@ arrival_request(Migrate *m)
   json_object_set_string_member(params, "name", dr_json_str(request, "dname", dr_vm_name(m->vm)));
   if (qemu)
     json_object_set_string_member(params, "qemu", qemu);
+  json_object_set_string_member(params, "transport", dr_move_transport_name(m->options.transport));
   return params;
 }
 
@@ -265,11 +267,39 @@ set_source(Migrate *m, char **wanted, GError **error)
          dr_qmp_do(m->source, "migrate-set-parameters", parameters, error);
 }
 
+char *
+dr_migrate_uri(const Migrate *m)
+{
+  return m->handed ? g_strdup("fd:drover-migration") : g_strdup_printf("unix:%s", m->socket_path);
+}
+
+/* One token each: the other droverd gave them out, for some seconds. A recovery of a handed-on stream is carried. */
+static gboolean
+open_streams(Migrate *m, JsonObject *reply, GError **error)
+{
+  g_auto(GStrv) tokens = dr_json_strv(dr_json_arr(reply, "tokens"));
+  dr_autofd int fd = -1;
+
+  if (m->options.transport != DR_MOVE_TUNNEL && (!tokens || !*tokens))
+    return dr_error_set(error, DR_ERROR_REFUSED, "the other host gave out no tokens for streams without TLS");
+  m->handed = m->options.transport == DR_MOVE_HANDOFF && m->epoch == 0;
+  if (!m->handed) {
+    m->streams =
+        dr_streams_new(m->peer, m->move, m->epoch, m->socket_path,
+                       m->options.transport == DR_MOVE_TUNNEL ? NULL : (const char *const *)tokens, error);
+    return m->streams != NULL;
+  }
+  fd = dr_streams_open_plain(m->peer, tokens[0], error);
+  return fd >= 0 && dr_qmp_pass_fd(m->source, "drover-migration", fd, error);
+}
+
 gboolean
 dr_migrate_listen(Migrate *m, GError **error)
 {
   g_auto(GStrv) wanted = capabilities(m);
-  JsonObject *params = dr_json("{'epoch': <%x>}", m->epoch);
+  JsonObject *params = dr_json("{'epoch': <%x>, 'transport': <%s>, 'streams': <%x>, 'handoff': <%b>}",
+                               m->epoch, dr_move_transport_name(m->options.transport),
+                               m->options.parallel + 1, m->options.transport == DR_MOVE_HANDOFF);
   g_autoptr(JsonObject) reply = NULL;
 
   json_object_set_array_member(params, "capabilities", dr_json_array_from_strv((const char *const *)wanted));
@@ -277,8 +307,7 @@ dr_migrate_listen(Migrate *m, GError **error)
   reply = dr_migrate_ask(m, "move.listen", params, ASK_MS, error);
   if (!reply || (m->epoch == 0 && !set_source(m, wanted, error)))
     return FALSE;
-  m->streams = dr_streams_new(m->peer, m->move, m->epoch, m->socket_path, error);
-  return m->streams != NULL;
+  return open_streams(m, reply, error);
 }
 
 static gboolean

@@ -318,7 +318,7 @@ wait_channels(Migrate *m, GError **error)
   DrDeadline deadline = dr_deadline_in(CHANNELS_MS);
   guint wanted = m->options.parallel > 0 ? (guint)m->options.parallel + 1 : 1;
 
-  while (dr_streams_count(m->streams) < wanted) {
+  while (!m->handed && dr_streams_count(m->streams) < wanted) {
     wait_a_while(m);
     if (!all_well(m, error))
       return FALSE;
@@ -430,6 +430,7 @@ pause_source(Migrate *m)
   DrDeadline deadline = dr_deadline_in(PAUSED_MS);
 
   g_clear_pointer(&m->streams, dr_streams_free);
+  m->handed = FALSE;
   for (;;) {
     g_autofree char *status = dr_migration_status(m->source);
 
@@ -446,11 +447,13 @@ pause_source(Migrate *m)
 static gboolean
 go_on(Migrate *m, GError **error)
 {
-  g_autofree char *uri = g_strdup_printf("unix:%s", m->socket_path);
+  g_autofree char *uri = NULL;
 
   m->epoch++;
-  return dr_peer_connect(m->peer, dr_deadline_in(CONNECT_MS), error) && dr_migrate_listen(m, error) &&
-         dr_qmp_do(m->source, "migrate", dr_json("{'uri': <%s>, 'resume': <true>}", uri), error);
+  if (!dr_peer_connect(m->peer, dr_deadline_in(CONNECT_MS), error) || !dr_migrate_listen(m, error))
+    return FALSE;
+  uri = dr_migrate_uri(m);
+  return dr_qmp_do(m->source, "migrate", dr_json("{'uri': <%s>, 'resume': <true>}", uri), error);
 }
 
 /* One try. */
@@ -476,7 +479,11 @@ recover(Migrate *m)
 static gboolean
 is_broken(Migrate *m)
 {
-  return !m->streams || is_status(m, "postcopy-paused") || is_readable(dr_streams_broken_fd(m->streams)) ||
+  if (is_status(m, "postcopy-paused"))
+    return TRUE;
+  if (m->handed) /* QEMU sees for itself when its socket breaks */
+    return FALSE;
+  return !m->streams || is_readable(dr_streams_broken_fd(m->streams)) ||
          is_readable(dr_peer_broken_fd(m->peer));
 }
 
@@ -542,8 +549,7 @@ is_unchanged(Migrate *m, GError **error)
 gboolean
 dr_migrate_transfer(Migrate *m, GError **error)
 {
-  g_autofree char *uri = g_strdup_printf("unix:%s", m->socket_path);
-
+  g_autofree char *uri = dr_migrate_uri(m);
   gint64 begun_us = g_get_monotonic_time();
   gboolean done;
 
@@ -552,5 +558,8 @@ dr_migrate_transfer(Migrate *m, GError **error)
     return FALSE;
   done = m->postcopy_begun ? dr_migrate_finish_postcopy(m, error) : switch_over(m, error);
   m->transfer_us = g_get_monotonic_time() - begun_us;
+  if (!source_is_closed(m))
+    dr_qmp_read_some(m->source);
+  dr_migrate_take_events(m); /* a short post-copy is over before its STOP was looked at */
   return done;
 }

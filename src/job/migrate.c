@@ -31,7 +31,7 @@ read_transport(JsonObject *request, DrMoveTransport *ret, GError **error)
   for (guint i = 0; i < G_N_ELEMENTS(transports); i++)
     if (g_str_equal(transports[i], name)) {
       *ret = i;
-      return i == DR_MOVE_TUNNEL || dr_error_set(error, DR_ERROR_UNSUPPORTED, "transport '%s' is not there yet: tunnel is", name);
+      return TRUE;
     }
   return dr_error_set(error, DR_ERROR_INVALID, "'%s' is no transport: tunnel, plain or handoff", name);
 }
@@ -47,6 +47,9 @@ check_pairs(const DrMigrateOptions *o, GError **error)
   if (o->compress && !g_str_equal(o->compress, "xbzrle") && o->parallel == 0)
     return dr_error_set(error, DR_ERROR_INVALID, "compression by %s needs parallel streams (--parallel)",
                         o->compress);
+  if (o->transport == DR_MOVE_HANDOFF && o->parallel > 0)
+    return dr_error_set(error, DR_ERROR_INVALID,
+                        "parallel streams cannot be handed on: QEMU takes one socket (--transport plain)");
   if (o->no_postcopy && postcopy)
     return dr_error_set(error, DR_ERROR_INVALID, "post-copy is both asked for and forbidden");
   if (o->timeout_suspend && o->timeout_s == 0)

@@ -111,11 +111,14 @@ take(Arrivals *one, const char *path, guint index, DrConn *conn, GError **error)
 gboolean
 dr_streams_take(const char *move, gint64 epoch, guint index, DrConn *conn, GError **error)
 {
-  g_autofree char *path = dr_incoming_socket(move, epoch);
+  g_autofree char *path = NULL;
   g_autoptr(GPtrArray) old = NULL;
   gboolean taken = FALSE;
   Arrivals *one;
 
+  if (index == 0 && dr_conn_plain_fd(conn) >= 0 && dr_incoming_wants_socket(move, dr_conn_peer(conn), epoch))
+    return dr_incoming_hand(move, conn, error);
+  path = dr_incoming_socket(move, dr_conn_peer(conn), epoch);
   if (!path || index >= DR_STREAMS_MAX) {
     dr_conn_free(conn);
     return dr_error_set(error, DR_ERROR_NOT_FOUND,

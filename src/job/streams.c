@@ -42,6 +42,7 @@ listen_at(const char *path, GError **error)
 struct DrStreams {
   DrPeer *peer;
   char *move, *path;
+  char **tokens; /* NULL: TLS */
   gint64 epoch;
   int listener, stop, broken;
   GThread *thread;
@@ -49,13 +50,35 @@ struct DrStreams {
   GPtrArray *relays; /* of DrRelay; under `lock` */
 };
 
+static DrConn *
+open_stream(DrStreams *streams, guint index, GError **error)
+{
+  DrDeadline deadline = dr_deadline_in(DIAL_MS);
+
+  if (!streams->tokens)
+    return dr_peer_stream(
+        streams->peer,
+        dr_json("{'move': <%s>, 'epoch': <%x>, 'index': <%i>}", streams->move, streams->epoch, (int)index),
+        deadline, error);
+  if (index < g_strv_length(streams->tokens))
+    return dr_peer_stream_plain(streams->peer, streams->tokens[index], deadline, error);
+  dr_error_set(error, DR_ERROR_REFUSED, "the other host gave out no token for it");
+  return NULL;
+}
+
+int
+dr_streams_open_plain(DrPeer *peer, const char *token, GError **error)
+{
+  g_autoptr(DrConn) conn = dr_peer_stream_plain(peer, token, dr_deadline_in(DIAL_MS), error);
+
+  return conn ? dr_conn_steal_fd(conn) : -1;
+}
+
 static void
 carry(DrStreams *streams, int local, guint index)
 {
   g_autoptr(GError) error = NULL;
-  JsonObject *hello =
-      dr_json("{'move': <%s>, 'epoch': <%x>, 'index': <%i>}", streams->move, streams->epoch, (int)index);
-  DrConn *conn = dr_peer_stream(streams->peer, hello, dr_deadline_in(DIAL_MS), &error);
+  DrConn *conn = open_stream(streams, index, &error);
   DrRelay *relay = conn ? dr_relay_new(local, conn, streams->broken, &error) : NULL;
 
   if (!relay) {
@@ -93,7 +116,8 @@ accept_all(gpointer data)
 }
 
 DrStreams *
-dr_streams_new(DrPeer *peer, const char *move, gint64 epoch, const char *path, GError **error)
+dr_streams_new(DrPeer *peer, const char *move, gint64 epoch, const char *path, const char *const *tokens,
+               GError **error)
 {
   int listener = listen_at(path, error);
   DrStreams *streams;
@@ -104,6 +128,7 @@ dr_streams_new(DrPeer *peer, const char *move, gint64 epoch, const char *path, G
   streams->peer = peer;
   streams->move = g_strdup(move);
   streams->path = g_strdup(path);
+  streams->tokens = g_strdupv((char **)tokens);
   streams->epoch = epoch;
   streams->listener = listener;
   streams->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -138,6 +163,7 @@ dr_streams_free(DrStreams *streams)
   g_mutex_clear(&streams->lock);
   g_free(streams->move);
   g_free(streams->path);
+  g_strfreev(streams->tokens);
   g_free(streams);
 }
 

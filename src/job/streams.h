@@ -9,8 +9,10 @@ typedef struct DrStreams DrStreams;
 #define DR_STREAMS_MAX 17 /* of one move: 16 of multifd and the main one */
 
 /* The source's side: listens on `path` for QEMU, and carries each of its connections to the peer at once, opened by
- * {"kind":"stream","move","epoch","index"}. (transfer full) */
-DrStreams *dr_streams_new(DrPeer *peer, const char *move, gint64 epoch, const char *path, GError **error);
+ * {"kind":"stream","move","epoch","index"}, or, without TLS, by the token of its index. `tokens`: NULL-terminated; NULL: TLS.
+ * (transfer full) */
+DrStreams *dr_streams_new(DrPeer *peer, const char *move, gint64 epoch, const char *path,
+                          const char *const *tokens, GError **error);
 /* Closes QEMU's ends at once: it sees a broken stream, and pauses post-copy. */
 void dr_streams_free(DrStreams *streams);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrStreams, dr_streams_free)
@@ -18,6 +20,9 @@ guint dr_streams_count(DrStreams *streams);
 /* Readable once one of them has broken. */
 int dr_streams_broken_fd(DrStreams *streams);
 gint64 dr_streams_bytes(DrStreams *streams); /* that QEMU wrote */
+
+/* The first of these for a QEMU that is to have the socket itself. (transfer full): its descriptor; -1 on error. */
+int dr_streams_open_plain(DrPeer *peer, const char *token, GError **error);
 
 /* The destination's side: a stream has come. Connects to the new QEMU when its turn is there, and carries it until either end
  * is closed; blocks only until it is connected. Takes `conn` over, also on error. */

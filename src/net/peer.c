@@ -148,6 +148,16 @@ dr_peer_stream(DrPeer *peer, JsonObject *hello, DrDeadline deadline, GError **er
   return open_conn(peer, "stream", hello, deadline, error);
 }
 
+DrConn *
+dr_peer_stream_plain(DrPeer *peer, const char *token, DrDeadline deadline, GError **error)
+{
+  DrConn *conn = dr_conn_open_plain(peer->address.host, peer->address.port, token, deadline, error);
+
+  if (!conn)
+    g_prefix_error(error, "cannot reach peer '%s': ", peer->name);
+  return conn;
+}
+
 /* --- Measuring --- */
 
 static double

@@ -52,5 +52,8 @@ JsonObject *dr_peer_measure(DrPeer *peer, GError **error);
 /* The other side of it. (transfer full) */
 JsonObject *dr_peer_answer_measure(JsonObject *params);
 
+/* The same without TLS, by a token that the other droverd gave out for it. Any thread. (transfer full) */
+DrConn *dr_peer_stream_plain(DrPeer *peer, const char *token, DrDeadline deadline, GError **error);
+
 /* A new connection for raw bytes, opened by {"kind":"stream", …members of `hello` (consumed)}. Any thread. (transfer full) */
 DrConn *dr_peer_stream(DrPeer *peer, JsonObject *hello, DrDeadline deadline, GError **error);

@@ -16,7 +16,7 @@
 
 #define MAX_LINE                                                                                             \
   (16 * 1024 * 1024) /* query-named-block-nodes of a VM with many snapshots has some hundred KiB */
-#define MAX_OWED 4 /* commands in a monitor's queue; QEMU takes 8 (QMP_REQ_QUEUE_LEN_MAX) */
+#define MAX_OWED 4   /* commands in a monitor's queue; QEMU takes 8 (QMP_REQ_QUEUE_LEN_MAX) */
 #define GREETING_MS 3000
 
 struct DrQmp {
@@ -228,11 +228,33 @@ wait_readable(DrQmp *const *qmps, guint n, DrDeadline deadline, const char *what
   return TRUE;
 }
 
+/* `fd`: goes with the first byte; -1: none. */
+static gssize
+send_some(DrQmp *qmp, const char *text, gsize len, int fd)
+{
+  union {
+    char buffer[CMSG_SPACE(sizeof(int))];
+    struct cmsghdr align;
+  } control = { 0 };
+  struct iovec data = { .iov_base = (void *)text, .iov_len = len };
+  struct msghdr message = { .msg_iov = &data, .msg_iovlen = 1 };
+
+  if (fd >= 0) {
+    message.msg_control = control.buffer;
+    message.msg_controllen = sizeof control.buffer;
+    CMSG_FIRSTHDR(&message)->cmsg_level = SOL_SOCKET;
+    CMSG_FIRSTHDR(&message)->cmsg_type = SCM_RIGHTS;
+    CMSG_FIRSTHDR(&message)->cmsg_len = CMSG_LEN(sizeof(int));
+    memcpy(CMSG_DATA(CMSG_FIRSTHDR(&message)), &fd, sizeof fd);
+  }
+  return sendmsg(qmp->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+}
+
 static gboolean
-send_all(DrQmp *qmp, const char *text, gsize len, DrDeadline deadline, GError **error)
+send_all(DrQmp *qmp, const char *text, gsize len, int passed, DrDeadline deadline, GError **error)
 {
   while (len > 0) {
-    gssize n = send(qmp->fd, text, len, MSG_NOSIGNAL | MSG_DONTWAIT);
+    gssize n = send_some(qmp, text, len, passed);
 
     if (n < 0 && errno == EAGAIN) {
       struct pollfd fd = { .fd = qmp->fd, .events = POLLOUT };
@@ -247,6 +269,7 @@ send_all(DrQmp *qmp, const char *text, gsize len, DrDeadline deadline, GError **
       qmp->closed = TRUE;
       return dr_error_set(error, DR_ERROR_CLOSED, "%s closed its monitor connection", qmp->what);
     }
+    passed = -1;
     text += n;
     len -= n;
   }
@@ -254,7 +277,7 @@ send_all(DrQmp *qmp, const char *text, gsize len, DrDeadline deadline, GError **
 }
 
 static gboolean
-send_command(DrQmp *qmp, const char *how, const char *command, JsonObject *arguments, gint64 id,
+send_command(DrQmp *qmp, const char *how, const char *command, JsonObject *arguments, gint64 id, int passed,
              DrDeadline deadline, GError **error)
 {
   g_autoptr(JsonObject) message = json_object_new();
@@ -267,7 +290,7 @@ send_command(DrQmp *qmp, const char *how, const char *command, JsonObject *argum
   json_object_set_int_member(message, "id", id);
   text = dr_json_print_object(message, FALSE);
   line = g_strconcat(text, "\r\n", NULL);
-  return send_all(qmp, line, strlen(line), deadline, error);
+  return send_all(qmp, line, strlen(line), passed, deadline, error);
 }
 
 static JsonNode *
@@ -312,7 +335,8 @@ get_answer(DrQmp *qmp, DrDeadline deadline, GError **error)
 }
 
 static JsonNode *
-call(DrQmp *qmp, const char *how, const char *command, JsonObject *arguments, int timeout_ms, GError **error)
+call(DrQmp *qmp, const char *how, const char *command, JsonObject *arguments, int passed, int timeout_ms,
+     GError **error)
 {
   DrDeadline deadline = dr_deadline_in(timeout_ms);
   gboolean in_band = g_str_equal(how, "execute");
@@ -322,7 +346,7 @@ call(DrQmp *qmp, const char *how, const char *command, JsonObject *arguments, in
 
   qmp->wanted_id = id;
   if ((in_band && !wait_room(qmp, deadline, error)) ||
-      !send_command(qmp, how, command, g_steal_pointer(&own), id, deadline, error) ||
+      !send_command(qmp, how, command, g_steal_pointer(&own), id, passed, deadline, error) ||
       !get_answer(qmp, deadline, error)) {
     g_prefix_error(error, "QMP command '%s': ", command);
     qmp->wanted_id = 0;
@@ -336,14 +360,23 @@ call(DrQmp *qmp, const char *how, const char *command, JsonObject *arguments, in
 JsonNode *
 dr_qmp_call(DrQmp *qmp, const char *command, JsonObject *arguments, int timeout_ms, GError **error)
 {
-  return call(qmp, "execute", command, arguments, timeout_ms, error);
+  return call(qmp, "execute", command, arguments, -1, timeout_ms, error);
+}
+
+gboolean
+dr_qmp_pass_fd(DrQmp *qmp, const char *name, int fd, GError **error)
+{
+  g_autoptr(JsonNode) answer =
+      call(qmp, "execute", "getfd", dr_json("{'fdname': <%s>}", name), fd, DR_QMP_TIMEOUT_MS, error);
+
+  return answer != NULL;
 }
 
 gboolean
 dr_qmp_do_oob(DrQmp *qmp, const char *command, JsonObject *arguments, GError **error)
 {
   g_autoptr(JsonNode) answer =
-      call(qmp, qmp->oob ? "exec-oob" : "execute", command, arguments, DR_QMP_TIMEOUT_MS, error);
+      call(qmp, qmp->oob ? "exec-oob" : "execute", command, arguments, -1, DR_QMP_TIMEOUT_MS, error);
 
   return answer != NULL;
 }

@@ -68,6 +68,9 @@ gboolean dr_qmp_do(DrQmp *qmp, const char *command, JsonObject *arguments, GErro
  * while its main loop waits for a page of post-copy. */
 gboolean dr_qmp_do_oob(DrQmp *qmp, const char *command, JsonObject *arguments, GError **error);
 
+/* Gives QEMU a copy of a descriptor (getfd), which it knows by `name` from then on. Over unix sockets only. */
+gboolean dr_qmp_pass_fd(DrQmp *qmp, const char *name, int fd, GError **error);
+
 /* A line of the human monitor. Returns: (transfer full): its output, which may be an error text. */
 char *dr_qmp_hmp(DrQmp *qmp, GError **error, const char *format, ...) G_GNUC_PRINTF(3, 4);
 
