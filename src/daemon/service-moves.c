@@ -228,14 +228,14 @@ is_unfinished(DrService *service, const char *move)
 
 /* Its job has not been taken up yet, or is just ending. */
 static gboolean
-is_settled(DrService *service, const char *move, char **ret_state, GError **error)
+is_settled(DrService *service, const char *move, char **ret_state, gint64 *ret_resumed_us, GError **error)
 {
   DrDeadline deadline = dr_deadline_in(END_MS);
 
   for (;;) {
     gboolean unfinished = is_unfinished(service, move); /* asked first: its end is written before the job's */
 
-    if (!dr_store_get_move(service->host->store, move, ret_state, error))
+    if (!dr_store_get_move(service->host->store, move, ret_state, ret_resumed_us, error))
       return FALSE;
     if (*ret_state || !unfinished)
       return TRUE;
@@ -252,13 +252,15 @@ tell_end(DrService *service, const char *move, GError **error)
 {
   DrStore *store = service->host->store;
   g_autofree char *state = NULL;
+  gint64 resumed_us;
 
-  if (!is_settled(service, move, &state, error))
+  if (!is_settled(service, move, &state, &resumed_us, error))
     return NULL;
-  if (!state && !dr_store_put_move(store, move, "?", "discarded", error))
+  if (!state && (!dr_store_put_move(store, move, "?", "discarded", 0, error) ||
+                 !dr_store_get_move(store, move, &state, &resumed_us, error)))
     return NULL;
   return dr_json("{'state': <%s>, 'migration': <'none'>, 'resumed_us': <%x>, 'wall_us': <%x>}",
-                 state ? state : "discarded", (gint64)0, g_get_real_time());
+                 state ? state : "discarded", resumed_us, g_get_real_time());
 }
 
 /* Streams without TLS are opened by tokens, which the listener knows. */

@@ -171,7 +171,7 @@ dr_incoming_discard(Incoming *in, GError **error)
 {
   const DrVmRecord *record = dr_vm_record(in->u.vm);
 
-  if (!dr_store_put_move(in->u.host->store, in->move, record->name, "discarded", error))
+  if (!dr_store_put_move(in->u.host->store, in->move, record->name, "discarded", 0, error))
     return FALSE; /* without that row a late "accept" would find nobody who says no */
   in->state = INCOMING_DISCARDED;
   g_clear_pointer(&in->u.dest, dr_qmp_free);
@@ -189,7 +189,8 @@ arrive(Incoming *in, GError **error)
   g_autoptr(DrFindings) findings = dr_findings_new();
   g_autoptr(GError) lost = NULL, local = NULL;
 
-  if (!dr_store_put_move(in->u.host->store, in->move, dr_vm_name(in->u.vm), "arrived", &local))
+  if (!dr_store_put_move(in->u.host->store, in->move, dr_vm_name(in->u.vm), "arrived", in->u.resumed_us,
+                         &local))
     g_warning("%s", local->message); /* its mark says the same until the record does */
   dr_upgrade_commit(&in->u, findings, &lost);
   dr_vm_record(in->u.vm)->upgrades = 0;
@@ -208,7 +209,7 @@ lose(Incoming *in, GError **error)
   g_autofree char *how = dr_upgrade_exit_status(in->u.plan.exit_path, &in->u.dest_id);
   g_autoptr(GError) local = NULL;
 
-  dr_store_put_move(in->u.host->store, in->move, dr_vm_name(in->u.vm), "lost", NULL);
+  dr_store_put_move(in->u.host->store, in->move, dr_vm_name(in->u.vm), "lost", 0, NULL);
   dr_error_set(&local, DR_ERROR_ATTENTION,
                "the guest of VM '%s' has ended on this host while it was coming: its QEMU %s",
                dr_vm_name(in->u.vm), how ? how : "has ended");

@@ -44,8 +44,10 @@ typedef struct {
   gboolean suspended;      /* by the policy, so that it converges */
   guint recoveries;
   gint64 passes;
-  gint64 begun_us, stopped_us, resumed_us; /* monotonic, wall of here, wall of here */
-  gint64 transfer_us;                      /* from `migrate` to its end */
+  gint64 begun_us, stopped_us, resumed_us; /* monotonic, wall of here, wall of there */
+  gint64 clock_offset_us,
+      clock_trip_us;  /* what the other wall clock is ahead, as the quickest question told; 0: none */
+  gint64 transfer_us; /* from `migrate` to its end */
   gint64 bytes_moved;
   guint64 memory_before, memory_peak; /* bytes of the source's QEMU: droverd's own are bounded */
 } Migrate;
@@ -82,4 +84,4 @@ gboolean dr_migrate_decide(Migrate *m, GError **error);
 void dr_migrate_remove_mark_in_waiting(Migrate *m);
 gboolean dr_migrate_is_decided(const Migrate *m);
 /* Of the other host's answer to "accept" or "status": notes when the guest ran on; TRUE if it has arrived. */
-gboolean dr_migrate_note_reply(Migrate *m, JsonObject *reply, gint64 asked_us);
+gboolean dr_migrate_note_reply(Migrate *m, JsonObject *reply);

@@ -15,13 +15,31 @@
 #define NO_LIMIT 1000000                /* MiB/s */
 #define MULTIFD_POSTCOPY DR_QEMU(10, 1) /* before, the pair is accepted and then a QEMU aborts (QEMU-NOTES) */
 
+/* The quickest question is the one whose answer was written nearest to the middle between asking and hearing. */
+static void
+note_clock(Migrate *m, JsonObject *reply, gint64 asked_us)
+{
+  gint64 heard_us = g_get_real_time(), there_us = dr_json_int(reply, "wall_us", 0);
+
+  if (!there_us || (m->clock_trip_us && heard_us - asked_us >= m->clock_trip_us))
+    return;
+  m->clock_trip_us = heard_us - asked_us;
+  m->clock_offset_us = there_us - (asked_us + heard_us) / 2;
+}
+
 JsonObject *
 dr_migrate_ask(Migrate *m, const char *method, JsonObject *params, int timeout_ms, GError **error)
 {
+  gint64 asked_us = g_get_real_time();
+  JsonObject *reply;
+
   if (!params)
     params = json_object_new();
   json_object_set_string_member(params, "move", m->move);
-  return dr_peer_ask(m->peer, method, params, timeout_ms, error);
+  reply = dr_peer_ask(m->peer, method, params, timeout_ms, error);
+  if (reply)
+    note_clock(m, reply, asked_us);
+  return reply;
 }
 
 /* --- Looking --- */

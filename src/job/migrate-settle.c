@@ -72,15 +72,12 @@ take_back(Migrate *m)
 }
 
 gboolean
-dr_migrate_note_reply(Migrate *m, JsonObject *reply, gint64 asked_us)
+dr_migrate_note_reply(Migrate *m, JsonObject *reply)
 {
   gint64 resumed = dr_json_int(reply, "resumed_us", 0);
-  gint64 offset = dr_json_int(reply, "wall_us", 0) - (asked_us + g_get_real_time()) / 2;
 
-  /* By this host's clock; the way there and back bounds the mistake. The answer to "accept" comes late, by the time that the guest
-   * needed to run: there the answer to a later question is nearer to the truth, and taken instead. */
   if (resumed)
-    m->resumed_us = resumed - offset;
+    m->resumed_us = resumed;
   return g_str_equal(dr_json_str(reply, "state", ""), "arrived");
 }
 
@@ -205,12 +202,11 @@ ask_until_known(Migrate *m, GError **ret_reason)
 {
   for (;;) {
     g_autoptr(GError) error = NULL;
-    gint64 asked_us = g_get_real_time();
     g_autoptr(JsonObject) reply = dr_migrate_ask(m, "move.accept", NULL, ASK_MS, &error);
     const char *state = reply ? dr_json_str(reply, "state", "") : "";
 
     if (g_str_equal(state, "arrived")) {
-      dr_migrate_note_reply(m, reply, asked_us);
+      dr_migrate_note_reply(m, reply);
       return arrived(m);
     }
     if (g_str_equal(state, "lost"))

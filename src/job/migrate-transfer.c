@@ -290,8 +290,7 @@ pass_no_return(Migrate *m, GError **error)
 static gboolean
 switch_over(Migrate *m, GError **error)
 {
-  gint64 asked_us = g_get_real_time();
-  g_autoptr(JsonObject) reply = NULL, later = NULL;
+  g_autoptr(JsonObject) reply = NULL;
 
   if (!pass_no_return(m, error))
     return FALSE;
@@ -304,7 +303,7 @@ switch_over(Migrate *m, GError **error)
     return FALSE;
   if (g_getenv("DROVER_HOLD_AT"))
     dr_job_step(m->job, DR_STEP_RESUME);
-  if (dr_migrate_note_reply(m, reply, asked_us))
+  if (dr_migrate_note_reply(m, reply))
     return TRUE;
   return dr_error_set(error, DR_ERROR_CLOSED, "the other host does not run it: %s",
                       dr_json_str(reply, "state", "?"));
@@ -365,6 +364,8 @@ let_run(Migrate *m, GError **error)
     return FALSE;
   reply = dr_migrate_ask(m, "move.accept", NULL, ACCEPT_MS, error);
   state = reply ? dr_json_str(reply, "state", "?") : "?";
+  if (reply)
+    dr_migrate_note_reply(m, reply);
   return g_str_equal(state, "accepted") || g_str_equal(state, "arrived") ||
          (reply && dr_error_set(error, DR_ERROR_CLOSED, "the other host does not run it: %s", state));
 }
@@ -410,7 +411,6 @@ static gboolean
 has_arrived(Migrate *m, GError **ret_lost)
 {
   g_autoptr(GError) error = NULL;
-  gint64 asked_us = g_get_real_time();
   g_autoptr(JsonObject) reply = dr_migrate_ask(m, "move.status", NULL, ASK_MS, &error);
   const char *state = reply ? dr_json_str(reply, "state", "") : "";
 
@@ -420,7 +420,7 @@ has_arrived(Migrate *m, GError **ret_lost)
   if (g_str_equal(state, "lost") || g_str_equal(state, "discarded"))
     dr_error_set(ret_lost, DR_ERROR_CLOSED,
                  "the new QEMU ended during post-copy, with a part of the guest's memory");
-  return reply && dr_migrate_note_reply(m, reply, asked_us);
+  return reply && dr_migrate_note_reply(m, reply);
 }
 
 /* The streams have broken: closes what is left of them, so that QEMU pauses, and waits until it says so. */
@@ -553,8 +553,8 @@ dr_migrate_transfer(Migrate *m, GError **error)
   gint64 begun_us = g_get_monotonic_time();
   gboolean done;
 
-  if (!is_unchanged(m, error) || !dr_qmp_do(m->source, "migrate", dr_json("{'uri': <%s>}", uri), error) ||
-      !watch_precopy(m, error))
+  if (!is_unchanged(m, error) || !tell_alive(m, error) /* for its clock, too */ ||
+      !dr_qmp_do(m->source, "migrate", dr_json("{'uri': <%s>}", uri), error) || !watch_precopy(m, error))
     return FALSE;
   done = m->postcopy_begun ? dr_migrate_finish_postcopy(m, error) : switch_over(m, error);
   m->transfer_us = g_get_monotonic_time() - begun_us;

@@ -170,7 +170,8 @@ result(Migrate *m)
 
   json_object_set_string_member(object, "memory_mode", m->postcopy_begun ? "postcopy" : "copy");
   if (m->stopped_us && m->resumed_us)
-    json_object_set_double_member(object, "pause_ms", (double)(m->resumed_us - m->stopped_us) / 1000.0);
+    json_object_set_double_member(object, "pause_ms",
+                                  (double)(m->resumed_us - m->clock_offset_us - m->stopped_us) / 1000.0);
   else
     json_object_set_null_member(object, "pause_ms");
   json_object_set_double_member(object, "total_ms", (double)(g_get_monotonic_time() - m->begun_us) / 1000.0);

@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS moves (
   id TEXT PRIMARY KEY,           -- the move's own, made by the other host
   vm TEXT NOT NULL,
   state TEXT NOT NULL,           -- arrived, discarded, lost
+  resumed_us INTEGER NOT NULL DEFAULT 0,
   time_ms INTEGER NOT NULL
 ) STRICT;
 CREATE TABLE IF NOT EXISTS peers (

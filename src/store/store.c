@@ -383,29 +383,35 @@ dr_store_load_journal(DrStore *store, gint64 job, GError **error)
 /* --- Moves --- */
 
 gboolean
-dr_store_put_move(DrStore *store, const char *id, const char *vm, const char *state, GError **error)
+dr_store_put_move(DrStore *store, const char *id, const char *vm, const char *state, gint64 resumed_us,
+                  GError **error)
 {
   g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
 
   return run(store, error, "write the end of a move",
-             "INSERT INTO moves (id, vm, state, time_ms) VALUES (?, ?, ?, ?) "
-             "ON CONFLICT (id) DO UPDATE SET state = excluded.state, time_ms = excluded.time_ms",
-             "sssi", id, vm, state, g_get_real_time() / 1000);
+             "INSERT INTO moves (id, vm, state, resumed_us, time_ms) VALUES (?, ?, ?, ?, ?) "
+             "ON CONFLICT (id) DO NOTHING",
+             "sssii", id, vm, state, resumed_us, g_get_real_time() / 1000);
 }
 
 gboolean
-dr_store_get_move(DrStore *store, const char *id, char **ret_state, GError **error)
+dr_store_get_move(DrStore *store, const char *id, char **ret_state, gint64 *ret_resumed_us, GError **error)
 {
   g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
-  g_autoptr(DrStmt) stmt =
-      query(store, error, "read the end of a move", "SELECT state FROM moves WHERE id = ?", "s", id);
+  g_autoptr(DrStmt) stmt = query(store, error, "read the end of a move",
+                                 "SELECT state, resumed_us FROM moves WHERE id = ?", "s", id);
+  int code;
 
   *ret_state = NULL;
+  *ret_resumed_us = 0;
   if (!stmt)
     return FALSE;
-  if (sqlite3_step(stmt) == SQLITE_ROW)
+  code = sqlite3_step(stmt);
+  if (code == SQLITE_ROW) {
     *ret_state = g_strdup((const char *)sqlite3_column_text(stmt, 0));
-  return TRUE;
+    *ret_resumed_us = sqlite3_column_int64(stmt, 1);
+  }
+  return code == SQLITE_ROW || code == SQLITE_DONE || fail(store, "read the end of a move", error);
 }
 
 /* --- Peers --- */

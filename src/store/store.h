@@ -42,10 +42,12 @@ gboolean dr_store_journal(DrStore *store, gint64 job, const char *stage, JsonObj
 /* [{"stage","note","time_ms"}] in order. (transfer full) */
 JsonArray *dr_store_load_journal(DrStore *store, gint64 job, GError **error);
 
-/* What became of a guest that was to come to this host, by the move's id: "arrived", "discarded", "lost"; *ret_state NULL: nothing
- * was said of it. */
-gboolean dr_store_put_move(DrStore *store, const char *id, const char *vm, const char *state, GError **error);
-gboolean dr_store_get_move(DrStore *store, const char *id, char **ret_state, GError **error);
+/* What became of a guest that was to come to this host, by the move's id: "arrived", "discarded", "lost", and when it ran on (wall
+ * clock, microseconds; 0: not known). The first that is written stands. *ret_state NULL: nothing was said of it. */
+gboolean dr_store_put_move(DrStore *store, const char *id, const char *vm, const char *state,
+                           gint64 resumed_us, GError **error);
+gboolean dr_store_get_move(DrStore *store, const char *id, char **ret_state, gint64 *ret_resumed_us,
+                           GError **error);
 
 typedef struct {
   char *name, *host;
