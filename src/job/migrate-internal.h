@@ -65,7 +65,7 @@ JsonObject *dr_migrate_ask(Migrate *m, const char *method, JsonObject *params, i
 
 /* transfer.c */
 gboolean dr_migrate_transfer(Migrate *m, GError **error);
-void dr_migrate_take_events(Migrate *m);
+gboolean dr_migrate_take_events(Migrate *m); /* TRUE: there was one */
 /* Post-copy has begun: goes on until the other host has all of it, through any number of broken links. FALSE: one of the two
  * QEMUs has ended. */
 gboolean dr_migrate_finish_postcopy(Migrate *m, GError **error);

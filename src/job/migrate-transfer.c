@@ -21,9 +21,10 @@
 
 /* --- What is happening --- */
 
-void
+gboolean
 dr_migrate_take_events(Migrate *m)
 {
+  gboolean any = FALSE;
   DrQmpEvent *event;
 
   while (m->source && (event = dr_qmp_pop_event(m->source))) {
@@ -36,7 +37,9 @@ dr_migrate_take_events(Migrate *m)
       m->status = g_strdup(dr_json_str(event->data, "status", ""));
     }
     dr_qmp_event_free(event);
+    any = TRUE;
   }
+  return any;
 }
 
 static gboolean
@@ -62,6 +65,8 @@ wait_a_while(Migrate *m)
     { .fd = dr_mailbox_fd(m->box), .events = POLLIN },
   };
 
+  if (dr_migrate_take_events(m))
+    return; /* they came with the answer to a command */
   poll(fds, G_N_ELEMENTS(fds), TICK_MS);
   if (!source_is_closed(m))
     dr_qmp_read_some(m->source);
