@@ -12,12 +12,13 @@ from lib.pair import Pair
 from lib.procs import wait_until
 
 serial = itertools.count(1)
+TRANSPORTS = "[peers]\ntransports=tunnel;plain;handoff\n"
 SMALL = {"ram": "131080k", "mem": 32, "rate": 50}
 
 
 @pytest.fixture(scope="module")
 def pair():
-    with Pair() as both:
+    with Pair(more=TRANSPORTS) as both:
         yield both
 
 
@@ -68,6 +69,31 @@ def test_ways_to_move_ram(pair, start, options):
     for _ in range(2):
         assert not pair.migrate(vm, *options)["result"]["postcopy"]
         vm.healthy()
+
+
+@pytest.mark.parametrize("transport, options", [("plain", ()), ("plain", ("--parallel", "2")), ("plain", ("--postcopy-after-precopy",)),
+                                                ("handoff", ()), ("handoff", ("--postcopy-after-precopy",))])
+def test_without_tls(pair, start, transport, options):
+    vm = start()
+    for _ in range(2):
+        result = pair.migrate(vm, "--transport", transport, *options)["result"]
+        assert result["transport"] == transport and result["pause_ms"] > 0, result
+        vm.healthy()
+
+
+def test_a_transport_that_is_not_allowed():
+    """Both configurations must allow it."""
+    with Pair(more={"a": TRANSPORTS}) as other:
+        vm = drover.Witness(other.a, "vm", **SMALL)
+        for transport in ("plain", "handoff"):
+            error = other.a.refused("migrate", vm.name, "b", "--transport", transport)
+            assert "other host does not allow" in error["message"] and "transports=" in error["remedy"], error
+        other.migrate(vm)
+        error = other.b.refused("migrate", vm.name, "a", "--transport", "plain")
+        assert "this droverd's configuration" in error["message"], error
+        assert "handed on" in other.b.refused("migrate", vm.name, "a", "--transport", "handoff", "--parallel", "2", code=2)["message"]
+        vm.healthy()
+        vm.close()
 
 
 def test_another_name_and_another_qemu(pair, start):

@@ -18,7 +18,7 @@ class Pair:
 
     def __init__(self, env_a=None, env_b=None, more=""):
         self.envs = {"a": env_a or {}, "b": env_b or {}}
-        self.more = more  # of both configurations
+        self.more = more if isinstance(more, dict) else {"a": more, "b": more}  # lines of their configurations
 
     def __enter__(self):
         with contextlib.ExitStack() as stack:
@@ -52,7 +52,7 @@ class Pair:
 
     def _daemon(self, name):
         config = (f"[listen]\nport={PORT}\n[tls]\ndir={self.keys / name}\n[qemu]\n"
-                  f"binaries={drover.BIN.parent}/qemu/*/*;{drover.BIN.parent}/qemu/*/root/usr/bin/*;/usr/bin/qemu-system-*\n{self.more}")
+                  f"binaries={drover.BIN.parent}/qemu/*/*;{drover.BIN.parent}/qemu/*/root/usr/bin/*;/usr/bin/qemu-system-*\n{self.more.get(name, '')}")
         return drover.Daemon(netns=str(self.netns[name]), env=self.envs[name], config=config)
 
     def other(self, daemon):
