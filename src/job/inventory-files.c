@@ -84,3 +84,18 @@ dr_inventory_files(const DrInventory *inventory, const char *cwd)
       g_ptr_array_add(paths, g_canonicalize_filename(dr_node_path(node), cwd));
   return paths;
 }
+
+void
+dr_inventory_rename_file(DrInventory *inventory, const char *from, const char *to)
+{
+  GHashTableIter iter;
+  gpointer key, value;
+
+  g_hash_table_iter_init(&iter, inventory->block_nodes);
+  while (g_hash_table_iter_next(&iter, &key, &value)) {
+    DrNode *node = value;
+
+    if (g_str_equal(node->file, from))
+      node->file = g_intern_string(to);
+  }
+}

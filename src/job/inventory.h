@@ -65,6 +65,9 @@ void dr_inventory_check_files(const DrInventory *inventory, pid_t pid, const cha
 /* The absolute paths of the image files that are in use. (transfer full) (element-type utf8) */
 GPtrArray *dr_inventory_files(const DrInventory *inventory, const char *cwd);
 
+/* The same image under another name. */
+void dr_inventory_rename_file(DrInventory *inventory, const char *from, const char *to);
+
 /* The same QEMU a while later: what others can have changed by a monitor of their own, in seven commands (about 2 ms). Only for
  * dr_inventory_changes() and dr_inventory_check_files(). */
 DrInventory *dr_inventory_glance(DrQmp *qmp, GError **error);

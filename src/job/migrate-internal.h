@@ -21,6 +21,7 @@ typedef struct {
   char *move;     /* its id, the same on both hosts */
   JsonObject *spec;
   GPtrArray *tokens; /* files beside the images, for the other host to see */
+  GHashTable *disks; /* path of an image here -> there, where they differ; NULL: none does */
   DrQmp *source;
   DrProcId source_id;
   char *source_qmp;
@@ -62,6 +63,11 @@ gboolean dr_migrate_listen(Migrate *m, GError **error); /* opens the streams of 
 char *dr_migrate_uri(const Migrate *m);                 /* where QEMU shall write to, then */
 JsonObject *dr_migrate_ask(Migrate *m, const char *method, JsonObject *params, int timeout_ms,
                            GError **error);
+
+/* map.c: --map. Into the spec; into the list of disks; and what the other host's QEMU has, by the names of here */
+gboolean dr_migrate_map(Migrate *m, GError **error);
+void dr_migrate_map_disks(const Migrate *m, JsonArray *disks);
+void dr_migrate_map_back(const Migrate *m, DrInventory *theirs);
 
 /* transfer.c */
 gboolean dr_migrate_transfer(Migrate *m, GError **error);

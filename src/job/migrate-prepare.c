@@ -145,43 +145,14 @@ forwards_of(Migrate *m)
   return array;
 }
 
-/* Of "netdev=ID:BRIDGE" the index of the tap's need; -1: no network of that name has a tap. */
-static int
-need_of(Migrate *m, const char *id)
+/* For the other host to look at, until m->tokens is freed. */
+static void
+put_tokens(Migrate *m)
 {
-  for (guint i = 0; i < m->pre->needs->len; i++)
-    if (g_strcmp0(((DrNeed *)m->pre->needs->pdata[i])->netdev, id) == 0)
-      return (int)i;
-  return -1;
-}
+  JsonArray *disks = dr_move_tokens_make(m->pre->inventory, dr_vm_record(m->vm)->cwd, &m->tokens);
 
-static gboolean
-map_one(Migrate *m, const char *text, GError **error)
-{
-  const char *colon = strrchr(text, ':');
-  g_autofree char *id =
-      g_str_has_prefix(text, "netdev=") && colon ? g_strndup(text + 7, (gsize)(colon - text) - 7) : NULL;
-  int need = id ? need_of(m, id) : -1;
-  JsonObject *tap = need >= 0 ? dr_move_spec_tap(m->spec, (guint)need) : NULL;
-
-  if (!id)
-    return dr_error_set(error, DR_ERROR_INVALID, "'%s' is no mapping: netdev=ID:BRIDGE", text);
-  if (!tap)
-    return dr_error_set(error, DR_ERROR_INVALID, "VM '%s' has no network '%s' with a tap", dr_vm_name(m->vm),
-                        id);
-  json_object_set_string_member(tap, "bridge", colon + 1);
-  return TRUE;
-}
-
-static gboolean
-map_all(Migrate *m, GError **error)
-{
-  g_auto(GStrv) maps = dr_json_strv(dr_json_arr(m->request, "map"));
-
-  for (char **one = maps; one && *one; one++)
-    if (!map_one(m, *one, error))
-      return FALSE;
-  return TRUE;
+  dr_migrate_map_disks(m, disks);
+  json_object_set_array_member(m->spec, "disks", disks);
 }
 
 static gboolean
@@ -190,10 +161,9 @@ describe(Migrate *m, GError **error)
   g_autoptr(JsonArray) forwards = forwards_of(m);
 
   m->spec = dr_move_spec_write(m->vm, m->pre, forwards, m->source, error);
-  if (!m->spec || !map_all(m, error))
+  if (!m->spec || !dr_migrate_map(m, error))
     return FALSE;
-  json_object_set_array_member(m->spec, "disks",
-                               dr_move_tokens_make(m->pre->inventory, dr_vm_record(m->vm)->cwd, &m->tokens));
+  put_tokens(m);
   return TRUE;
 }
 
@@ -233,6 +203,7 @@ compare(Migrate *m, GError **error)
 
   if (!theirs)
     return FALSE;
+  dr_migrate_map_back(m, theirs);
   dr_inventory_compare(m->pre->inventory, theirs, findings);
   same = !dr_findings_block(findings);
   if (!same)
@@ -333,8 +304,7 @@ start(Migrate *m, GError **error)
 {
   g_autoptr(JsonObject) begun = NULL, ready = NULL;
 
-  json_object_set_array_member(m->spec, "disks",
-                               dr_move_tokens_make(m->pre->inventory, dr_vm_record(m->vm)->cwd, &m->tokens));
+  put_tokens(m);
   begun = dr_migrate_ask(m, "move.start", arrival_request(m), ASK_MS, error);
   ready = begun ? dr_migrate_ask(m, "move.ready", NULL, START_MS, error) : NULL;
   g_clear_pointer(&m->tokens, dr_move_tokens_free);

@@ -8,6 +8,7 @@ import time
 import pytest
 
 from lib import drover, guest, hosts, peers
+from lib.disks import acked_at_the_end, new_image, writes_go_on
 from lib.pair import Pair
 from lib.procs import wait_until
 
@@ -256,3 +257,50 @@ def test_connections_stay_up_over_ten_moves(pair, start, bridges):
                 assert udp.status(timeout=20)["bootid"] == vm.bootid
         udp.close()
         vm.healthy()
+
+
+# --- The guest's disks ---
+
+
+def disk_guest(start, image):
+    return start(witness={"disk": "/dev/vda"}, extra=["-drive", f"if=none,id=h0,format=raw,file={image}", "-device",
+                                                      "virtio-blk-pci,drive=h0,serial=one"])
+
+
+def test_a_disk_on_storage_of_both(pair, start, tmp_path):
+    image = new_image(tmp_path / "disk")
+    vm = disk_guest(start, image)
+    for options in ((), ("--postcopy-after-precopy",)):
+        pair.migrate(vm, *options)
+        vm.healthy()
+        writes_go_on(vm, "/dev/vda")
+    acked = acked_at_the_end(vm.daemon, vm, "/dev/vda")
+    assert guest.DiskImage(image).problems(acked["/dev/vda"]) == []
+
+
+def test_a_disk_that_has_another_name_there(pair, start, tmp_path):
+    """The same directory, by another path."""
+    (tmp_path / "here").mkdir()
+    image = new_image(tmp_path / "here" / "disk")
+    (tmp_path / "there").symlink_to(tmp_path / "here")
+    vm = disk_guest(start, image)
+    error = pair.a.refused("migrate", vm.name, "b", "--map", f"disk={tmp_path}/nothing:{tmp_path}/there/disk")
+    assert "has no image" in error["message"], error
+    assert "no mapping" in pair.a.refused("migrate", vm.name, "b", "--map", "colour=red")["message"]
+    pair.migrate(vm, "--map", f"disk={image}:{tmp_path}/there/disk")
+    assert f"{tmp_path}/there/disk" in " ".join(vm.daemon.show(vm.name)["argv_running"])
+    vm.healthy()
+    writes_go_on(vm, "/dev/vda")
+    pair.migrate(vm)
+    vm.healthy()
+
+
+def test_a_disk_that_is_not_there(pair, start, tmp_path):
+    image, other = new_image(tmp_path / "disk"), tmp_path / "other"
+    other.mkdir()
+    new_image(other / "disk")
+    vm = disk_guest(start, image)
+    for there, code in ((other / "disk", "disk-not-shared"), (tmp_path / "no" / "disk", "disk-missing")):
+        report = json.loads(pair.a.run("migrate", vm.name, "b", "--check", "--json", "--map", f"disk={image}:{there}", check=False).stdout)
+        assert code in [finding["code"] for finding in report["findings"]], report
+    assert pair.a.state(vm.name) == "running"
