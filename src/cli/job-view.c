@@ -45,7 +45,8 @@ success_sentence(JsonObject *job)
   g_autofree char *pause = dr_render_ms(pause_ms);
   g_autofree char *total = dr_render_ms(dr_render_number(result, "total_ms", 0));
   g_autofree char *bytes = dr_render_bytes(dr_render_number(result, "bytes_moved", 0));
-  g_autofree char *what = NULL;
+  g_autofree char *what = NULL, *again = NULL;
+  gint64 broken;
 
   if (!result)
     return g_strdup_printf("%s: %s succeeded", dr_json_str(job, "vm", "?"), dr_json_str(job, "kind", "job"));
@@ -55,10 +56,14 @@ success_sentence(JsonObject *job)
   else
     what = g_strdup_printf("upgraded %s -> %s", dr_json_str(result, "qemu_before", "?"),
                            dr_json_str(result, "qemu_after", "?"));
-  return g_strdup_printf("%s: %s, %s%s%s%s moved (%s), took %s", dr_json_str(job, "vm", "?"), what,
+  broken = dr_json_int(result, "recoveries", 0);
+  if (broken > 0)
+    again = g_strdup_printf(", went on after a broken link%s", broken > 1 ? " each time" : "");
+  return g_strdup_printf("%s: %s, %s%s%s%s moved (%s)%s, took %s", dr_json_str(job, "vm", "?"), what,
                          pause_ms >= 0 ? "paused " : "", pause_ms >= 0 ? pause : "",
                          pause_ms >= 0 ? ", " : "", bytes,
-                         dr_job_view_memory(dr_json_str(result, "memory_mode", "?")), total);
+                         dr_job_view_memory(dr_json_str(result, "memory_mode", "?")), again ? again : "",
+                         total);
 }
 
 char *

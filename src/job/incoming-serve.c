@@ -12,6 +12,7 @@
 #define QUIET_MS                                                                                             \
   60000 /* a guest that was not accepted is given up when the other host has said nothing for so long */
 #define RESUME_MS 30000 /* from "accept" until the guest runs */
+#define EPOCH_NAMES 1000 /* QEMU unlinks the name of an earlier one when it likes */
 #define LOOK_MS 1000    /* QEMU's main loop may wait for a page of post-copy */
 
 /* --- The new QEMU --- */
@@ -140,7 +141,7 @@ listen_for(Incoming *in, JsonObject *params, GError **error)
 {
   gint64 epoch = dr_json_int(params, "epoch", 0);
   g_auto(GStrv) capabilities = dr_json_strv(dr_json_arr(params, "capabilities"));
-  g_autofree char *path = g_strdup_printf("%s.%d", in->u.plan.migration_path, (int)(epoch & 1));
+  g_autofree char *path = g_strdup_printf("%s.%d", in->u.plan.migration_path, (int)(epoch % EPOCH_NAMES));
   g_autofree char *uri = g_strdup_printf("unix:%s", path);
   gboolean handoff = dr_json_bool(params, "handoff", FALSE) && epoch == 0;
   gboolean done;

@@ -454,11 +454,25 @@ go_on(Migrate *m, GError **error)
 {
   g_autofree char *uri = NULL;
 
-  m->epoch++;
+  /* By the clock, so that it is above all that an earlier droverd has opened. */
+  m->epoch = MAX(m->epoch + 1, g_get_real_time() / 1000);
   if (!dr_peer_connect(m->peer, dr_deadline_in(CONNECT_MS), error) || !dr_migrate_listen(m, error))
     return FALSE;
   uri = dr_migrate_uri(m);
   return dr_qmp_do(m->source, "migrate", dr_json("{'uri': <%s>, 'resume': <true>}", uri), error);
+}
+
+/* What QEMU said of its pause came before its answer to `migrate`. */
+static void
+note_recovery(Migrate *m)
+{
+  dr_migrate_take_events(m);
+  if (is_status(m, "postcopy-paused")) {
+    g_free(m->status);
+    m->status = g_strdup("postcopy-recover");
+  }
+  m->recoveries++;
+  g_message("VM '%s': post-copy goes on after its streams broke (%u)", dr_vm_name(m->vm), m->recoveries);
 }
 
 /* One try. */
@@ -476,8 +490,7 @@ recover(Migrate *m)
     g_debug("VM '%s': post-copy cannot go on yet: %s", dr_vm_name(m->vm), error->message);
     return FALSE;
   }
-  m->recoveries++;
-  g_message("VM '%s': post-copy goes on after its streams broke (%u)", dr_vm_name(m->vm), m->recoveries);
+  note_recovery(m);
   return TRUE;
 }
 

@@ -450,7 +450,6 @@ dr_migrate_recover(DrJob *job, GError **error)
   make_policy(&m);
   dr_job_step(job, stage);
   dr_job_hold(job, DR_STEP_RECOVER);
-  m.epoch = 1000; /* above all that the last droverd may have opened */
   if (dr_proc_alive(&m.source_id))
     m.source = dr_qmp_connect(m.source_qmp, FALSE, dr_deadline_in(CONNECT_MS), NULL);
   interrupted(&m, stage, &cause);
