@@ -86,11 +86,28 @@ answer(DrConn *conn, const char *method, JsonObject *params, gpointer data, GErr
 }
 
 static void
-drop_dead_links(DrServiceNet *net)
+free_link(gpointer link, gpointer data)
 {
+  dr_link_free(link);
+}
+
+/* Under the lock; freed outside of it, for that waits for the answer to a question. */
+static GPtrArray *
+take_dead_links(DrServiceNet *net)
+{
+  GPtrArray *dead = g_ptr_array_new();
+
   for (guint i = net->links->len; i-- > 0;)
     if (dr_link_is_dead(net->links->pdata[i]))
-      g_ptr_array_remove_index_fast(net->links, i);
+      g_ptr_array_add(dead, g_ptr_array_steal_index_fast(net->links, i));
+  return dead;
+}
+
+static gboolean
+has_room(DrServiceNet *net, GError **error)
+{
+  return net->links->len < MAX_LINKS ||
+         dr_error_set(error, DR_ERROR_BUSY, "this droverd talks to %d others already", MAX_LINKS);
 }
 
 static void
@@ -98,12 +115,12 @@ take_control(DrService *service, DrConn *conn)
 {
   DrServiceNet *net = service->net;
   g_autoptr(GError) error = NULL;
+  g_autoptr(GPtrArray) dead = NULL;
   DrLink *link = NULL;
 
   g_mutex_lock(&net->lock);
-  drop_dead_links(net);
-  if (net->links->len >= MAX_LINKS) {
-    dr_error_set(&error, DR_ERROR_BUSY, "this droverd talks to %d others already", MAX_LINKS);
+  dead = take_dead_links(net);
+  if (!has_room(net, &error)) {
     dr_conn_refuse(conn, error);
     dr_conn_free(conn);
   } else if (!dr_conn_take(conn, &error)) {
@@ -116,6 +133,7 @@ take_control(DrService *service, DrConn *conn)
   g_mutex_unlock(&net->lock);
   if (error)
     g_message("%s", error->message);
+  g_ptr_array_foreach(dead, free_link, NULL);
 }
 
 static void
@@ -209,12 +227,14 @@ dr_service_listen(DrService *service, GError **error)
 void
 dr_service_close_net(DrService *service)
 {
-  DrServiceNet *net = g_steal_pointer(&service->net);
+  DrServiceNet *net = service->net;
 
   if (!net)
     return;
-  g_clear_pointer(&net->listener, dr_listener_free);
+  g_clear_pointer(&net->listener,
+                  dr_listener_free); /* its threads, and those of the links, still use the rest */
   g_ptr_array_unref(net->links);
+  service->net = NULL;
   g_clear_pointer(&service->host->net, dr_net_free);
   dr_tls_context_unref(net->context);
   g_mutex_clear(&net->lock);

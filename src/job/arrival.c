@@ -3,6 +3,7 @@
 #include "job/arrival.h"
 #include "base/error.h"
 #include "base/fd.h"
+#include "vm/describe.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -20,16 +21,32 @@
 
 /* --- Checks --- */
 
-static void
-check_allowed(DrPreflight *p, const char *const *binaries)
+static gboolean
+is_allowed(const char *binary, const char *const *binaries)
 {
+  g_autofree char *canonical = g_path_is_absolute(binary) ? g_canonicalize_filename(binary, "/") : NULL;
+
+  if (g_strcmp0(canonical, binary) != 0)
+    return FALSE;
   for (const char *const *pattern = binaries; pattern && *pattern; pattern++)
-    if (fnmatch(*pattern, p->binary, FNM_PATHNAME) == 0)
-      return;
+    if (fnmatch(*pattern, binary, FNM_PATHNAME | FNM_PERIOD) == 0)
+      return TRUE;
+  return FALSE;
+}
+
+/* Looked at before it is asked what it can do: asking is starting it. */
+static gboolean
+check_allowed(DrPreflight *p, DrVm *vm, const char *qemu, const char *const *binaries)
+{
+  g_autofree char *binary = dr_describe_program(qemu ? qemu : dr_argv_program(p->truth), dr_vm_record(vm));
+
+  if (is_allowed(binary, binaries))
+    return TRUE;
   dr_findings_add(
       p->findings, DR_FINDING_BLOCKER, "binary",
       "add it to binaries= in [qemu] of that host's droverd.conf, or name another one: --qemu PATH",
-      "'%s' is not among the QEMU binaries that the other host starts for a peer", p->binary);
+      "'%s' is not among the QEMU binaries that the other host starts for a peer", binary);
+  return FALSE;
 }
 
 static void
@@ -67,8 +84,8 @@ dr_arrival_check(DrPreflight *p, DrVm *vm, JsonObject *spec, const char *qemu, c
   static const char *const none[] = { NULL };
 
   dr_argv_set_launcher(p->truth, none); /* numactl and the like belong to the other host */
-  dr_preflight_arrival(p, vm, qemu);
-  check_allowed(p, binaries);
+  if (check_allowed(p, vm, qemu, binaries))
+    dr_preflight_arrival(p, vm, qemu);
   check_memory(p);
   check_bridges(p, spec);
   dr_move_tokens_check(dr_json_arr(spec, "disks"), p->findings);

@@ -25,7 +25,8 @@ typedef struct {
   gint64 epoch; /* of `socket`; these under the lock of incoming.c */
   char *socket; /* NULL: the new QEMU gets a connected one */
   gboolean listens;
-  int handed; /* it, until QEMU has it; -1 */
+  gboolean noted, warned; /* what became of it is on disk; that it could not be written was said */
+  int handed;             /* it, until QEMU has it; -1 */
 } Incoming;
 
 /* incoming-serve.c: answers until the guest has arrived, was given up or is lost. FALSE: why it was given up. */
@@ -35,7 +36,10 @@ gboolean dr_incoming_wait(Incoming *in, DrDeadline deadline);
 /* Answers a question, if there is one, with the reason why there is nothing to be asked. */
 gboolean dr_incoming_refuse_next(Incoming *in, const GError *why);
 
-/* incoming.c: writes that it never will run here, then ends its QEMU. */
+/* incoming.c: writes that the guest is here for good, or lost. FALSE: it could not, and has to be tried again: the other host may ask
+ * for it long after. */
+gboolean dr_incoming_note_end(Incoming *in);
+/* Writes that it never will run here, then ends its QEMU. */
 gboolean dr_incoming_discard(Incoming *in, GError **error);
 /* `path` NULL: the new QEMU shall have the connected socket of that epoch. */
 void dr_incoming_set_socket(Incoming *in, gint64 epoch, const char *path);

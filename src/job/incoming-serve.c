@@ -11,9 +11,12 @@
 #define TICK_MS 500
 #define QUIET_MS                                                                                             \
   60000 /* a guest that was not accepted is given up when the other host has said nothing for so long */
-#define RESUME_MS 30000 /* from "accept" until the guest runs */
+#define RESUME_MS 30000  /* from "accept" until the guest runs */
 #define EPOCH_NAMES 1000 /* QEMU unlinks the name of an earlier one when it likes */
-#define LOOK_MS 1000    /* QEMU's main loop may wait for a page of post-copy */
+#define LOAD_MS 5000     /* until it has read what is on its way */
+#define LOAD_STEP_MS 1
+#define KILL_MS 10000
+#define LOOK_MS 1000 /* QEMU's main loop may wait for a page of post-copy */
 
 /* --- The new QEMU --- */
 
@@ -181,12 +184,37 @@ static JsonObject *
 promise(Incoming *in, JsonObject *params, GError **error)
 {
   if (in->state == INCOMING_WAITS) {
+    if (!dr_job_no_return(in->job, error))
+      return NULL;
+    dr_qmp_set_cancel_fd(in->u.dest, -1);
     if (!dr_job_enter(in->job, DR_STAGE_POSTCOPY, NULL, error))
       return NULL;
     in->state = INCOMING_PROMISED;
     in->postcopy = TRUE;
   }
   return say_state(in);
+}
+
+/* Has read all of the guest, or in post-copy all but pages: only then is what its QEMU has a guest. What the other host sent may be
+ * lost on the way until then. */
+static gboolean
+wait_loaded(Incoming *in)
+{
+  DrDeadline deadline = dr_deadline_in(LOAD_MS);
+
+  while (in->u.dest && !dr_qmp_closed(in->u.dest) && !dr_deadline_passed(deadline)) {
+    g_autoptr(JsonNode) node = dr_qmp_call(in->u.dest, "query-status", NULL, LOOK_MS, NULL);
+    const char *state = node && JSON_NODE_HOLDS_OBJECT(node)
+                            ? dr_json_str(json_node_get_object(node), "status", "inmigrate")
+                            : "inmigrate";
+
+    if (!g_str_equal(state, "inmigrate"))
+      return TRUE;
+    dr_qmp_wait_many(&in->u.dest, 1, dr_deadline_in(LOAD_STEP_MS),
+                     NULL); /* its events, too, say that it goes on */
+    take_events(in);
+  }
+  return FALSE;
 }
 
 static gboolean
@@ -211,12 +239,12 @@ wait_resumed(Incoming *in)
     take_events(in);
 }
 
-/* The other host's QEMU has stopped for good: run it. A `cont` that comes before QEMU has all that it needs for that is noted
- * there and acted on then; in post-copy the answer does not wait for it. */
+/* The other host's QEMU has stopped for good: run it, as soon as it can; if that takes long, the answer is the state so far, and
+ * the other host asks again. */
 static JsonObject *
 accept(Incoming *in, JsonObject *params, GError **error)
 {
-  if (in->state == INCOMING_WAITS || in->state == INCOMING_PROMISED) {
+  if ((in->state == INCOMING_WAITS || in->state == INCOMING_PROMISED) && wait_loaded(in)) {
     if (!accept_it(in, error))
       return NULL;
     if (in->u.plan.was_running && !dr_qmp_do(in->u.dest, "cont", NULL, error))
@@ -232,15 +260,21 @@ accept(Incoming *in, JsonObject *params, GError **error)
   return say_state(in);
 }
 
-/* {"never":bool}: the move is off. `never`: the other host vouches that its QEMU was not told to go into post-copy. */
+/* {"lost":bool}: the move is off, which the other host says only when its own QEMU goes on, or has ended. `lost`: that one has ended
+ * with a part of a guest that runs here. */
 static JsonObject *
 give_up(Incoming *in, JsonObject *params, GError **error)
 {
-  gboolean never = dr_json_bool(params, "never", FALSE);
+  g_autofree char *status = migration_status(in);
 
-  if (in->state == INCOMING_WAITS || (in->state == INCOMING_PROMISED && never))
-    if (!dr_incoming_discard(in, error))
+  if (in->state < INCOMING_ACCEPTED && !dr_incoming_discard(in, error))
+    return NULL;
+  if (in->state == INCOMING_ACCEPTED && dr_json_bool(params, "lost", FALSE) &&
+      g_str_equal(status, "postcopy-paused")) {
+    if (!dr_proc_kill(&in->u.dest_id, KILL_MS, error))
       return NULL;
+    in->state = INCOMING_LOST;
+  }
   return say_state(in);
 }
 
@@ -338,7 +372,7 @@ dr_incoming_serve(Incoming *in, GError **error)
 {
   gint64 looked_us = 0;
 
-  while (in->state <= INCOMING_ACCEPTED) {
+  while (in->state <= INCOMING_ACCEPTED || (in->state != INCOMING_DISCARDED && !dr_incoming_note_end(in))) {
     dr_incoming_wait(in, dr_deadline_in(TICK_MS));
     look_around(in);
     answer_one(in);

@@ -182,16 +182,28 @@ dr_incoming_discard(Incoming *in, GError **error)
   return TRUE;
 }
 
+gboolean
+dr_incoming_note_end(Incoming *in)
+{
+  const char *state = in->state == INCOMING_ARRIVED ? "arrived" : "lost";
+  g_autoptr(GError) error = NULL;
+
+  if (!in->noted)
+    in->noted =
+        dr_store_put_move(in->u.host->store, in->move, dr_vm_name(in->u.vm), state, in->u.resumed_us, &error);
+  if (error && !in->warned)
+    g_warning("VM '%s' has %s: %s", dr_vm_name(in->u.vm), state, error->message);
+  in->warned = error != NULL;
+  return in->noted;
+}
+
 /* The guest is ours. */
 static gboolean
 arrive(Incoming *in, GError **error)
 {
   g_autoptr(DrFindings) findings = dr_findings_new();
-  g_autoptr(GError) lost = NULL, local = NULL;
+  g_autoptr(GError) lost = NULL;
 
-  if (!dr_store_put_move(in->u.host->store, in->move, dr_vm_name(in->u.vm), "arrived", in->u.resumed_us,
-                         &local))
-    g_warning("%s", local->message); /* its mark says the same until the record does */
   dr_upgrade_commit(&in->u, findings, &lost);
   dr_vm_record(in->u.vm)->upgrades = 0;
   dr_job_set_findings(in->job, findings);
@@ -209,7 +221,6 @@ lose(Incoming *in, GError **error)
   g_autofree char *how = dr_upgrade_exit_status(in->u.plan.exit_path, &in->u.dest_id);
   g_autoptr(GError) local = NULL;
 
-  dr_store_put_move(in->u.host->store, in->move, dr_vm_name(in->u.vm), "lost", 0, NULL);
   dr_error_set(&local, DR_ERROR_ATTENTION,
                "the guest of VM '%s' has ended on this host while it was coming: its QEMU %s",
                dr_vm_name(in->u.vm), how ? how : "has ended");
@@ -341,6 +352,12 @@ take_up(Incoming *in, gboolean started, GError **error)
 {
   DrUpgrade *u = &in->u;
 
+  if (started && g_strcmp0(dr_vm_record(u->vm)->boot_id, dr_boot_id()) != 0) {
+    /* The mark went with that boot: it may have run, and have written to its disks. */
+    u->dest_id = (DrProcId){ 0 };
+    in->state = INCOMING_LOST;
+    return dr_incoming_serve(in, error);
+  }
   if (started)
     connect_dest(in);
   if (!started || (!dr_upgrade_is_chosen(u) && !u->postcopy_begun))
@@ -350,12 +367,12 @@ take_up(Incoming *in, gboolean started, GError **error)
   in->postcopy = u->postcopy_begun;
   if (u->dest || dr_proc_alive(&u->dest_id))
     return dr_incoming_serve(in, error);
-  if (in->state == INCOMING_ACCEPTED)
+  if (in->state == INCOMING_ACCEPTED) {
     in->state = INCOMING_LOST;
-  else
-    dr_error_set(error, DR_ERROR_CLOSED, "the new QEMU of VM '%s' ended before it was to run",
-                 dr_vm_name(u->vm));
-  return FALSE;
+    return dr_incoming_serve(in, error);
+  }
+  return dr_error_set(error, DR_ERROR_CLOSED, "the new QEMU of VM '%s' ended before it was to run",
+                      dr_vm_name(u->vm));
 }
 
 gboolean

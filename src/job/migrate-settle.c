@@ -170,8 +170,7 @@ back_here(Migrate *m, GError **ret_reason)
 static void
 tell_off(Migrate *m)
 {
-  g_autoptr(JsonObject) reply =
-      dr_migrate_ask(m, "move.abort", dr_json("{'never': <%b>}", !m->ordered), TELL_MS, NULL);
+  g_autoptr(JsonObject) reply = dr_migrate_ask(m, "move.abort", NULL, TELL_MS, NULL);
 }
 
 /* --- Asking the other host --- */
@@ -232,41 +231,80 @@ is_split(Migrate *m, const char *status)
   return bytes < 0 ? m->ordered : bytes > 0;
 }
 
-/* The source has ended. If the other QEMU has all of its state, the guest can be saved there. */
+/* The source has ended. If the other QEMU has all of its state, the guest can be saved there; whether it has, only the other host
+ * knows. */
 static MigrateWhere
 without_source(Migrate *m, GError **ret_reason)
 {
-  g_autoptr(JsonObject) reply = dr_migrate_ask(m, "move.status", NULL, ASK_MS, NULL);
+  for (;;) {
+    g_autoptr(GError) error = NULL;
+    g_autoptr(JsonObject) reply = dr_migrate_ask(m, "move.status", NULL, ASK_MS, &error);
 
-  if (reply && g_str_equal(dr_json_str(reply, "state", ""), "arrived")) /* this host was rebooted meanwhile */
-    return arrived(m);
-  if (reply && g_str_equal(dr_json_str(reply, "migration", ""), "completed") && dr_migrate_decide(m, NULL))
-    return ask_until_known(m, ret_reason);
+    if (reply &&
+        g_str_equal(dr_json_str(reply, "state", ""), "arrived")) /* this host was rebooted meanwhile */
+      return arrived(m);
+    if (reply && g_str_equal(dr_json_str(reply, "migration", ""), "completed") && dr_migrate_decide(m, NULL))
+      return ask_until_known(m, ret_reason);
+    if (reply)
+      break;
+    wait_for_peer(m, error);
+  }
   tell_off(m);
   return nowhere(m, ret_reason, "its QEMU ended before the other host had it");
+}
+
+/* What the source's migration has come to; waits for a QEMU that lives and does not answer. NULL: it has ended. */
+static char *
+status_of_source(Migrate *m)
+{
+  while (!source_ended(m)) {
+    g_autofree char *status = connect_source(m) ? dr_migration_status(m->source) : g_strdup("unknown");
+    g_autofree char *note = NULL;
+
+    if (!g_str_equal(status, "unknown"))
+      return g_steal_pointer(&status);
+    note = g_strdup_printf(
+        "the move waits for its QEMU here, which does not answer; if it hangs for good: kill -9 %d",
+        (int)m->source_id.pid);
+    dr_upgrade_note(m->vm, note, FALSE);
+    dr_vm_set_state(m->vm, "attention");
+    g_usleep(AGAIN_MS * 1000); /* ended by its answer or its end */
+  }
+  return NULL;
+}
+
+/* No mark: the other host's QEMU has not run, and does not unless it is told to. */
+static MigrateWhere
+undecided(Migrate *m, const char *status, GError **ret_reason)
+{
+  if (g_str_equal(status, "completed") && dr_migrate_decide(m, NULL))
+    return ask_until_known(m, ret_reason);
+  tell_off(m);
+  return back_here(m, ret_reason);
 }
 
 static MigrateWhere
 after_postcopy(Migrate *m, GError **ret_reason)
 {
-  g_autofree char *status = connect_source(m) ? dr_migration_status(m->source) : g_strdup("unknown");
+  g_autofree char *status = status_of_source(m);
   g_autoptr(GError) error = NULL;
 
-  if (source_ended(m) && !m->ordered)
+  if (!status && !m->ordered)
     return without_source(m, ret_reason);
-  if (dr_migration_is_moving(status)) {
+  if (status && dr_migration_is_moving(status)) {
     cancel_migration(m);
-    status = (g_free(status), dr_migration_status(m->source));
+    g_free(status);
+    status = status_of_source(m);
   }
-  if (g_str_equal(status, "completed") && !is_split(m, status))
-    return dr_migrate_decide(m, NULL) ? ask_until_known(m, ret_reason) : back_here(m, ret_reason);
-  if (!source_ended(m) && !is_split(m, status)) {
-    tell_off(m);
-    return back_here(m, ret_reason);
+  if (!status || is_split(m, status)) {
+    if (dr_migrate_finish_postcopy(m, &error))
+      return arrived(m);
+    g_free(status);
+    status = status_of_source(m);
   }
-  if (dr_migrate_finish_postcopy(m, &error))
-    return arrived(m);
-  return nowhere(m, ret_reason, error ? error->message : "a QEMU ended during post-copy");
+  if (!status || is_split(m, status))
+    return nowhere(m, ret_reason, error ? error->message : "a QEMU ended during post-copy");
+  return dr_migrate_is_decided(m) ? ask_until_known(m, ret_reason) : undecided(m, status, ret_reason);
 }
 
 MigrateWhere

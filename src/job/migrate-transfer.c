@@ -348,7 +348,8 @@ await_postcopy(Migrate *m, GError **error)
 {
   DrDeadline deadline = dr_deadline_in(ORDER_MS);
 
-  while (!is_status(m, "completed") && !dr_migration_is_postcopy(m->status)) {
+  while (!is_status(m, "completed") &&
+         (!dr_migration_is_postcopy(m->status) || is_status(m, "postcopy-device"))) {
     wait_a_while(m);
     if (source_is_closed(m) || is_status(m, "failed") || is_status(m, "cancelled"))
       return all_well(m, error);
@@ -411,6 +412,17 @@ source_ended(Migrate *m, GError **error)
   return TRUE;
 }
 
+/* The source's QEMU has ended, and the other one waits for pages that only it had. */
+static void
+give_up_halves(Migrate *m, GError **ret_lost)
+{
+  g_autoptr(JsonObject) reply = dr_migrate_ask(m, "move.abort", dr_json("{'lost': <true>}"), ASK_MS, NULL);
+
+  if (reply && g_str_equal(dr_json_str(reply, "state", ""), "lost"))
+    dr_error_set(ret_lost, DR_ERROR_CLOSED,
+                 "the old QEMU ended during post-copy, with a part of the guest's memory");
+}
+
 /* What the other host says: TRUE when the guest has arrived. */
 static gboolean
 has_arrived(Migrate *m, GError **ret_lost)
@@ -425,6 +437,9 @@ has_arrived(Migrate *m, GError **ret_lost)
   if (g_str_equal(state, "lost") || g_str_equal(state, "discarded"))
     dr_error_set(ret_lost, DR_ERROR_CLOSED,
                  "the new QEMU ended during post-copy, with a part of the guest's memory");
+  else if (reply && !dr_proc_alive(&m->source_id) && !g_str_equal(state, "arrived") &&
+           g_str_equal(dr_json_str(reply, "migration", ""), "postcopy-paused"))
+    give_up_halves(m, ret_lost);
   return reply && dr_migrate_note_reply(m, reply);
 }
 

@@ -417,6 +417,7 @@ load(Migrate *m, const char **ret_stage, GError **error)
       m->options.no_postcopy = dr_json_bool(note, "no_postcopy", FALSE);
     }
     m->postcopy_begun |= g_str_equal(*ret_stage, DR_STAGE_POSTCOPY);
+    m->ordered = m->postcopy_begun; /* it may have been */
   }
   return journal != NULL;
 }

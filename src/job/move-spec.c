@@ -217,12 +217,31 @@ dr_move_spec_write(DrVm *vm, const DrPreflight *pre, JsonArray *forwards, DrQmp 
   return spec;
 }
 
+/* This host's environment, and of the other's what QEMU's audio and displays read: names like LD_PRELOAD would be a way past the
+ * list of binaries. NULL: it sent none. */
+static char **
+environment(JsonArray *sent)
+{
+  static const char *const taken[] = { "QEMU_AUDIO_", "QEMU_PA_", "SDL_", "PULSE_", "TZ=", "LANG=", "LC_" };
+  g_auto(GStrv) words = dr_json_strv(sent);
+  char **env = words ? g_get_environ() : NULL;
+
+  for (char **word = words; word && *word; word++)
+    for (guint i = 0; i < G_N_ELEMENTS(taken); i++)
+      if (g_str_has_prefix(*word, taken[i]) && strchr(*word, '=')) {
+        g_autofree char *name = g_strndup(*word, (gsize)(strchr(*word, '=') - *word));
+
+        env = g_environ_setenv(env, name, strchr(*word, '=') + 1, TRUE);
+      }
+  return env;
+}
+
 static gboolean
 read_record(JsonObject *spec, DrVmRecord *record, GError **error)
 {
   record->argv_given = dr_json_strv(dr_json_arr(spec, "argv_given"));
   record->argv_running = dr_json_strv(dr_json_arr(spec, "argv"));
-  record->env = dr_json_strv(dr_json_arr(spec, "env"));
+  record->env = environment(dr_json_arr(spec, "env"));
   if (!record->argv_given || !record->argv_given[0] || !record->argv_running || !record->argv_running[0] ||
       !record->env)
     return dr_error_set(error, DR_ERROR_INVALID, "the peer's description of the VM has no command line");

@@ -66,8 +66,9 @@ static int
 connect_to(const char *path, GError **error)
 {
   struct sockaddr_un address = { .sun_family = AF_UNIX };
-  dr_autofd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+  dr_autofd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
 
+  /* It is there at once, or the listener's queue is full: then that QEMU does not take what it has. */
   g_strlcpy(address.sun_path, path, sizeof address.sun_path);
   if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) == 0)
     return dr_fd_steal(&fd);
