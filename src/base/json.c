@@ -19,7 +19,7 @@ within_depth(const char *text, gsize len, GError **error)
 {
   gboolean in_string = FALSE;
   gsize end = 0; /* of the array or object that is the document */
-  int depth = 0;
+  int depth = 0, values = 0;
 
   for (gsize i = 0; i < len; i++) {
     char c = text[i];
@@ -35,6 +35,8 @@ within_depth(const char *text, gsize len, GError **error)
         in_string = FALSE;
     } else if (c == '"') {
       in_string = TRUE;
+    } else if (c == ',' && ++values > DR_JSON_MAX_VALUES) {
+      return dr_error_set(error, DR_ERROR_INVALID, "JSON has more than %d values", DR_JSON_MAX_VALUES);
     } else if (c == '[' || c == '{') {
       if (++depth > DR_JSON_MAX_DEPTH)
         return dr_error_set(error, DR_ERROR_INVALID, "JSON is nested deeper than %d levels",

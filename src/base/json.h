@@ -8,6 +8,7 @@
 #include <json-glib/json-glib.h>
 
 #define DR_JSON_MAX_DEPTH 64
+#define DR_JSON_MAX_VALUES 200000 /* one takes up to 300 bytes when it has been parsed */
 
 /* Parses one JSON document of at most `max` bytes and DR_JSON_MAX_DEPTH levels.
  * Returns: (transfer full): the root, or NULL with DR_ERROR_INVALID. */

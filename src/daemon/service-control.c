@@ -326,11 +326,15 @@ dr_service_drop(DrService *service, DrVm *vm)
 {
   g_autoptr(GError) error = NULL;
 
+  g_autoptr(DrVm) registered = dr_service_find(service, dr_vm_name(vm), NULL);
+
+  dr_vm_detach(vm);
+  if (registered != vm)
+    return; /* the name is another one's by now */
   if (!dr_store_drop_vm(service->host->store, dr_vm_name(vm), &error))
     g_warning("%s", error->message);
-  dr_vm_detach(vm);
+  remove_directories(service, dr_vm_name(vm), FALSE); /* before somebody else may take the name */
   dr_service_remove(service, dr_vm_name(vm));
-  remove_directories(service, dr_vm_name(vm), FALSE);
 }
 
 static gboolean

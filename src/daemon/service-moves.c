@@ -182,14 +182,21 @@ begin_arrival(DrService *service, DrVm *vm, JsonObject *request, GError **error)
   g_autoptr(GPtrArray) batch = g_ptr_array_new_with_free_func((GDestroyNotify)dr_job_unref);
   g_autoptr(DrMailbox) box = NULL;
   DrJob *job = dr_jobs_add(service->jobs, "incoming", vm, request, error);
+  gint64 id;
 
-  if (!job)
+  if (!job) {
+    dr_service_drop(service, vm);
     return FALSE;
+  }
+  id = dr_job_id(job);
   g_ptr_array_add(batch, job);
   dr_jobs_run(service->jobs, g_steal_pointer(&batch), incoming, 1);
   while (!(box = dr_incoming_find(move, dr_json_str(request, "peer", NULL))) && !dr_deadline_passed(deadline))
     g_usleep(1000); /* bounded by the deadline */
-  return box || dr_error_set(error, DR_ERROR_TIMEOUT, "the job for VM '%s' does not begin", dr_vm_name(vm));
+  if (box)
+    return TRUE;
+  json_object_unref(dr_jobs_cancel(service->jobs, id, NULL)); /* when it begins it ends, and drops its VM */
+  return dr_error_set(error, DR_ERROR_TIMEOUT, "the job for VM '%s' does not begin", dr_vm_name(vm));
 }
 
 static JsonObject *
@@ -208,10 +215,7 @@ start_arrival(DrService *service, const char *peer, const char *move, JsonObject
   vm = dr_vm_new(service->host, name);
   dr_vm_set_state(vm, "incoming");
   dr_service_settle(service, name, vm);
-  if (begin_arrival(service, vm, request, error))
-    return json_object_new();
-  dr_service_drop(service, vm);
-  return NULL;
+  return begin_arrival(service, vm, request, error) ? json_object_new() : NULL;
 }
 
 /* A job of that move which has not ended, though nobody has taken it up yet: droverd has just been started. */

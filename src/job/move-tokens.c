@@ -4,10 +4,33 @@
 #include "job/move-spec.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 #define PREFIX ".drover-"
+
+/* Of the file itself, where `path` is a link to it. */
+static char *
+directory_of(const char *path)
+{
+  g_autofree char *whole = realpath(path, NULL);
+
+  return g_path_get_dirname(whole ? whole : path);
+}
+
+/* Bytes; -1: it has none that could be told. */
+static gint64
+size_of(const char *path, const struct stat *st)
+{
+  dr_autofd int fd = S_ISBLK(st->st_mode) ? open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK) : -1;
+
+  if (S_ISREG(st->st_mode))
+    return st->st_size;
+  return fd >= 0 ? (gint64)lseek(fd, 0, SEEK_END) : -1;
+}
 
 /* A token is put once into each directory. NULL: it cannot be written there. (transfer none) */
 static const char *
@@ -37,12 +60,11 @@ dr_move_tokens_make(const DrInventory *inventory, const char *cwd, GPtrArray **r
   *ret_tokens = g_ptr_array_new_with_free_func(g_free);
   for (guint i = 0; i < paths->len; i++) {
     const char *path = paths->pdata[i];
-    g_autofree char *dir = g_path_get_dirname(path);
+    g_autofree char *dir = directory_of(path);
     struct stat st;
-    gboolean regular = stat(path, &st) == 0 && S_ISREG(st.st_mode);
-    const char *token = regular ? token_in(tokens, dir, *ret_tokens) : NULL;
-    JsonObject *disk =
-        dr_json("{'path': <%s>, 'size': <%x>}", path, regular ? (gint64)st.st_size : (gint64)-1);
+    gboolean there = stat(path, &st) == 0;
+    const char *token = there && S_ISREG(st.st_mode) ? token_in(tokens, dir, *ret_tokens) : NULL;
+    JsonObject *disk = dr_json("{'path': <%s>, 'size': <%x>}", path, there ? size_of(path, &st) : (gint64)-1);
 
     if (token)
       json_object_set_string_member(disk, "token", token);
@@ -62,29 +84,44 @@ dr_move_tokens_free(GPtrArray *tokens)
 static gboolean
 token_is_there(const char *path, const char *token)
 {
-  g_autofree char *dir = g_path_get_dirname(path);
+  g_autofree char *dir = directory_of(path);
   g_autofree char *file = g_build_filename(dir, token, NULL);
 
   return g_str_has_prefix(token, PREFIX) && !strchr(token, '/') && access(file, F_OK) == 0;
 }
 
+static void
+add_blocker(DrFindings *findings, const char *code, const char *path, const char *why)
+{
+  dr_findings_add(findings, DR_FINDING_BLOCKER, code,
+                  "put the image on storage that both hosts have (under another name: --map disk=PATH:PATH)",
+                  "image '%s' is %s", path, why);
+}
+
+static void
+check_disk(JsonObject *disk, DrFindings *findings)
+{
+  const char *path = dr_json_str(disk, "path", "?");
+  const char *token = dr_json_str(disk, "token", NULL);
+  struct stat st;
+
+  if (stat(path, &st) < 0) {
+    g_autofree char *why = g_strdup_printf("not on the other host: %s", g_strerror(errno));
+
+    add_blocker(findings, "disk-missing", path, why);
+  } else if (token ? !token_is_there(path, token) : dr_json_int(disk, "size", -1) != size_of(path, &st)) {
+    add_blocker(findings, "disk-not-shared", path, "another file on the other host than here");
+  } else if (!token) {
+    dr_findings_add(findings, DR_FINDING_WARNING, "disk-unproven",
+                    "see that it is: the guest would go on with another disk",
+                    "whether image '%s' is the same one on both hosts cannot be told: %s", path,
+                    S_ISREG(st.st_mode) ? "nothing can be written beside it" : "it is no file");
+  }
+}
+
 void
 dr_move_tokens_check(JsonArray *disks, DrFindings *findings)
 {
-  for (guint i = 0; disks && i < json_array_get_length(disks); i++) {
-    JsonObject *disk = json_array_get_object_element(disks, i);
-    const char *path = dr_json_str(disk, "path", "?");
-    const char *token = dr_json_str(disk, "token", NULL);
-    struct stat st;
-
-    if (stat(path, &st) < 0)
-      dr_findings_add(findings, DR_FINDING_BLOCKER, "disk-missing",
-                      "put the image on storage that both hosts have under the same name",
-                      "image '%s' is not on the other host: %s", path, g_strerror(errno));
-    else if (token ? !token_is_there(path, token)
-                   : S_ISREG(st.st_mode) && dr_json_int(disk, "size", -1) != (gint64)st.st_size)
-      dr_findings_add(findings, DR_FINDING_BLOCKER, "disk-not-shared",
-                      "put the image on storage that both hosts have under the same name",
-                      "image '%s' is another file on the other host than here", path);
-  }
+  for (guint i = 0; disks && i < json_array_get_length(disks); i++)
+    check_disk(json_array_get_object_element(disks, i), findings);
 }

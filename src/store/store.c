@@ -12,6 +12,7 @@
 
 #define SCHEMA_VERSION 1
 #define JSON_MAX (16 * 1024 * 1024)
+#define KEPT_MOVES_MS (90ll * 24 * 3600 * 1000) /* the other host may ask for the end of one as long as its job has not ended */
 #define KEPT_JOBS 1000 /* older ended jobs are dropped */
 
 struct DrStore {
@@ -123,6 +124,9 @@ set_up(DrStore *store, GError **error)
     return FALSE;
   if (found != SCHEMA_VERSION && sqlite3_exec(store->db, version, NULL, NULL, NULL) != SQLITE_OK)
     return fail(store, "write the version", error);
+  if (!run(store, error, "drop old moves", "DELETE FROM moves WHERE time_ms < ?", "i",
+           g_get_real_time() / 1000 - KEPT_MOVES_MS))
+    return FALSE;
   return run(
       store, error, "drop old jobs",
       "DELETE FROM jobs WHERE state NOT IN ('queued','running') AND id <= (SELECT max(id) FROM jobs) - ?",

@@ -10,7 +10,7 @@ import pytest
 from lib import drover, guest, hosts, peers
 from lib.disks import acked_at_the_end, new_image, writes_go_on
 from lib.pair import Pair
-from lib.procs import wait_until
+from lib.procs import kill_pid, wait_until
 
 serial = itertools.count(1)
 TRANSPORTS = "[peers]\ntransports=tunnel;plain;handoff\n"
@@ -230,6 +230,46 @@ def test_postcopy_survives_a_droverd_that_is_killed(pair, start, who):
     wait_until(lambda: pair.job(vm)["state"] == "succeeded", 120, lambda: f"the move to end: {pair.job(vm)}")
     pair.moved(vm)
     vm.healthy()
+
+
+def test_postcopy_cannot_be_cancelled_over_there(pair, start):
+    vm = start(ram="262152k", mem=128, rate=100)
+    move = pair.a.spawn("migrate", vm.name, "b", "--postcopy-after-precopy", "--postcopy-bandwidth", "40")
+    pages_go(pair, vm)
+    for daemon in (pair.a, pair.b):
+        job = next(job for job in daemon.json("jobs") if job["vm"] == vm.name)
+        assert daemon.run("cancel", job["id"], check=False).returncode == 1
+    said = move.communicate(timeout=120)
+    assert move.returncode == 0, said
+    pair.moved(vm)
+    vm.healthy()
+
+
+@pytest.mark.parametrize("who", ["old", "new"])
+def test_a_qemu_that_ends_in_postcopy_takes_the_guest_with_it(pair, start, who):
+    """A half is of no use: both hosts say so, and nothing of it is left."""
+    vm = start(ram="262152k", mem=128, rate=100)
+    old = vm.pid
+    move = pair.a.spawn("migrate", vm.name, "b", "--postcopy-after-precopy", "--postcopy-bandwidth", "10")
+    pages_go(pair, vm)
+    kill_pid(old if who == "old" else next(iter(pair.b.qemus())))
+    move.communicate(timeout=120)
+    assert move.returncode == 3
+    error = pair.job(vm)["error"]
+    assert error["code"] == "attention" and "has ended" in error["message"] and error["remedy"], error
+    wait_until(lambda: all(job["state"] == "attention" for job in pair.b.json("jobs") if job["vm"] == vm.name), 60, "the other job to end")
+    assert pair.a.qemus() == pair.b.qemus() == []
+
+
+def test_a_program_that_is_not_on_the_list_is_not_started(pair, start, tmp_path):
+    """Also not to be asked what it can do."""
+    vm = start()
+    script = tmp_path / "qemu-system-x86_64"
+    script.write_text(f"#!/bin/sh\ntouch {tmp_path}/started\n")
+    script.chmod(0o755)
+    report = json.loads(pair.a.run("migrate", vm.name, "b", "--check", "--json", "--qemu", script, check=False).stdout)
+    assert "binary" in [finding["code"] for finding in report["findings"]], report
+    assert not (tmp_path / "started").exists()
 
 
 # --- The guest's network ---
