@@ -62,6 +62,12 @@ gboolean dr_inventory_apply(const DrInventory *inventory, DrArgv *argv, const ch
  * as above. */
 void dr_inventory_check_files(const DrInventory *inventory, pid_t pid, const char *cwd, DrFindings *findings);
 
+/* Whether a drive with a medium belongs to no device (any more). */
+gboolean dr_inventory_has_loose_drive(const DrInventory *inventory);
+
+/* Whether `path` in QEMU's object tree is a device of the guest's, or a part of one. */
+gboolean dr_inventory_has_device(const DrInventory *inventory, const char *path);
+
 /* The same QEMU a while later: what others can have changed by a monitor of their own, in seven commands (about 2 ms). Only for
  * dr_inventory_changes() and dr_inventory_check_files(). */
 DrInventory *dr_inventory_glance(DrQmp *qmp, GError **error);
