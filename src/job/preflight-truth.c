@@ -51,7 +51,8 @@ has_unplugged(const DrFindings *findings)
 
 /* What was read is of more than one moment: whether it is one guest, and none of its disks is on its way out. */
 static gboolean
-is_settled(const DrPreflight *p, DrQmp *source, const DrFindings *findings, gboolean *ret_settled, GError **error)
+is_settled(const DrPreflight *p, DrQmp *source, const DrFindings *findings, gboolean *ret_settled,
+           GError **error)
 {
   g_autoptr(DrInventory) now = dr_inventory_glance(source, error);
   g_autoptr(DrFindings) changes = dr_findings_new();
