@@ -59,11 +59,10 @@ success_sentence(JsonObject *job)
   broken = dr_json_int(result, "recoveries", 0);
   if (broken > 0)
     again = g_strdup_printf(", went on after a broken link%s", broken > 1 ? " each time" : "");
-  return g_strdup_printf("%s: %s, %s%s%s%s moved (%s)%s, took %s", dr_json_str(job, "vm", "?"), what,
-                         pause_ms >= 0 ? "paused " : "", pause_ms >= 0 ? pause : "",
-                         pause_ms >= 0 ? ", " : "", bytes,
-                         dr_job_view_memory(dr_json_str(result, "memory_mode", "?")), again ? again : "",
-                         total);
+  return g_strdup_printf(
+      "%s: %s, %s%s%s%s moved (%s)%s, took %s", dr_json_str(job, "vm", "?"), what,
+      pause_ms >= 0 ? "paused " : "", pause_ms >= 0 ? pause : "", pause_ms >= 0 ? ", " : "", bytes,
+      dr_job_view_memory(dr_json_str(result, "memory_mode", "?")), again ? again : "", total);
 }
 
 char *

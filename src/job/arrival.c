@@ -3,6 +3,7 @@
 #include "job/arrival.h"
 #include "base/error.h"
 #include "base/fd.h"
+#include "job/memory-promise.h"
 #include "vm/describe.h"
 
 #include <errno.h>
@@ -16,7 +17,6 @@
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
-#define SPARE_MEMORY ((guint64)256 << 20) /* bytes that stay free beside the guest */
 #define BACKLOG 16
 
 /* --- Checks --- */
@@ -49,18 +49,21 @@ check_allowed(DrPreflight *p, DrVm *vm, const char *qemu, const char *const *bin
   return FALSE;
 }
 
+/* Taken until the job has ended: what comes at the same time has to see it. */
 static void
 check_memory(DrPreflight *p)
 {
-  guint64 available = dr_host_memory_available(), size = 0;
+  guint64 available, size = 0;
 
   for (guint i = 0; i < p->ram->len; i++)
     size += ((DrRamBlock *)p->ram->pdata[i])->size;
-  if (available < size + SPARE_MEMORY)
+  if (dr_memory_promise(size, &available))
+    p->promised = size;
+  else
     dr_findings_add(p->findings, DR_FINDING_BLOCKER, "memory", "free some memory on the other host",
                     "the guest needs %" G_GUINT64_FORMAT " MiB, and %" G_GUINT64_FORMAT
                     " MiB are free on the other host",
-                    (size + SPARE_MEMORY) >> 20, available >> 20);
+                    (size + DR_MEMORY_SPARE) >> 20, available >> 20);
 }
 
 static void

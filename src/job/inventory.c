@@ -328,3 +328,28 @@ dr_inventory_taps(const DrInventory *inventory)
 {
   return inventory->taps;
 }
+
+gboolean
+dr_inventory_has_loose_drive(const DrInventory *inv)
+{
+  for (guint i = 0; inv->block && i < json_array_get_length(inv->block); i++) {
+    JsonObject *entry = json_array_get_object_element(inv->block, i);
+
+    if (!*dr_json_str(entry, "qdev", "") && dr_json_obj(entry, "inserted"))
+      return TRUE;
+  }
+  return FALSE;
+}
+
+gboolean
+dr_inventory_has_device(const DrInventory *inv, const char *path)
+{
+  for (guint i = 0; i < inv->plugged->len; i++) {
+    const char *own = ((DrPlugged *)inv->plugged->pdata[i])->path;
+    gsize length = strlen(own);
+
+    if (g_str_has_prefix(path, own) && (path[length] == '\0' || path[length] == '/'))
+      return TRUE;
+  }
+  return FALSE;
+}

@@ -68,6 +68,12 @@ GPtrArray *dr_inventory_files(const DrInventory *inventory, const char *cwd);
 /* The same image under another name. */
 void dr_inventory_rename_file(DrInventory *inventory, const char *from, const char *to);
 
+/* Whether a drive with a medium belongs to no device (any more). */
+gboolean dr_inventory_has_loose_drive(const DrInventory *inventory);
+
+/* Whether `path` in QEMU's object tree is a device of the guest's, or a part of one. */
+gboolean dr_inventory_has_device(const DrInventory *inventory, const char *path);
+
 /* The same QEMU a while later: what others can have changed by a monitor of their own, in seven commands (about 2 ms). Only for
  * dr_inventory_changes() and dr_inventory_check_files(). */
 DrInventory *dr_inventory_glance(DrQmp *qmp, GError **error);

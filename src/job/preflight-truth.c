@@ -1,10 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the guest is in truth, as a command line; and whether it still is that a while later. */
+#include "base/deadline.h"
 #include "base/error.h"
 #include "job/blockers.h"
 #include "job/preflight.h"
 
 #define REMEDY_AGAIN "start the upgrade again"
+/* A device that the guest let go of is out of QEMU's list at once, and its -drive goes some ms later (RCU). */
+#define SETTLE_MS 1000
+#define SETTLE_STEP_MS 20
 
 /* The given command line, under the program that the VM runs on by now. */
 static gboolean
@@ -20,19 +24,73 @@ parse_given(DrPreflight *p, const DrVmRecord *record, GError **error)
   return TRUE;
 }
 
+static gboolean
+read_once(DrPreflight *p, DrVm *vm, DrQmp *source, DrFindings *findings, GError **error)
+{
+  const DrVmRecord *record = dr_vm_record(vm);
+
+  g_clear_pointer(&p->truth, dr_argv_free);
+  g_clear_pointer(&p->inventory, dr_inventory_free);
+  if (!parse_given(p, record, error))
+    return FALSE;
+  p->inventory = dr_inventory_read(source, error);
+  if (!p->inventory || !dr_inventory_apply(p->inventory, p->truth, record->cwd, findings, error))
+    return FALSE;
+  dr_inventory_check_files(p->inventory, record->id.pid, record->cwd, findings);
+  return TRUE;
+}
+
+static gboolean
+has_unplugged(const DrFindings *findings)
+{
+  for (guint i = 0; i < dr_findings_count(findings); i++)
+    if (g_str_equal(dr_findings_get(findings, i)->code, "unplugged"))
+      return TRUE;
+  return FALSE;
+}
+
+/* What was read is of more than one moment: whether it is one guest, and none of its disks is on its way out. */
+static gboolean
+is_settled(const DrPreflight *p, DrQmp *source, const DrFindings *findings, gboolean *ret_settled,
+           GError **error)
+{
+  g_autoptr(DrInventory) now = dr_inventory_glance(source, error);
+  g_autoptr(DrFindings) changes = dr_findings_new();
+
+  if (!now)
+    return FALSE;
+  dr_inventory_changes(p->inventory, now, changes);
+  *ret_settled =
+      !dr_findings_block(changes) && !(has_unplugged(findings) && dr_inventory_has_loose_drive(p->inventory));
+  return TRUE;
+}
+
+static gboolean
+read_settled(DrPreflight *p, DrVm *vm, DrQmp *source, GError **error)
+{
+  DrDeadline deadline = dr_deadline_in(SETTLE_MS);
+
+  for (;;) {
+    g_autoptr(DrFindings) findings = dr_findings_new();
+    gboolean settled;
+
+    if (!read_once(p, vm, source, findings, error) || !is_settled(p, source, findings, &settled, error))
+      return FALSE;
+    if (settled || dr_deadline_passed(deadline)) {
+      dr_findings_merge(p->findings, findings);
+      return TRUE;
+    }
+    g_usleep(SETTLE_STEP_MS * 1000);
+  }
+}
+
 gboolean
 dr_preflight_truth(DrPreflight *p, DrVm *vm, DrQmp *source, GError **error)
 {
-  if (!parse_given(p, dr_vm_record(vm), error))
-    return FALSE;
-  p->inventory = dr_inventory_read(source, error);
-  if (!p->inventory)
+  if (!read_settled(p, vm, source, error))
     return FALSE;
   p->machine = g_strdup(dr_inventory_machine(p->inventory));
   p->kvm = dr_inventory_kvm(p->inventory);
-  if (!dr_inventory_apply(p->inventory, p->truth, dr_vm_record(vm)->cwd, p->findings, error))
-    return FALSE;
-  dr_inventory_check_files(p->inventory, dr_vm_record(vm)->id.pid, dr_vm_record(vm)->cwd, p->findings);
   dr_inventory_blockers(p->inventory, p->findings);
   dr_argv_blockers(p->truth, p->findings);
   return TRUE;

@@ -2,6 +2,7 @@
 /* The checks, in the order in which a person would ask. */
 #include "job/preflight.h"
 #include "base/error.h"
+#include "job/memory-promise.h"
 #include "job/preflight-cpu.h"
 #include "job/preflight-host.h"
 #include "job/preflight-unversioned.h"
@@ -20,7 +21,6 @@
 /* TCG loses dirty bits where a TLB entry spans more than the page (QEMU-NOTES; mended in 9.0). */
 #define TCG_DIRTY_FIXED DR_QEMU(9, 0)
 #define TCG_ALIGNMENT (256 * 1024)
-#define SPARE_MEMORY ((guint64)256 << 20) /* left for the host after a copy */
 
 static const char *const mode_names[] = {
   [DR_MEMORY_AUTO] = "auto",
@@ -62,6 +62,7 @@ dr_preflight_free(DrPreflight *preflight)
   g_clear_pointer(&preflight->ram, g_ptr_array_unref);
   g_clear_pointer(&preflight->needs, g_ptr_array_unref);
   g_free(preflight->reason);
+  dr_memory_give_back(preflight->promised);
   g_free(preflight);
 }
 
@@ -257,14 +258,25 @@ warn_tcg(DrPreflight *p, int source_version)
       "RAM is copied, and the guest would run on with wrong memory");
 }
 
+static gboolean
+take_memory(DrPreflight *p, guint64 *ret_free)
+{
+  guint64 size = ram_size(p);
+
+  if (!dr_memory_promise(size, ret_free))
+    return FALSE;
+  p->promised = size;
+  return TRUE;
+}
+
 /* Decides between copy and post-copy for RAM that has to move. */
 static void
 choose_move(DrPreflight *p, const char *why)
 {
-  guint64 available = dr_host_memory_available();
   guint64 size = ram_size(p);
+  guint64 available;
 
-  if (available > size + SPARE_MEMORY) {
+  if (take_memory(p, &available)) {
     p->mode = DR_MEMORY_COPY;
     p->reason =
         g_strdup_printf("%s; %" G_GUINT64_FORMAT " MiB are free for a copy of %" G_GUINT64_FORMAT " MiB", why,
@@ -280,13 +292,12 @@ choose_move(DrPreflight *p, const char *why)
 static void
 check_mode(DrPreflight *p)
 {
-  guint64 available = dr_host_memory_available();
-  guint64 size = ram_size(p);
+  guint64 available;
 
-  if (p->mode == DR_MEMORY_COPY && available < size + SPARE_MEMORY)
-    block(p, "memory", "use --memory postcopy, which needs no second chunk",
+  if (p->mode == DR_MEMORY_COPY && !p->promised && !take_memory(p, &available))
+    block(p, "memory", "use --memory postcopy, which needs no second chunk, or wait for the copies under way",
           "a copy needs %" G_GUINT64_FORMAT " MiB, and %" G_GUINT64_FORMAT " MiB are free",
-          (size + SPARE_MEMORY) >> 20, available >> 20);
+          (ram_size(p) + DR_MEMORY_SPARE) >> 20, available >> 20);
   if (p->mode == DR_MEMORY_POSTCOPY && !dr_memory_has_userfaultfd())
     block(p, "userfaultfd", "run droverd as root, or set vm.unprivileged_userfaultfd=1",
           "post-copy needs userfaultfd, which this process may not use");

@@ -31,6 +31,7 @@ typedef struct {
   GPtrArray *needs;     /* of DrNeed, numbers not filled yet */
   DrMemoryMode mode;    /* decided */
   char *reason;         /* why */
+  guint64 promised;     /* bytes of the host's memory, see memory-promise.h; given back with this */
   gboolean was_running; /* runs, or is paused */
 } DrPreflight;
 

@@ -36,15 +36,18 @@ check_state(DrUpgrade *u, const char *state, GError **error)
   return dr_error_remedy(error, "bring it to 'running' or 'paused', then start the upgrade again");
 }
 
-/* A device that came back under its name may be another one. */
+/* A device that came back under its name may be another one; one that had gone before preflight looked is not meant, though
+ * its event may come late. */
 static gboolean
-note_unplugged(DrUpgrade *u, const DrQmpEvent *event, GError **error)
+note_deleted(DrUpgrade *u, const DrQmpEvent *event, GError **error)
 {
-  const char *device = dr_json_str(event->data, "device", dr_json_str(event->data, "path", "?"));
+  const char *path = dr_json_str(event->data, "path", "");
 
+  if (!u->pre || !dr_inventory_has_device(u->pre->inventory, path))
+    return TRUE;
   dr_error_set(error, DR_ERROR_REFUSED,
                "cannot upgrade VM '%s': device '%s' was unplugged after the upgrade had begun",
-               dr_vm_name(u->vm), device);
+               dr_vm_name(u->vm), dr_json_str(event->data, "device", path));
   return dr_error_remedy(error, "start the upgrade again");
 }
 
@@ -57,8 +60,8 @@ take_old_events(DrUpgrade *u, GError **error)
 
     if (!event)
       return TRUE;
-    if (g_str_equal(event->name, "DEVICE_DELETED"))
-      return note_unplugged(u, event, error);
+    if (g_str_equal(event->name, "DEVICE_DELETED") && !note_deleted(u, event, error))
+      return FALSE;
   }
 }
 
@@ -128,6 +131,6 @@ dr_upgrade_note_event(DrUpgrade *u, const DrQmpEvent *event, const char *status,
   if (g_str_equal(event->name, "RESUME"))
     return note_resume(u, status, error);
   if (g_str_equal(event->name, "DEVICE_DELETED"))
-    return note_unplugged(u, event, error); /* QEMU takes no device_del now: it had been asked to go before */
+    return note_deleted(u, event, error); /* QEMU takes no device_del now: it had been asked to go before */
   return TRUE;
 }

@@ -12,8 +12,9 @@
 
 #define SCHEMA_VERSION 1
 #define JSON_MAX (16 * 1024 * 1024)
-#define KEPT_MOVES_MS (90ll * 24 * 3600 * 1000) /* the other host may ask for the end of one as long as its job has not ended */
-#define KEPT_JOBS 1000 /* older ended jobs are dropped */
+#define KEPT_MOVES_MS                                                                                        \
+  (90ll * 24 * 3600 * 1000) /* the other host may ask for the end of one as long as its job has not ended */
+#define KEPT_JOBS 1000      /* older ended jobs are dropped */
 
 struct DrStore {
   GMutex lock;

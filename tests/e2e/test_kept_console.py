@@ -170,10 +170,11 @@ def test_a_reader_that_comes_in_the_middle_of_an_upgrade_is_taken_along():
             upgrade = daemon.spawn("upgrade", vm.name, "--qemu", guest.qemu(version))
             wait_until(lambda: hold.exists() or upgrade.poll() is not None, 60, "the upgrade to come to its transfer")
             with consoles.DroverConsole(daemon, vm.name) as console:
-                assert console.command("echo under the old one") == "ECHO under the old one"
+                before, after = f"before {version}", f"after {version}"  # a console begins with what was said before
+                assert console.command(f"echo {before}", wanted=f"ECHO {before}")
                 hold.unlink()
                 assert upgrade.wait(60) == 0, upgrade.communicate()
-                assert console.command("echo under the new one") == "ECHO under the new one"
+                assert console.command(f"echo {after}", wanted=f"ECHO {after}")
             upgrade.communicate()
         daemon.restart()
         vm.healthy()  # over the socket itself: it was let go

@@ -156,14 +156,14 @@ class Console:
     def send(self, line):
         self.sock.sendall(line.encode() + b"\n")
 
-    def command(self, line, timeout=10):
-        """Sends a command other than status and returns its OK line."""
+    def command(self, line, timeout=10, wanted="ECHO "):
+        """Sends a command other than status and returns its OK line, or one that begins with `wanted`."""
         self.send(line)
         verb = line.split()[0]
         end = time.monotonic() + timeout
         while True:
             answer = self._line(end, f"answer to {line!r}").decode(errors="replace")
-            if answer.startswith(f"OK {verb}") or answer.startswith("ECHO "):
+            if answer.startswith(f"OK {verb}") or answer.startswith(wanted):
                 return answer
             if answer.startswith(f"ERR {verb}"):
                 raise WitnessError(answer)
