@@ -13,7 +13,8 @@
   60000 /* a guest that was not accepted is given up when the other host has said nothing for so long */
 #define RESUME_MS 30000  /* from "accept" until the guest runs */
 #define EPOCH_NAMES 1000 /* QEMU unlinks the name of an earlier one when it likes */
-#define LOAD_MS 5000     /* until it has read what is on its way */
+#define MAX_COMMANDS 2000
+#define LOAD_MS 5000 /* until it has read what is on its way */
 #define LOAD_STEP_MS 1
 #define KILL_MS 10000
 #define LOOK_MS 1000 /* QEMU's main loop may wait for a page of post-copy */
@@ -125,6 +126,26 @@ qmp(Incoming *in, JsonObject *params, GError **error)
     return NULL;
   reply = json_object_new();
   json_object_set_member(reply, "return", g_steal_pointer(&answer));
+  return reply;
+}
+
+/* {"commands":[…]}: the same for many; each has its answer or its error. */
+static JsonObject *
+qmps(Incoming *in, JsonObject *params, GError **error)
+{
+  JsonArray *commands = dr_json_arr(params, "commands");
+  JsonArray *answers = json_array_new();
+  JsonObject *reply;
+
+  for (guint i = 0; commands && i < MIN(json_array_get_length(commands), MAX_COMMANDS); i++) {
+    JsonNode *node = json_array_get_element(commands, i);
+    g_autoptr(GError) local = NULL;
+    JsonObject *answer = JSON_NODE_HOLDS_OBJECT(node) ? qmp(in, json_node_get_object(node), &local) : NULL;
+
+    json_array_add_object_element(answers, answer ? answer : dr_json("{'error': <%b>}", TRUE));
+  }
+  reply = json_object_new();
+  json_object_set_array_member(reply, "answers", answers);
   return reply;
 }
 
@@ -290,8 +311,9 @@ static const struct {
   const char *method;
   JsonObject *(*answer)(Incoming *in, JsonObject *params, GError **error);
 } questions[] = {
-  { "ready", ready },   { "qmp", qmp },       { "listen", listen_for }, { "promise", promise },
-  { "accept", accept }, { "abort", give_up }, { "status", status },     { "handed", handed },
+  { "ready", ready },       { "qmp", qmp },         { "qmps", qmps },
+  { "listen", listen_for }, { "promise", promise }, { "accept", accept },
+  { "abort", give_up },     { "status", status },   { "handed", handed },
 };
 
 static void

@@ -20,8 +20,9 @@ typedef struct {
   DrMailbox *box; /* what a user asks meanwhile */
   char *move;     /* its id, the same on both hosts */
   JsonObject *spec;
-  GPtrArray *tokens; /* files beside the images, for the other host to see */
-  GHashTable *disks; /* path of an image here -> there, where they differ; NULL: none does */
+  JsonArray *questions; /* that the source was asked, for the other QEMU to be asked the same */
+  GPtrArray *tokens;    /* files beside the images, for the other host to see */
+  GHashTable *disks;    /* path of an image here -> there, where they differ; NULL: none does */
   DrQmp *source;
   DrProcId source_id;
   char *source_qmp;

@@ -172,7 +172,10 @@ dr_migrate_look(Migrate *m, GError **error)
 {
   g_autoptr(JsonObject) report = NULL;
 
+  m->questions = json_array_new();
+  dr_qmp_record(m->source, m->questions);
   m->pre = dr_preflight_departure(m->vm, m->source, error);
+  dr_qmp_record(m->source, NULL);
   if (!m->pre || !describe(m, error))
     return FALSE;
   m->was_running = m->pre->was_running;
@@ -194,7 +197,7 @@ dr_migrate_look(Migrate *m, GError **error)
 static gboolean
 compare(Migrate *m, GError **error)
 {
-  g_autoptr(DrRemoteQmp) remote = dr_remote_qmp_new(m->peer, m->move, m->version_number, error);
+  g_autoptr(DrRemoteQmp) remote = dr_remote_qmp_new(m->peer, m->move, m->version_number, m->questions, error);
   g_autoptr(DrInventory) theirs = remote ? dr_inventory_read(dr_remote_qmp(remote), error) : NULL;
   g_autoptr(DrFindings) findings = dr_findings_new();
   g_autofree char *doing =

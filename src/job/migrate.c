@@ -136,6 +136,7 @@ migrate_clear(Migrate *m)
   g_clear_pointer(&m->pre, dr_preflight_free);
   g_clear_pointer(&m->spec, json_object_unref);
   g_clear_pointer(&m->disks, g_hash_table_unref);
+  g_clear_pointer(&m->questions, json_array_unref);
   g_free(m->move);
   g_free(m->source_qmp);
   g_free(m->mark_path);

@@ -17,7 +17,8 @@ struct DrRemoteQmp {
   DrPeer *peer;
   char *move;
   int version_number;
-  int fd; /* the server's end */
+  int fd;            /* the server's end */
+  GHashTable *known; /* text of a command -> its answer, JsonObject: what was asked for all at once */
   GThread *thread;
   DrQmp *qmp;
 };
@@ -50,6 +51,39 @@ greet(DrRemoteQmp *remote)
                      number / 1000000, number / 1000 % 1000, number % 1000));
 }
 
+/* "query-status", "qom-get {…}" */
+static char *
+text_of(JsonObject *command)
+{
+  JsonObject *arguments = dr_json_obj(command, "arguments");
+  g_autofree char *text = arguments ? dr_json_print_object(arguments, FALSE) : g_strdup("");
+
+  return g_strconcat(dr_json_str(command, "execute", ""), " ", text, NULL);
+}
+
+/* The questions that the VM of here was asked are those that the other one will be asked, too: all of them go in one frame, for
+ * each would be a round trip. What is not among them, or was refused there, is asked for by itself. */
+static void
+ask_ahead(DrRemoteQmp *remote, JsonArray *commands)
+{
+  JsonObject *params = dr_json("{'move': <%s>}", remote->move);
+  g_autoptr(JsonObject) reply = NULL;
+  JsonArray *answers;
+
+  json_object_set_array_member(params, "commands", json_array_ref(commands));
+  reply = dr_peer_ask(remote->peer, "move.qmps", params, ASK_MS, NULL);
+  answers = reply ? dr_json_arr(reply, "answers") : NULL;
+  for (guint i = 0; answers && i < MIN(json_array_get_length(answers), json_array_get_length(commands));
+       i++) {
+    JsonNode *node = json_array_get_element(answers, i);
+    JsonObject *answer = JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+
+    if (answer && json_object_has_member(answer, "return"))
+      g_hash_table_replace(remote->known, text_of(json_array_get_object_element(commands, i)),
+                           json_object_ref(answer));
+  }
+}
+
 /* The command itself, without what belongs to this connection. */
 static JsonObject *
 ask(DrRemoteQmp *remote, JsonObject *command, GError **error)
@@ -57,10 +91,18 @@ ask(DrRemoteQmp *remote, JsonObject *command, GError **error)
   JsonObject *params =
       dr_json("{'move': <%s>, 'execute': <%s>}", remote->move, dr_json_str(command, "execute", ""));
   JsonObject *arguments = dr_json_obj(command, "arguments");
+  g_autofree char *key = NULL;
+  JsonObject *known;
 
   if (g_str_equal(dr_json_str(command, "execute", ""), "qmp_capabilities")) {
     json_object_unref(params);
     return dr_json("{'return': <@a{sv} {}>}");
+  }
+  key = text_of(command);
+  known = g_hash_table_lookup(remote->known, key);
+  if (known) {
+    json_object_unref(params);
+    return json_object_ref(known);
   }
   if (arguments)
     json_object_set_object_member(params, "arguments", json_object_ref(arguments));
@@ -106,7 +148,7 @@ serve(gpointer data)
 }
 
 DrRemoteQmp *
-dr_remote_qmp_new(DrPeer *peer, const char *move, int version_number, GError **error)
+dr_remote_qmp_new(DrPeer *peer, const char *move, int version_number, JsonArray *commands, GError **error)
 {
   g_autoptr(DrRemoteQmp) remote = g_new0(DrRemoteQmp, 1);
   int fds[2];
@@ -115,6 +157,8 @@ dr_remote_qmp_new(DrPeer *peer, const char *move, int version_number, GError **e
   remote->move = g_strdup(move);
   remote->version_number = version_number;
   remote->fd = -1;
+  remote->known = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)json_object_unref);
+  ask_ahead(remote, commands);
   if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds) < 0) {
     dr_error_set_errno(error, errno, "cannot make a socket pair");
     return NULL;
@@ -142,6 +186,7 @@ dr_remote_qmp_free(DrRemoteQmp *remote)
   if (remote->thread)
     g_thread_join(remote->thread);
   dr_fd_cleanup(&remote->fd);
+  g_hash_table_unref(remote->known);
   g_free(remote->move);
   g_free(remote);
 }

@@ -33,6 +33,7 @@ struct DrQmp {
   gint64 next_id;
   gboolean oob;       /* this connection takes commands out of band */
   gint64 wanted_id;   /* the answer that a call waits for; 0: none */
+  JsonArray *record;  /* nullable, borrowed */
   guint owed;         /* answers to calls that nobody waits for any more */
   JsonObject *answer; /* it, once it came */
   JsonObject *greeting;
@@ -334,6 +335,22 @@ get_answer(DrQmp *qmp, DrDeadline deadline, GError **error)
   return TRUE;
 }
 
+void
+dr_qmp_record(DrQmp *qmp, JsonArray *into)
+{
+  qmp->record = into;
+}
+
+static void
+note(DrQmp *qmp, const char *command, JsonObject *arguments)
+{
+  JsonObject *one = dr_json("{'execute': <%s>}", command);
+
+  if (arguments)
+    json_object_set_object_member(one, "arguments", json_object_ref(arguments));
+  json_array_add_object_element(qmp->record, one);
+}
+
 static JsonNode *
 call(DrQmp *qmp, const char *how, const char *command, JsonObject *arguments, int passed, int timeout_ms,
      GError **error)
@@ -344,6 +361,8 @@ call(DrQmp *qmp, const char *how, const char *command, JsonObject *arguments, in
   g_autoptr(JsonObject) answer = NULL;
   gint64 id = ++qmp->next_id;
 
+  if (qmp->record)
+    note(qmp, command, arguments);
   qmp->wanted_id = id;
   if ((in_band && !wait_room(qmp, deadline, error)) ||
       !send_command(qmp, how, command, g_steal_pointer(&own), id, passed, deadline, error) ||

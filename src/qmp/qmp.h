@@ -68,6 +68,9 @@ gboolean dr_qmp_do(DrQmp *qmp, const char *command, JsonObject *arguments, GErro
  * while its main loop waits for a page of post-copy. */
 gboolean dr_qmp_do_oob(DrQmp *qmp, const char *command, JsonObject *arguments, GError **error);
 
+/* Notes each command from now on as {"execute","arguments"?} in `into` (borrowed); NULL: no more. */
+void dr_qmp_record(DrQmp *qmp, JsonArray *into);
+
 /* Gives QEMU a copy of a descriptor (getfd), which it knows by `name` from then on. Over unix sockets only. */
 gboolean dr_qmp_pass_fd(DrQmp *qmp, const char *name, int fd, GError **error);
 
