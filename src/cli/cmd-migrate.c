@@ -179,6 +179,16 @@ check(DrCli *cli, const Options *options, JsonObject *body, GError **error)
   return code;
 }
 
+/* GOption's optional arguments would take the next word, the name of a VM. */
+static void
+say_how_parallel(int argc, char **argv)
+{
+  for (int i = 0; i < argc; i++)
+    if ((g_str_equal(argv[i], "--parallel") || g_str_equal(argv[i], "-p")) &&
+        (i + 1 == argc || !g_ascii_isdigit(argv[i + 1][0])))
+      argv[i] = (char *)"--parallel=2";
+}
+
 int
 dr_cmd_migrate(DrCli *cli, int argc, char **argv)
 {
@@ -192,8 +202,8 @@ dr_cmd_migrate(DrCli *cli, int argc, char **argv)
     { "qemu", 'q', 0, G_OPTION_ARG_FILENAME, &o.qemu, "The QEMU over there (default: the same path)",
       "BINARY" },
     { "dname", 0, 0, G_OPTION_ARG_STRING, &o.dname, "The VM's name over there (default: the same)", "NAME" },
-    { "map", 0, 0, G_OPTION_ARG_STRING_ARRAY, &o.maps, "Put a network's tap on another bridge over there",
-      "netdev=ID:BRIDGE" },
+    { "map", 0, 0, G_OPTION_ARG_STRING_ARRAY, &o.maps, "A bridge or an image that has another name over there",
+      "netdev=ID:BRIDGE|disk=PATH:PATH" },
     { "postcopy", 0, 0, G_OPTION_ARG_NONE, &o.postcopy,
       "Allow post-copy, at the word of drover migrate-postcopy", NULL },
     { "postcopy-after-precopy", 0, 0, G_OPTION_ARG_NONE, &o.after_precopy, "Post-copy after the first pass",
@@ -205,7 +215,7 @@ dr_cmd_migrate(DrCli *cli, int argc, char **argv)
       "Do not give up then, but stop the guest", NULL },
     { "auto-converge", 0, 0, G_OPTION_ARG_NONE, &o.auto_converge, "Slow the guest down until it converges",
       NULL },
-    { "parallel", 'p', 0, G_OPTION_ARG_INT, &o.parallel, "RAM by so many streams at a time", "N" },
+    { "parallel", 'p', 0, G_OPTION_ARG_INT, &o.parallel, "RAM by so many streams at a time (without N: 2)", "N" },
     { "compress", 0, 0, G_OPTION_ARG_STRING, &o.compress, "Compress RAM", "zstd|zlib|xbzrle" },
     { "bandwidth", 0, 0, G_OPTION_ARG_INT, &o.bandwidth, "At most so much", "MIB/S" },
     { "postcopy-bandwidth", 0, 0, G_OPTION_ARG_INT, &o.postcopy_bandwidth, "The same in post-copy", "MIB/S" },
@@ -219,6 +229,7 @@ dr_cmd_migrate(DrCli *cli, int argc, char **argv)
   g_autoptr(JsonObject) body = NULL;
   int code = -1;
 
+  say_how_parallel(argc, argv);
   if (dr_cli_parse(cli, argc, argv, entries, 0, -1, &error) && check_words(cli, &o, &error) &&
       check_numbers(&o, &error))
     body = request(cli, &o);

@@ -63,7 +63,7 @@ def test_postcopy(pair, start):
         vm.healthy()
 
 
-@pytest.mark.parametrize("options", [("--parallel", "2"), ("--parallel", "4", "--compress", "zlib"), ("--compress", "xbzrle"),
+@pytest.mark.parametrize("options", [("--parallel",), ("--parallel", "4", "--compress", "zlib"), ("--compress", "xbzrle"),
                                      ("--auto-converge", "--no-postcopy"), ("--parallel", "2", "--compress", "zstd")], ids=" ".join)
 def test_ways_to_move_ram(pair, start, options):
     vm = start(rate=10)
