@@ -157,28 +157,6 @@ print_report(JsonObject *report, gboolean color)
            dr_json_str(report, "qemu_after", "?"), total, dr_render_number(report, "link_mib", 0), pause);
 }
 
-static int
-check(DrCli *cli, const Options *options, JsonObject *body, GError **error)
-{
-  g_autoptr(JsonArray) reports = dr_cli_post_list(cli, "/v1/migrate/check", body, error);
-  gboolean color = dr_render_color(STDOUT_FILENO, cli->no_color);
-  int code = DR_EXIT_DONE;
-
-  if (!reports)
-    return -1;
-  for (guint i = 0; i < json_array_get_length(reports); i++) {
-    JsonObject *report = json_array_get_object_element(reports, i);
-
-    if (!cli->json)
-      print_report(report, color);
-    if (!dr_json_bool(report, "ok", FALSE))
-      code = DR_EXIT_FAILED;
-  }
-  if (cli->json)
-    dr_cli_print_list(reports, is_single(cli, options));
-  return code;
-}
-
 /* GOption's optional arguments would take the next word, the name of a VM. */
 static void
 say_how_parallel(int argc, char **argv)
@@ -202,8 +180,8 @@ dr_cmd_migrate(DrCli *cli, int argc, char **argv)
     { "qemu", 'q', 0, G_OPTION_ARG_FILENAME, &o.qemu, "The QEMU over there (default: the same path)",
       "BINARY" },
     { "dname", 0, 0, G_OPTION_ARG_STRING, &o.dname, "The VM's name over there (default: the same)", "NAME" },
-    { "map", 0, 0, G_OPTION_ARG_STRING_ARRAY, &o.maps, "A bridge or an image that has another name over there",
-      "netdev=ID:BRIDGE|disk=PATH:PATH" },
+    { "map", 0, 0, G_OPTION_ARG_STRING_ARRAY, &o.maps,
+      "A bridge or an image that has another name over there", "netdev=ID:BRIDGE|disk=PATH:PATH" },
     { "postcopy", 0, 0, G_OPTION_ARG_NONE, &o.postcopy,
       "Allow post-copy, at the word of drover migrate-postcopy", NULL },
     { "postcopy-after-precopy", 0, 0, G_OPTION_ARG_NONE, &o.after_precopy, "Post-copy after the first pass",
@@ -215,7 +193,8 @@ dr_cmd_migrate(DrCli *cli, int argc, char **argv)
       "Do not give up then, but stop the guest", NULL },
     { "auto-converge", 0, 0, G_OPTION_ARG_NONE, &o.auto_converge, "Slow the guest down until it converges",
       NULL },
-    { "parallel", 'p', 0, G_OPTION_ARG_INT, &o.parallel, "RAM by so many streams at a time (without N: 2)", "N" },
+    { "parallel", 'p', 0, G_OPTION_ARG_INT, &o.parallel, "RAM by so many streams at a time (without N: 2)",
+      "N" },
     { "compress", 0, 0, G_OPTION_ARG_STRING, &o.compress, "Compress RAM", "zstd|zlib|xbzrle" },
     { "bandwidth", 0, 0, G_OPTION_ARG_INT, &o.bandwidth, "At most so much", "MIB/S" },
     { "postcopy-bandwidth", 0, 0, G_OPTION_ARG_INT, &o.postcopy_bandwidth, "The same in post-copy", "MIB/S" },
@@ -234,7 +213,7 @@ dr_cmd_migrate(DrCli *cli, int argc, char **argv)
       check_numbers(&o, &error))
     body = request(cli, &o);
   if (body)
-    code = o.check ? check(cli, &o, body, &error)
+    code = o.check ? dr_cli_check(cli, "/v1/migrate/check", body, is_single(cli, &o), print_report, &error)
                    : dr_cli_start_jobs(cli, "/v1/migrate", body, is_single(cli, &o), o.async, &error);
   return code >= 0 ? code : dr_cli_fail(cli, error);
 }

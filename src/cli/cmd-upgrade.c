@@ -100,28 +100,6 @@ print_report(JsonObject *report, gboolean color)
     printf("%s: cannot be upgraded\n", vm);
 }
 
-static int
-check(DrCli *cli, const Options *options, JsonObject *body, GError **error)
-{
-  g_autoptr(JsonArray) reports = dr_cli_post_list(cli, "/v1/upgrade/check", body, error);
-  gboolean color = dr_render_color(STDOUT_FILENO, cli->no_color);
-  int code = DR_EXIT_DONE;
-
-  if (!reports)
-    return -1;
-  for (guint i = 0; i < json_array_get_length(reports); i++) {
-    JsonObject *report = json_array_get_object_element(reports, i);
-
-    if (!cli->json)
-      print_report(report, color);
-    if (!dr_json_bool(report, "ok", FALSE))
-      code = DR_EXIT_FAILED;
-  }
-  if (cli->json)
-    dr_cli_print_list(reports, is_single(cli, options));
-  return code;
-}
-
 int
 dr_cmd_upgrade(DrCli *cli, int argc, char **argv)
 {
@@ -147,7 +125,7 @@ dr_cmd_upgrade(DrCli *cli, int argc, char **argv)
     body = request(cli, &options, &error);
   if (body)
     code = options.check
-               ? check(cli, &options, body, &error)
+               ? dr_cli_check(cli, "/v1/upgrade/check", body, is_single(cli, &options), print_report, &error)
                : dr_cli_start_jobs(cli, "/v1/upgrade", body, is_single(cli, &options), options.async, &error);
   return code >= 0 ? code : dr_cli_fail(cli, error);
 }

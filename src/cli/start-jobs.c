@@ -3,8 +3,10 @@
 #include "cli/start-jobs.h"
 #include "base/error.h"
 #include "cli/follow.h"
+#include "cli/render.h"
 
 #include <stdio.h>
+#include <unistd.h>
 
 JsonArray *
 dr_cli_post_list(DrCli *cli, const char *path, JsonObject *body, GError **error)
@@ -61,5 +63,28 @@ dr_cli_start_jobs(DrCli *cli, const char *path, JsonObject *body, gboolean singl
     dr_cli_print_list(jobs, single);
   else if (code >= 0 && json_array_get_length(jobs) == 0)
     fprintf(stderr, "no VMs to %s\n", cli->verb->name);
+  return code;
+}
+
+int
+dr_cli_check(DrCli *cli, const char *path, JsonObject *body, gboolean single, DrPrintReport print,
+             GError **error)
+{
+  g_autoptr(JsonArray) reports = dr_cli_post_list(cli, path, body, error);
+  gboolean color = dr_render_color(STDOUT_FILENO, cli->no_color);
+  int code = DR_EXIT_DONE;
+
+  if (!reports)
+    return -1;
+  for (guint i = 0; i < json_array_get_length(reports); i++) {
+    JsonObject *report = json_array_get_object_element(reports, i);
+
+    if (!cli->json)
+      print(report, color);
+    if (!dr_json_bool(report, "ok", FALSE))
+      code = DR_EXIT_FAILED;
+  }
+  if (cli->json)
+    dr_cli_print_list(reports, single);
   return code;
 }
