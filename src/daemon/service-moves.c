@@ -322,8 +322,6 @@ dr_service_answer_peer(DrService *service, const char *peer, const char *method,
 
   if (g_str_equal(method, "version"))
     return dr_json("{'version': <%s>}", DROVER_VERSION);
-  if (g_str_equal(method, "measure"))
-    return dr_peer_answer_measure(params);
   if (!g_str_has_prefix(method, "move.") || !*move || strlen(move) > MOVE_ID_MAX) {
     dr_error_set(error, DR_ERROR_INVALID, "'%.40s' cannot be asked of this droverd", method);
     return NULL;

@@ -152,6 +152,15 @@ take_stream(DrConn *conn, JsonObject *hello)
 }
 
 static void
+take_measure(DrConn *conn)
+{
+  g_autoptr(DrConn) owned = conn;
+
+  if (dr_conn_take(conn, NULL))
+    dr_peer_serve_measure(conn);
+}
+
+static void
 take(DrConn *conn, JsonObject *hello, gpointer data)
 {
   const char *kind = dr_json_str(hello, "kind", "");
@@ -161,6 +170,8 @@ take(DrConn *conn, JsonObject *hello, gpointer data)
     take_control(data, conn);
   } else if (g_str_equal(kind, "stream")) {
     take_stream(conn, hello);
+  } else if (g_str_equal(kind, "measure")) {
+    take_measure(conn);
   } else {
     dr_error_set(&error, DR_ERROR_UNSUPPORTED, "there is no connection of the kind '%.20s'", kind);
     dr_conn_refuse(conn, error);

@@ -7,7 +7,8 @@
 #include <string.h>
 
 #define MEASURE_MS 10000
-#define MEASURE_BYTES (3 << 20)
+#define MEASURE_FOR_MS 300
+#define MEASURE_BLOCK (256 * 1024)
 #define ROUND_TRIPS 5
 
 struct DrNet {
@@ -160,58 +161,94 @@ dr_peer_stream_plain(DrPeer *peer, const char *token, DrDeadline deadline, GErro
 
 /* --- Measuring --- */
 
-static double
-ms_since(gint64 begun_us)
+/* Writes for some time; bytes, or -1. Whoever reads bounds it by reading. */
+static gint64
+pour(DrConn *conn, GError **error)
 {
-  return (double)(g_get_monotonic_time() - begun_us) / 1000.0;
+  g_autofree char *block = g_malloc0(MEASURE_BLOCK);
+  DrDeadline deadline = dr_deadline_in(MEASURE_FOR_MS);
+  gint64 bytes = 0;
+
+  while (!dr_deadline_passed(deadline)) {
+    if (!dr_conn_write(conn, block, MEASURE_BLOCK, MEASURE_MS, error))
+      return -1;
+    bytes += MEASURE_BLOCK;
+  }
+  return dr_conn_end(conn, error) ? bytes : -1;
 }
 
-/* How long it takes to ask for `want` bytes with `have` bytes in the question; -1 on error. */
-static double
-time_of(DrPeer *peer, gsize have, gsize want, GError **error)
+/* Reads to the end; bytes, or -1. */
+static gint64
+drain(DrConn *conn, GError **error)
 {
-  g_autofree char *payload = g_strnfill(have, 'x');
-  JsonObject *params = dr_json("{'payload': <%s>, 'want': <%x>}", payload, (gint64)want);
+  g_autofree char *block = g_malloc(MEASURE_BLOCK);
+  DrDeadline deadline = dr_deadline_in(MEASURE_MS);
+  gint64 bytes = 0;
+  gssize n;
+
+  while ((n = dr_conn_read(conn, block, MEASURE_BLOCK, dr_deadline_left(deadline), error)) > 0)
+    bytes += n;
+  return n < 0 ? -1 : bytes;
+}
+
+static double
+mib_s(gint64 bytes, gint64 begun_us)
+{
+  return (double)bytes / 1.048576 / (double)MAX(g_get_monotonic_time() - begun_us, 1);
+}
+
+/* The other side drains first, and pours then: what it pours begins when all has arrived. */
+static gboolean
+measure_stream(DrPeer *peer, double *ret_send, double *ret_receive, GError **error)
+{
+  g_autoptr(DrConn) conn = open_conn(peer, "measure", json_object_new(), dr_deadline_in(MEASURE_MS), error);
   gint64 begun_us = g_get_monotonic_time();
-  g_autoptr(JsonObject) reply = dr_peer_ask(peer, "measure", params, MEASURE_MS, error);
+  gint64 sent = conn ? pour(conn, error) : -1;
+  gint64 received;
+  gssize got;
+  char first;
 
-  return reply ? ms_since(begun_us) : -1;
+  if (sent < 0)
+    return FALSE;
+  got = dr_conn_read(conn, &first, 1, MEASURE_MS, error);
+  if (got <= 0)
+    return got == 0 && dr_error_set(error, DR_ERROR_CLOSED, "the other droverd ended a measurement early");
+  *ret_send = mib_s(sent, begun_us);
+  begun_us = g_get_monotonic_time();
+  received = drain(conn, error);
+  *ret_receive = mib_s(received, begun_us);
+  return received >= 0;
 }
 
-static double
-mib_s(double ms, double round_trip_ms)
+void
+dr_peer_serve_measure(DrConn *conn)
 {
-  return (double)MEASURE_BYTES / 1048.576 / MAX(ms - round_trip_ms, 0.01);
+  g_autoptr(GError) error = NULL;
+
+  if (drain(conn, &error) >= 0)
+    pour(conn, &error);
+  if (error)
+    g_debug("measuring with %s: %s", dr_conn_address(conn), error->message);
 }
 
 JsonObject *
 dr_peer_measure(DrPeer *peer, GError **error)
 {
-  g_autoptr(JsonObject) version = dr_peer_ask(peer, "version", NULL, MEASURE_MS, error);
-  double least = G_MAXDOUBLE, send, receive;
+  g_autoptr(JsonObject) version = NULL;
+  double least = G_MAXDOUBLE, send = 0, receive = 0;
 
-  if (!version)
-    return NULL;
   for (int i = 0; i < ROUND_TRIPS; i++) {
-    double ms = time_of(peer, 0, 0, error);
+    gint64 begun_us = g_get_monotonic_time();
 
-    if (ms < 0)
+    g_clear_pointer(&version, json_object_unref);
+    version = dr_peer_ask(peer, "version", NULL, MEASURE_MS, error);
+    if (!version)
       return NULL;
-    least = MIN(least, ms);
+    if (i > 0) /* the first made the connection */
+      least = MIN(least, (double)(g_get_monotonic_time() - begun_us) / 1000.0);
   }
-  send = time_of(peer, MEASURE_BYTES, 0, error);
-  receive = send < 0 ? -1 : time_of(peer, 0, MEASURE_BYTES, error);
-  if (receive < 0)
+  if (!measure_stream(peer, &send, &receive, error))
     return NULL;
   return dr_json("{'version': <%s>, 'round_trip_ms': <%d>, 'send_mib': <%d>, 'receive_mib': <%d>}",
-                 dr_json_str(version, "version", "?"), least, mib_s(send, least), mib_s(receive, least));
-}
-
-JsonObject *
-dr_peer_answer_measure(JsonObject *params)
-{
-  gsize want = (gsize)CLAMP(dr_json_int(params, "want", 0), 0, MEASURE_BYTES);
-  g_autofree char *payload = g_strnfill(want, 'x');
-
-  return dr_json("{'payload': <%s>}", payload);
+                 dr_json_str(version, "version", "?"), least, send, receive);
 }

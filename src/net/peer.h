@@ -46,11 +46,11 @@ int dr_peer_broken_fd(DrPeer *peer);
 /* Milliseconds there and back, as last measured; 0: not yet. */
 double dr_peer_round_trip(DrPeer *peer);
 
-/* Measures: {"version","round_trip_ms","send_mib","receive_mib"}, MiB/s by messages of some MiB over the conversation: what a
- * stream reaches is of that order. (transfer full) */
+/* Measures: {"version","round_trip_ms","send_mib","receive_mib"}, MiB/s by a stream of its own, for
+ * 0.3 s each way. (transfer full) */
 JsonObject *dr_peer_measure(DrPeer *peer, GError **error);
-/* The other side of it. (transfer full) */
-JsonObject *dr_peer_answer_measure(JsonObject *params);
+/* The other side of it, on a connection of the kind "measure", which stays the caller's. Takes some seconds at the most. */
+void dr_peer_serve_measure(DrConn *conn);
 
 /* The same without TLS, by a token that the other droverd gave out for it. Any thread. (transfer full) */
 DrConn *dr_peer_stream_plain(DrPeer *peer, const char *token, DrDeadline deadline, GError **error);
