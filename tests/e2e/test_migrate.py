@@ -234,7 +234,7 @@ def test_postcopy_survives_a_droverd_that_is_killed(pair, start, who):
 
 def test_postcopy_cannot_be_cancelled_over_there(pair, start):
     vm = start(ram="262152k", mem=128, rate=100)
-    move = pair.a.spawn("migrate", vm.name, "b", "--postcopy-after-precopy", "--postcopy-bandwidth", "40")
+    move = pair.a.spawn("migrate", vm.name, "b", "--postcopy-after-precopy", "--postcopy-bandwidth", "15")
     pages_go(pair, vm)
     for daemon in (pair.a, pair.b):
         job = next(job for job in daemon.json("jobs") if job["vm"] == vm.name)
