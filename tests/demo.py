@@ -127,10 +127,17 @@ def cut_in_the_middle(pair, *words):
     """A move whose link is cut when pages are on their way."""
     say(bold("host-a$ drover " + " ".join(words)))
     move = pair.a.spawn(*words)
-    job = lambda: pair.a.json("jobs")[0]  # noqa: E731
+
+    def job():
+        return next(iter(pair.a.json("jobs")), {"stage": None, "progress": None})
+
+    def done():
+        return (job()["progress"] or {"bytes_done": 0})["bytes_done"]
+
     wait_until(lambda: job()["stage"] == "postcopy" or move.poll() is not None, 60, "post-copy")
-    begun = (job()["progress"] or {"bytes_done": 0})["bytes_done"]
-    wait_until(lambda: (job()["progress"] or {"bytes_done": 0})["bytes_done"] > begun + (10 << 20) or move.poll() is not None, 60, "pages")
+    for _ in range(2):  # told each second: the first time it may be of before
+        begun = done()
+        wait_until(lambda: done() > begun + (4 << 20) or move.poll() is not None, 60, "pages")
     pair.link.cut()
     cut = time.monotonic()
     say("  " + paint("33", f"the link between the hosts is cut: nothing gets through for {CUT_S} s, one half of web1 here, one there"))
