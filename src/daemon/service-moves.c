@@ -181,6 +181,7 @@ begin_arrival(DrService *service, DrVm *vm, JsonObject *request, GError **error)
   DrDeadline deadline = dr_deadline_in(BEGIN_MS);
   g_autoptr(GPtrArray) batch = g_ptr_array_new_with_free_func((GDestroyNotify)dr_job_unref);
   g_autoptr(DrMailbox) box = NULL;
+  g_autoptr(JsonObject) cancelled = NULL;
   DrJob *job = dr_jobs_add(service->jobs, "incoming", vm, request, error);
   gint64 id;
 
@@ -195,7 +196,7 @@ begin_arrival(DrService *service, DrVm *vm, JsonObject *request, GError **error)
     g_usleep(1000); /* bounded by the deadline */
   if (box)
     return TRUE;
-  json_object_unref(dr_jobs_cancel(service->jobs, id, NULL)); /* when it begins it ends, and drops its VM */
+  cancelled = dr_jobs_cancel(service->jobs, id, NULL); /* when it begins it ends, and drops its VM */
   return dr_error_set(error, DR_ERROR_TIMEOUT, "the job for VM '%s' does not begin", dr_vm_name(vm));
 }
 

@@ -359,7 +359,7 @@ dr_incoming_wait(Incoming *in, DrDeadline deadline)
   struct pollfd fds[] = {
     { .fd = dr_mailbox_fd(in->box), .events = POLLIN },
     { .fd = dr_job_cancel_fd(in->job), .events = POLLIN },
-    { .fd = in->u.dest ? dr_qmp_fd(in->u.dest) : -1, .events = POLLIN },
+    { .fd = in->u.dest && !dr_qmp_closed(in->u.dest) ? dr_qmp_fd(in->u.dest) : -1, .events = POLLIN },
   };
 
   return poll(fds, G_N_ELEMENTS(fds), dr_deadline_left(deadline)) > 0;

@@ -14,7 +14,6 @@
 #include <sys/un.h>
 
 #define DIAL_MS 10000
-#define TURN_MS 10000 /* until the stream before this one is connected */
 
 static void
 mark_broken(int fd)
