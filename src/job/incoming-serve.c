@@ -4,6 +4,7 @@
 #include "base/fd.h"
 #include "job/incoming-internal.h"
 #include "job/migration.h"
+#include "job/streams.h"
 
 #include <poll.h>
 #include <string.h>
@@ -199,6 +200,14 @@ handed(Incoming *in, JsonObject *params, GError **error)
              : NULL;
 }
 
+/* What is on its way in the tunnel is a part of the pause that is about to come. */
+static JsonObject *
+narrow(Incoming *in, JsonObject *params, GError **error)
+{
+  dr_streams_narrow_taken(in->move);
+  return json_object_new();
+}
+
 /* Post-copy is about to begin over there: from the order on the guest's memory is in two places, and giving this half up would
  * lose it. It does not run yet. */
 static JsonObject *
@@ -314,6 +323,7 @@ static const struct {
   { "ready", ready },       { "qmp", qmp },         { "qmps", qmps },
   { "listen", listen_for }, { "promise", promise }, { "accept", accept },
   { "abort", give_up },     { "status", status },   { "handed", handed },
+  { "narrow", narrow },
 };
 
 static void

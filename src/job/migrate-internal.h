@@ -30,6 +30,7 @@ typedef struct {
   char *mark_path;   /* there once it is decided that the guest is the other host's */
   char *socket_path; /* where the source's QEMU writes to */
   DrStreams *streams;
+  gboolean narrowed; /* the streams: the end is near */
   gboolean handed; /* the first stream is QEMU's own socket: there is nothing to carry */
   gint64 epoch;
   char *version_before, *version; /* of the two QEMUs */

@@ -190,6 +190,19 @@ hear_user(Migrate *m, GError **error)
 
 /* --- The policy --- */
 
+/* An older droverd over there does not know the question. */
+static void
+narrow(Migrate *m)
+{
+  g_autoptr(JsonObject) reply = NULL;
+
+  if (m->narrowed || !m->streams)
+    return;
+  m->narrowed = TRUE;
+  dr_streams_narrow(m->streams);
+  reply = dr_migrate_ask(m, "move.narrow", NULL, ASK_MS, NULL);
+}
+
 static gboolean
 act(Migrate *m, GError **error)
 {
@@ -238,6 +251,8 @@ sample(Migrate *m, GError **error)
   dr_job_progress(m->job, one.transferred, one.transferred + one.remaining,
                   age_ms > 0 ? (double)one.transferred / 1048.576 / (double)age_ms : 0, one.passes);
   dr_policy_judge(&m->policy, &one, &m->advice);
+  if (m->advice.near_end)
+    narrow(m);
   return m->postcopy_begun || act(m, error);
 }
 
@@ -389,6 +404,7 @@ begin_postcopy(Migrate *m, const char *reason, GError **error)
   if (!pass_no_return(m, error))
     return FALSE;
   m->postcopy_begun = TRUE;
+  narrow(m);
   reply = dr_migrate_ask(m, "move.promise", NULL, ASK_MS, error);
   if (!reply)
     return FALSE;

@@ -19,6 +19,7 @@
 #define STALL_GIVE_UP_MS 60000 /* the tunnel knows a dead link in 4 s: here the other QEMU does not read */
 #define PATIENCE_MS 30000      /* at the greatest pause, without getting smaller: a burst may end */
 #define PATIENCE_PASSES 4
+#define NEAR_END_MS 500
 #define THROTTLE_PASSES 40 /* auto-converge: from 20 % to 99 % in steps of 10, each after two passes */
 #define THROTTLE_MAX 99
 
@@ -260,6 +261,7 @@ expect(const DrPolicy *p, const DrPolicySample *s, DrAdvice *ret)
   gint64 left = time_left(p, s), fixed = p->config.overhead_ms + round_trip_ms(&p->config);
   gboolean converges = p->stuck == 0 || needed_ms(p) <= p->downtime_ms;
 
+  ret->near_end = s->passes >= 2 || (left >= 0 && left < NEAR_END_MS);
   ret->expected_total_ms = left < 0 ? -1 : s->time_ms - p->begun_ms + left + fixed;
   if (p->suspended)
     ret->expected_pause_ms = left < 0 ? -1 : left + fixed;

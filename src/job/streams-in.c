@@ -139,6 +139,18 @@ dr_streams_take(const char *move, gint64 epoch, guint index, DrConn *conn, GErro
 }
 
 void
+dr_streams_narrow_taken(const char *move)
+{
+  Arrivals *one;
+
+  g_mutex_lock(&lock);
+  one = arrivals ? g_hash_table_lookup(arrivals, move) : NULL;
+  for (guint i = 0; one && i < one->relays->len; i++)
+    dr_relay_narrow(one->relays->pdata[i]);
+  g_mutex_unlock(&lock);
+}
+
+void
 dr_streams_drop(const char *move)
 {
   GPtrArray *relays = NULL;

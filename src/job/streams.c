@@ -166,6 +166,20 @@ dr_streams_free(DrStreams *streams)
   g_free(streams);
 }
 
+static void
+narrow_relay(gpointer relay, gpointer data)
+{
+  dr_relay_narrow(relay);
+}
+
+void
+dr_streams_narrow(DrStreams *streams)
+{
+  g_mutex_lock(&streams->lock);
+  g_ptr_array_foreach(streams->relays, narrow_relay, NULL);
+  g_mutex_unlock(&streams->lock);
+}
+
 guint
 dr_streams_count(DrStreams *streams)
 {

@@ -17,6 +17,8 @@ DrStreams *dr_streams_new(DrPeer *peer, const char *move, gint64 epoch, const ch
 void dr_streams_free(DrStreams *streams);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrStreams, dr_streams_free)
 guint dr_streams_count(DrStreams *streams);
+/* The end is near: see dr_relay_narrow(). Those that come later are as wide as ever. */
+void dr_streams_narrow(DrStreams *streams);
 /* Readable once one of them has broken. */
 int dr_streams_broken_fd(DrStreams *streams);
 gint64 dr_streams_bytes(DrStreams *streams); /* that QEMU wrote */
@@ -27,5 +29,7 @@ int dr_streams_open_plain(DrPeer *peer, const char *token, GError **error);
 /* The destination's side: a stream has come. Connects to the new QEMU when its turn is there, and carries it until either end
  * is closed; blocks only until it is connected. Takes `conn` over, also on error. */
 gboolean dr_streams_take(const char *move, gint64 epoch, guint index, DrConn *conn, GError **error);
+/* As dr_streams_narrow(), of those that were taken for a move. */
+void dr_streams_narrow_taken(const char *move);
 /* Ends all that were taken for a move. */
 void dr_streams_drop(const char *move);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Carries bytes between a local socket (QEMU's) and a connection to the other host, both ways at once, by two threads. TCP does the
  * flow control: nothing is taken from one side that the other has no room for, but for 512 KiB each way (TLS: 256 KiB here and 256 KiB in
- * net/tls.c; without: a pipe in the kernel). */
+ * net/tls.c, and 1 MiB in the kernel on the way to QEMU; without: a pipe of 1 MiB each way in the kernel). */
 #pragma once
 #include "net/conn.h"
 
@@ -11,6 +11,10 @@ typedef struct DrRelay DrRelay;
  * (not when both sides end in peace, nor by dr_relay_abort()); -1: none; borrowed. When one side breaks, the other is closed
  * at once. The end of one direction is passed on: shutdown(2) here, close_notify (TLS) or FIN there. (transfer full) */
 DrRelay *dr_relay_new(int local, DrConn *conn, int broken, GError **error);
+
+/* From now on as little as possible is on its way in here, at some cost of throughput: what QEMU sends last, with its guest stopped,
+ * comes behind all of it. For who nears the end; any thread. */
+void dr_relay_narrow(DrRelay *relay);
 
 /* Closes both sides at once; QEMU sees its socket break. Any thread. */
 void dr_relay_abort(DrRelay *relay);
