@@ -11,7 +11,7 @@
 #include <poll.h>
 #include <sys/socket.h>
 
-#define LITTLE (128 * 1024) /* bytes */
+#define LITTLE (512 * 1024) /* bytes */
 #define NEAR_US 1000        /* of a round trip: beyond, the kernel knows best what a link needs */
 #define NEAR_RATE 2500      /* bytes/us: 20 Gbit/s */
 #define MAX_LOOKUPS 32 /* threads that the resolver keeps */

@@ -15,7 +15,7 @@ int dr_dial(const char *host, guint port, DrDeadline deadline, GError **error);
 void dr_socket_options(int fd);
 
 /* For a socket of whom much is received, and the last of it in a hurry: left to itself the kernel lets megabytes wait to be read where
- * the reader is slower than the link. With a round trip below 1 ms no more waits than fills a link of 20 Gbit/s, or 128 KiB. */
+ * the reader is slower than the link. With a round trip below 1 ms no more waits than fills a link of 20 Gbit/s, or 512 KiB. */
 void dr_socket_queue_little(int fd);
 
 /* Waits until a TCP socket takes more; FALSE: the deadline has passed (errno ETIMEDOUT). An error of the socket ends the wait, too:
