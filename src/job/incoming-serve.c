@@ -17,21 +17,25 @@
 #define MAX_COMMANDS 2000
 #define LOAD_MS 5000 /* until it has read what is on its way */
 #define LOAD_STEP_MS 1
+#define LOAD_PATIENT_MS 20
 #define KILL_MS 10000
 #define LOOK_MS 1000 /* QEMU's main loop may wait for a page of post-copy */
 
 /* --- The new QEMU --- */
 
-static void
+static gboolean
 take_events(Incoming *in)
 {
+  gboolean any = FALSE;
   DrQmpEvent *event;
 
   while (in->u.dest && (event = dr_qmp_pop_event(in->u.dest))) {
     if (g_str_equal(event->name, "RESUME"))
       in->u.resumed_us = event->time_us;
     dr_qmp_event_free(event);
+    any = TRUE;
   }
+  return any;
 }
 
 /* Its monitor is closed: because it has ended, or by mistake. */
@@ -231,6 +235,7 @@ static gboolean
 wait_loaded(Incoming *in)
 {
   DrDeadline deadline = dr_deadline_in(LOAD_MS);
+  gboolean soon = TRUE;
 
   while (in->u.dest && !dr_qmp_closed(in->u.dest) && !dr_deadline_passed(deadline)) {
     g_autoptr(JsonNode) node = dr_qmp_call(in->u.dest, "query-status", NULL, LOOK_MS, NULL);
@@ -240,9 +245,9 @@ wait_loaded(Incoming *in)
 
     if (!g_str_equal(state, "inmigrate"))
       return TRUE;
-    dr_qmp_wait_many(&in->u.dest, 1, dr_deadline_in(LOAD_STEP_MS),
-                     NULL); /* its events, too, say that it goes on */
-    take_events(in);
+    /* Its events say that it goes on, and are there some time before it has; each question holds it up. */
+    dr_qmp_wait_many(&in->u.dest, 1, dr_deadline_in(soon ? LOAD_STEP_MS : LOAD_PATIENT_MS), NULL);
+    soon = take_events(in);
   }
   return FALSE;
 }

@@ -28,7 +28,7 @@ struct DrRelay {
   DrConn *conn;
   GThread *out, *in;
   gint64 bytes_out, bytes_in; /* atomic */
-  gint piece;                 /* atomic: bytes that are taken at once without TLS */
+  gint piece;                 /* atomic: bytes that are taken at once */
   gint state;                 /* atomic: DrRelayState */
   gint ended;                 /* atomic: directions that have ended in peace */
 };
@@ -135,7 +135,7 @@ carry_out(DrRelay *relay, GError **error)
   g_autofree guint8 *buffer = g_malloc(BUFFER);
 
   for (;;) {
-    gssize n = recv(relay->local, buffer, BUFFER, MSG_DONTWAIT);
+    gssize n = recv(relay->local, buffer, (gsize)g_atomic_int_get(&relay->piece), MSG_DONTWAIT);
 
     if (n == 0)
       return TRUE;
@@ -155,7 +155,7 @@ carry_in(DrRelay *relay, GError **error)
   g_autofree guint8 *buffer = g_malloc(BUFFER);
 
   for (;;) {
-    gssize n = dr_conn_read(relay->conn, buffer, BUFFER, -1, error);
+    gssize n = dr_conn_read(relay->conn, buffer, (gsize)g_atomic_int_get(&relay->piece), -1, error);
 
     if (n <= 0)
       return n == 0;
@@ -295,7 +295,7 @@ dr_relay_new(int local, DrConn *conn, int broken, GError **error)
   relay->local = local;
   relay->conn = conn;
   relay->broken = broken;
-  relay->piece = PIPE_SIZE;
+  relay->piece = dr_conn_plain_fd(conn) < 0 ? BUFFER : PIPE_SIZE;
   dr_socket_queue_little(dr_conn_fd(conn));
   make_nonblocking(local);
   make_nonblocking(dr_conn_plain_fd(conn));
