@@ -325,10 +325,9 @@ static const struct {
   const char *method;
   JsonObject *(*answer)(Incoming *in, JsonObject *params, GError **error);
 } questions[] = {
-  { "ready", ready },       { "qmp", qmp },         { "qmps", qmps },
-  { "listen", listen_for }, { "promise", promise }, { "accept", accept },
-  { "abort", give_up },     { "status", status },   { "handed", handed },
-  { "narrow", narrow },
+  { "ready", ready },     { "qmp", qmp },       { "qmps", qmps },     { "listen", listen_for },
+  { "promise", promise }, { "accept", accept }, { "abort", give_up }, { "status", status },
+  { "handed", handed },   { "narrow", narrow },
 };
 
 static void

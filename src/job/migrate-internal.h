@@ -31,7 +31,7 @@ typedef struct {
   char *socket_path; /* where the source's QEMU writes to */
   DrStreams *streams;
   gboolean narrowed; /* the streams: the end is near */
-  gboolean handed; /* the first stream is QEMU's own socket: there is nothing to carry */
+  gboolean handed;   /* the first stream is QEMU's own socket: there is nothing to carry */
   gint64 epoch;
   char *version_before, *version; /* of the two QEMUs */
   int version_number;             /* of the other */

@@ -80,7 +80,8 @@ typedef struct {
   gint64 expected_total_ms; /* from the first sample to the end; -1: not known, or never as it is */
   gint64 expected_pause_ms; /* of the guest; -1: not known */
   gboolean stalled;         /* nothing has moved for a while: a person should know */
-  gboolean near_end;        /* the guest may be stopped at any time now: as little as possible should be on its way */
+  gboolean
+      near_end;     /* the guest may be stopped at any time now: as little as possible should be on its way */
   char reason[200]; /* one phrase without a full stop for people; "" with DR_ADVICE_GO_ON unless stalled */
 } DrAdvice;
 

@@ -14,9 +14,10 @@
 #define LITTLE (512 * 1024) /* bytes */
 #define NEAR_US 1000        /* of a round trip: beyond, the kernel knows best what a link needs */
 #define NEAR_RATE 2500      /* bytes/us: 20 Gbit/s */
-#define MAX_LOOKUPS 32 /* threads that the resolver keeps */
-#define ATTEMPT_MS 250 /* to connect to one address, the first time */
+#define MAX_LOOKUPS 32      /* threads that the resolver keeps */
+#define ATTEMPT_MS 250      /* to connect to one address, the first time */
 #define UNSENT (256 * 1024)
+#define UNSENT_LITTLE (32 * 1024)
 #define HANDED_ON_MS 30000
 
 void
@@ -46,6 +47,14 @@ dr_socket_queue_little(int fd)
   room = MAX(LITTLE, (int)info.tcpi_min_rtt * NEAR_RATE);
   if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room) < 0) /* needs CAP_NET_ADMIN */
     setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
+}
+
+void
+dr_socket_send_little(int fd)
+{
+  int unsent = UNSENT_LITTLE;
+
+  setsockopt(fd, IPPROTO_TCP, TCP_NOTSENT_LOWAT, &unsent, sizeof unsent);
 }
 
 static void

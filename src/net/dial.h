@@ -18,6 +18,9 @@ void dr_socket_options(int fd);
  * the reader is slower than the link. With a round trip below 1 ms no more waits than fills a link of 20 Gbit/s, or 512 KiB. */
 void dr_socket_queue_little(int fd);
 
+/* For the sender of it, when the hurry begins: next to nothing waits unsent any more. */
+void dr_socket_send_little(int fd);
+
 /* Waits until a TCP socket takes more; FALSE: the deadline has passed (errno ETIMEDOUT). An error of the socket ends the wait, too:
  * the next call on it tells.
  *

@@ -20,8 +20,9 @@
 
 #define BUFFER (256 * 1024)     /* bytes; bench/net.c */
 #define PIPE_SIZE (1024 * 1024) /* bytes; the most that anybody may have (fs.pipe-max-size) */
-#define LOCAL_ROOM (512 * 1024) /* bytes that QEMU need not have read yet; the kernel doubles it for its own needs */
-#define NARROW (64 * 1024)      /* the same, and a piece, once the end is near */
+#define LOCAL_ROOM                                                                                           \
+  (512 * 1024) /* bytes that QEMU need not have read yet; the kernel doubles it for its own needs */
+#define NARROW (64 * 1024) /* the same, and a piece, once the end is near */
 
 struct DrRelay {
   int local, broken;
@@ -205,7 +206,8 @@ splice_all(DrRelay *relay, int from, int to, gint64 *counter, GError **error)
   write_end = ends[1];
   fcntl(write_end, F_SETPIPE_SZ, PIPE_SIZE);
   for (;;) {
-    gssize n = splice(from, NULL, write_end, NULL, (gsize)g_atomic_int_get(&relay->piece), SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
+    gssize n = splice(from, NULL, write_end, NULL, (gsize)g_atomic_int_get(&relay->piece),
+                      SPLICE_F_MOVE | SPLICE_F_NONBLOCK);
 
     if (n == 0)
       return TRUE;
@@ -314,6 +316,7 @@ dr_relay_narrow(DrRelay *relay)
 {
   g_atomic_int_set(&relay->piece, NARROW);
   make_room(relay->local, NARROW);
+  dr_socket_send_little(dr_conn_fd(relay->conn));
 }
 
 void

@@ -305,6 +305,36 @@ test_forecast(void)
   g_assert_cmpint(advice.expected_total_ms, ==, -1);
 }
 
+/* From half a second before the end of the first pass on the guest may be stopped at any time. */
+static void
+test_near_end(void)
+{
+  static const struct {
+    gint64 ms, passes, moved; /* MiB */
+    gboolean near;
+  } samples[] = { { 0, 1, 0, FALSE },
+                  { 1000, 1, 50, FALSE },
+                  { 1600, 1, 80, TRUE },
+                  { 2000, 2, 100, TRUE },
+                  { 9000, 7, 400, TRUE } };
+  DrPolicyConfig config = { .touched = 100 * MIB };
+  DrAdvice advice;
+  DrPolicy policy;
+
+  dr_policy_init(&policy, &config);
+  for (guint i = 0; i < G_N_ELEMENTS(samples); i++) {
+    DrPolicySample sample = { .time_ms = samples[i].ms,
+                              .status = DR_STATUS_PRECOPY,
+                              .passes = samples[i].passes,
+                              .remaining = 200 * MIB - MIN(samples[i].moved, 199) * MIB,
+                              .transferred = samples[i].moved * MIB,
+                              .total = 200 * MIB };
+
+    dr_policy_judge(&policy, &sample, &advice);
+    g_assert_cmpint(advice.near_end, ==, samples[i].near);
+  }
+}
+
 static void
 test_limits(void)
 {
@@ -322,6 +352,7 @@ int
 main(int argc, char **argv)
 {
   g_test_init(&argc, &argv, NULL);
+  g_test_add_func("/policy/near-end", test_near_end);
   g_test_add_func("/policy/recorded/converging", test_converging);
   g_test_add_func("/policy/recorded/diverging", test_diverging);
   g_test_add_func("/policy/recorded/diverging-without-postcopy", test_diverging_without_postcopy);
