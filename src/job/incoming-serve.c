@@ -23,19 +23,27 @@
 
 /* --- The new QEMU --- */
 
+/* Of a MIGRATION event. */
 static gboolean
+is_last(JsonObject *data)
+{
+  const char *status = data ? dr_json_str(data, "status", "") : "";
+
+  return g_str_equal(status, "completed") || g_str_equal(status, "postcopy-active");
+}
+
+static void
 take_events(Incoming *in)
 {
-  gboolean any = FALSE;
   DrQmpEvent *event;
 
   while (in->u.dest && (event = dr_qmp_pop_event(in->u.dest))) {
     if (g_str_equal(event->name, "RESUME"))
       in->u.resumed_us = event->time_us;
+    else if (g_str_equal(event->name, "MIGRATION"))
+      in->reads_last |= is_last(event->data);
     dr_qmp_event_free(event);
-    any = TRUE;
   }
-  return any;
 }
 
 /* Its monitor is closed: because it has ended, or by mistake. */
@@ -235,7 +243,6 @@ static gboolean
 wait_loaded(Incoming *in)
 {
   DrDeadline deadline = dr_deadline_in(LOAD_MS);
-  gboolean soon = TRUE;
 
   while (in->u.dest && !dr_qmp_closed(in->u.dest) && !dr_deadline_passed(deadline)) {
     g_autoptr(JsonNode) node = dr_qmp_call(in->u.dest, "query-status", NULL, LOOK_MS, NULL);
@@ -245,9 +252,10 @@ wait_loaded(Incoming *in)
 
     if (!g_str_equal(state, "inmigrate"))
       return TRUE;
-    /* Its events say that it goes on, and are there some time before it has; each question holds it up. */
-    dr_qmp_wait_many(&in->u.dest, 1, dr_deadline_in(soon ? LOAD_STEP_MS : LOAD_PATIENT_MS), NULL);
-    soon = take_events(in);
+    /* Its events say when it is worth asking: who answers is the thread that reads. */
+    take_events(in);
+    dr_qmp_wait_many(&in->u.dest, 1, dr_deadline_in(in->reads_last ? LOAD_STEP_MS : LOAD_PATIENT_MS), NULL);
+    take_events(in);
   }
   return FALSE;
 }

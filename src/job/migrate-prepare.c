@@ -272,6 +272,7 @@ open_streams(Migrate *m, JsonObject *reply, GError **error)
   g_auto(GStrv) tokens = dr_json_strv(dr_json_arr(reply, "tokens"));
   dr_autofd int fd = -1;
 
+  m->narrowed = FALSE;
   if (m->options.transport != DR_MOVE_TUNNEL && (!tokens || !*tokens))
     return dr_error_set(error, DR_ERROR_REFUSED, "the other host gave out no tokens for streams without TLS");
   m->handed = m->options.transport == DR_MOVE_HANDOFF && m->epoch == 0;
