@@ -12,7 +12,8 @@
 #include <unistd.h>
 
 typedef struct {
-  gboolean all, check, async, live, postcopy, after_precopy, no_postcopy, timeout_suspend, auto_converge;
+  gboolean all, check, async, live, postcopy, after_precopy, no_postcopy, preempt, timeout_suspend,
+      auto_converge;
   char *qemu, *dname, *compress, *transport;
   char **maps;
   int timeout, timeout_postcopy, parallel, bandwidth, postcopy_bandwidth, downtime, at_a_time;
@@ -126,6 +127,7 @@ request(DrCli *cli, const Options *o)
   add_flag(body, "postcopy", o->postcopy);
   add_flag(body, "postcopy_after_precopy", o->after_precopy);
   add_flag(body, "no_postcopy", o->no_postcopy);
+  add_flag(body, "postcopy_preempt", o->preempt);
   add_flag(body, "timeout_suspend", o->timeout_suspend);
   add_flag(body, "auto_converge", o->auto_converge);
   add_number(body, "timeout", o->timeout);
@@ -187,6 +189,8 @@ dr_cmd_migrate(DrCli *cli, int argc, char **argv)
     { "postcopy-after-precopy", 0, 0, G_OPTION_ARG_NONE, &o.after_precopy, "Post-copy after the first pass",
       NULL },
     { "timeout-postcopy", 0, 0, G_OPTION_ARG_INT, &o.timeout_postcopy, "Post-copy after so long", "S" },
+    { "postcopy-preempt", 0, 0, G_OPTION_ARG_NONE, &o.preempt,
+      "Pages that the guest waits for by a stream of their own", NULL },
     { "no-postcopy", 0, 0, G_OPTION_ARG_NONE, &o.no_postcopy, "Never post-copy", NULL },
     { "timeout", 0, 0, G_OPTION_ARG_INT, &o.timeout, "Give up after so long", "S" },
     { "timeout-suspend", 0, 0, G_OPTION_ARG_NONE, &o.timeout_suspend,

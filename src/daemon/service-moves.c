@@ -31,6 +31,7 @@ check_migrate_request(DrService *service, JsonObject *request, GError **error)
                                       { "postcopy", DR_MEMBER_FLAG },
                                       { "postcopy_after_precopy", DR_MEMBER_FLAG },
                                       { "no_postcopy", DR_MEMBER_FLAG },
+                                      { "postcopy_preempt", DR_MEMBER_FLAG },
                                       { "timeout_postcopy", DR_MEMBER_NUMBER, 1, 86400 },
                                       { "timeout", DR_MEMBER_NUMBER, 1, 86400 },
                                       { "timeout_suspend", DR_MEMBER_FLAG },

@@ -21,7 +21,8 @@ typedef struct {
   DrMailbox *box;
   IncomingState state;
   gboolean postcopy; /* accepted so: it has arrived when the last page has */
-  gboolean reads_last; /* its QEMU says that it has all that was sent, or in post-copy begins with what it needs to run */
+  gboolean
+      reads_last; /* its QEMU says that it has all that was sent, or in post-copy begins with what it needs to run */
   gint64 last_word_us;
   gint64 epoch; /* of `socket`; these under the lock of incoming.c */
   char *socket; /* NULL: the new QEMU gets a connected one */

@@ -14,6 +14,7 @@
 #define START_MS 45000                  /* the other droverd gives a QEMU 30 s to come up */
 #define NO_LIMIT 1000000                /* MiB/s */
 #define MULTIFD_POSTCOPY DR_QEMU(10, 1) /* before, the pair is accepted and then a QEMU aborts (QEMU-NOTES) */
+#define PREEMPT DR_QEMU(8, 0)           /* 7.1 and 7.2 have it, and cannot recover with it */
 
 /* The quickest question is the one whose answer was written nearest to the middle between asking and hearing. */
 static void
@@ -91,7 +92,8 @@ static void G_GNUC_PRINTF(4, 5)
 static gboolean
 wants_postcopy(const Migrate *m)
 {
-  return m->options.postcopy || m->options.after_precopy || m->options.timeout_postcopy_s > 0;
+  return m->options.postcopy || m->options.after_precopy || m->options.timeout_postcopy_s > 0 ||
+         m->options.preempt;
 }
 
 /* Pairs that QEMU cannot do, resolved by what was asked for aloud; what was not is left out, and said. */
@@ -115,6 +117,9 @@ choose_ways(Migrate *m)
                     why);
   if (why)
     m->options.no_postcopy = TRUE;
+  else if (m->options.preempt && oldest < PREEMPT)
+    block(m, "postcopy-preempt", "leave --postcopy-preempt out",
+          "a stream of its own for urgent pages needs QEMU 8.0 on both hosts");
 }
 
 static void
@@ -223,6 +228,8 @@ capabilities(Migrate *m)
 
   if (!m->options.no_postcopy)
     g_strv_builder_add(builder, "postcopy-ram");
+  if (m->options.preempt)
+    g_strv_builder_add(builder, "postcopy-preempt");
   if (m->options.auto_converge)
     g_strv_builder_add(builder, "auto-converge");
   if (m->options.parallel > 0)
@@ -290,9 +297,10 @@ gboolean
 dr_migrate_listen(Migrate *m, GError **error)
 {
   g_auto(GStrv) wanted = capabilities(m);
-  JsonObject *params = dr_json("{'epoch': <%x>, 'transport': <%s>, 'streams': <%x>, 'handoff': <%b>}",
-                               m->epoch, dr_move_transport_name(m->options.transport),
-                               m->options.parallel + 1, m->options.transport == DR_MOVE_HANDOFF);
+  JsonObject *params =
+      dr_json("{'epoch': <%x>, 'transport': <%s>, 'streams': <%x>, 'handoff': <%b>}", m->epoch,
+              dr_move_transport_name(m->options.transport), m->options.parallel + 1 + m->options.preempt,
+              m->options.transport == DR_MOVE_HANDOFF);
   g_autoptr(JsonObject) reply = NULL;
 
   json_object_set_array_member(params, "capabilities", dr_json_array_from_strv((const char *const *)wanted));

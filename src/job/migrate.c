@@ -40,7 +40,7 @@ static gboolean
 check_pairs(const DrMigrateOptions *o, GError **error)
 {
   static const char *const methods[] = { "zstd", "zlib", "xbzrle", NULL };
-  gboolean postcopy = o->postcopy || o->after_precopy || o->timeout_postcopy_s > 0;
+  gboolean postcopy = o->postcopy || o->after_precopy || o->timeout_postcopy_s > 0 || o->preempt;
 
   if (o->compress && !g_strv_contains(methods, o->compress))
     return dr_error_set(error, DR_ERROR_INVALID, "'%s' is no compression: zstd, zlib or xbzrle", o->compress);
@@ -50,6 +50,10 @@ check_pairs(const DrMigrateOptions *o, GError **error)
   if (o->transport == DR_MOVE_HANDOFF && o->parallel > 0)
     return dr_error_set(error, DR_ERROR_INVALID,
                         "parallel streams cannot be handed on: QEMU takes one socket (--transport plain)");
+  if (o->transport == DR_MOVE_HANDOFF && o->preempt)
+    return dr_error_set(
+        error, DR_ERROR_INVALID,
+        "a stream for urgent pages cannot be handed on: QEMU takes one socket (--transport plain)");
   if (o->no_postcopy && postcopy)
     return dr_error_set(error, DR_ERROR_INVALID, "post-copy is both asked for and forbidden");
   if (o->timeout_suspend && o->timeout_s == 0)
@@ -66,6 +70,7 @@ dr_migrate_read_options(JsonObject *request, DrMigrateOptions *o, GError **error
     .postcopy = dr_json_bool(request, "postcopy", FALSE),
     .after_precopy = dr_json_bool(request, "postcopy_after_precopy", FALSE),
     .no_postcopy = dr_json_bool(request, "no_postcopy", FALSE),
+    .preempt = dr_json_bool(request, "postcopy_preempt", FALSE),
     .timeout_postcopy_s = dr_json_int(request, "timeout_postcopy", 0),
     .timeout_s = dr_json_int(request, "timeout", 0),
     .timeout_suspend = dr_json_bool(request, "timeout_suspend", FALSE),

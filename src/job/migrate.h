@@ -15,6 +15,7 @@ typedef struct {
   gboolean postcopy;         /* allowed at the user's word: migrate-postcopy */
   gboolean after_precopy;    /* after the first pass */
   gboolean no_postcopy;      /* never: --downtime is what there is */
+  gboolean preempt;          /* post-copy's urgent pages by a stream of their own */
   gint64 timeout_postcopy_s; /* 0: none */
   gint64 timeout_s;          /* 0: none; then give up, or with timeout_suspend stop the guest */
   gboolean timeout_suspend;

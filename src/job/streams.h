@@ -6,7 +6,7 @@
 
 typedef struct DrStreams DrStreams;
 
-#define DR_STREAMS_MAX 17 /* of one move: 16 of multifd and the main one */
+#define DR_STREAMS_MAX 18 /* of one move: 16 of multifd, the main one and that of urgent pages */
 
 /* The source's side: listens on `path` for QEMU, and carries each of its connections to the peer at once, opened by
  * {"kind":"stream","move","epoch","index"}, or, without TLS, by the token of its index. `tokens`: NULL-terminated; NULL: TLS.

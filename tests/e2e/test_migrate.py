@@ -9,8 +9,8 @@ import pytest
 
 from lib import drover, guest, hosts, peers
 from lib.disks import acked_at_the_end, new_image, writes_go_on
-from lib.pair import Pair
-from lib.procs import kill_pid, wait_until
+from lib.pair import PORT, Pair
+from lib.procs import kill_pid, run, wait_until
 
 serial = itertools.count(1)
 TRANSPORTS = "[peers]\ntransports=tunnel;plain;handoff\n"
@@ -215,6 +215,33 @@ def test_postcopy_survives_a_cut(pair, start, seconds, loud):
     assert seconds < 5 or pair.job(vm)["result"]["recoveries"] >= 1
     pair.moved(vm)
     vm.healthy()
+
+
+@pytest.mark.parametrize("version", ["10.0", "11.1"])
+def test_urgent_pages_have_a_stream_of_their_own(pair, start, version):
+    """And a move that has it survives a cut, too. What the guest waits for has no limit of bandwidth but the link's."""
+    vm = start(ram="262152k", mem=128, rate=100, version=version)
+    pair.link.limit(150)
+    move = pair.a.spawn("migrate", vm.name, "b", "--postcopy-after-precopy", "--postcopy-preempt")
+    pages_go(pair, vm)
+    streams = run("ip", "netns", "exec", pair.netns_b, "ss", "-Htn", "state", "established", "sport", "=", f":{PORT}").stdout
+    assert len(streams.splitlines()) == 3, streams  # the conversation, the main one, and theirs
+    begun = time.monotonic()
+    pair.link.cut()
+    wait_until(lambda: time.monotonic() > begun + 6, 10, "the cut to last")
+    pair.link.heal()
+    said = move.communicate(timeout=120)
+    assert move.returncode == 0, said
+    assert pair.job(vm)["result"]["recoveries"] >= 1
+    pair.moved(vm)
+    vm.healthy()
+
+
+def test_a_stream_for_urgent_pages_needs_a_newer_qemu(pair, start):
+    vm = start()
+    refused = pair.a.refused("migrate", vm.name, "b", "--postcopy-preempt")
+    assert "8.0" in refused["message"] and pair.a.state(vm.name) == "running"
+    assert "handed" in pair.a.refused("migrate", vm.name, "b", "--postcopy-preempt", "--transport", "handoff", code=2)["message"]
 
 
 @pytest.mark.parametrize("who", ["a", "b", "ab"])
