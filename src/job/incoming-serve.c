@@ -171,6 +171,29 @@ set_parameters(Incoming *in, JsonObject *params, GError **error)
          dr_qmp_do(in->u.dest, "migrate-set-parameters", json_object_ref(parameters), error);
 }
 
+/* A QEMU of 8.0 or newer that waits for the stream of urgent pages, in a recovery that broke before that had come, does not see that the
+ * main one has gone: a connection that is closed at once tells it (seen on 10.0), and the next try finds it paused. At the first
+ * beginning the same would end it. */
+static void
+nudge(Incoming *in)
+{
+  const char *peer = dr_json_str(dr_job_request(in->job), "peer", NULL);
+  g_autofree char *status = migration_status(in);
+  g_autofree char *path = in->epoch > 0 ? dr_incoming_socket(in->move, peer, in->epoch) : NULL;
+
+  if (path && g_str_equal(status, "postcopy-active"))
+    dr_streams_knock(path);
+}
+
+static gboolean
+recover_at(Incoming *in, const char *uri, GError **error)
+{
+  if (dr_qmp_do_oob(in->u.dest, "migrate-recover", dr_json("{'uri': <%s>}", uri), error))
+    return TRUE;
+  nudge(in);
+  return FALSE;
+}
+
 /* {"epoch","capabilities","parameters","handoff"}: epoch 0 begins; a later one goes on with a post-copy whose streams broke. With
  * `handoff` QEMU begins to read when it gets its socket. */
 static JsonObject *
@@ -185,7 +208,7 @@ listen_for(Incoming *in, JsonObject *params, GError **error)
 
   unlink(path);
   if (epoch > 0)
-    done = dr_qmp_do_oob(in->u.dest, "migrate-recover", dr_json("{'uri': <%s>}", uri), error);
+    done = recover_at(in, uri, error);
   else
     done = dr_migration_set_capabilities(in->u.dest, (const char *const *)capabilities, error) &&
            set_parameters(in, params, error) &&
@@ -355,7 +378,7 @@ answer_one(Incoming *in)
                   ? questions[i].answer(in, params, &error)
                   : NULL;
   if (!reply && !error)
-    dr_error_set(&error, in->u.dest ? DR_ERROR_INVALID : DR_ERROR_CLOSED,
+    dr_error_set(&error, in->u.dest ? DR_ERROR_UNSUPPORTED : DR_ERROR_CLOSED,
                  in->u.dest ? "there is no such question: '%s'" : "the new QEMU does not answer ('%s')",
                  method);
   dr_mailbox_answer(in->box, reply, error);

@@ -161,3 +161,49 @@ dr_mailbox_close(DrMailbox *box)
   g_cond_broadcast(&box->changed);
   g_mutex_unlock(&box->lock);
 }
+
+/* --- Which can be asked --- */
+
+static GMutex lock;
+static GHashTable *published; /* "KIND/VM" -> DrMailbox */
+
+static char *
+key_of(const char *kind, const char *vm)
+{
+  return g_strconcat(kind, "/", vm, NULL);
+}
+
+void
+dr_mailbox_publish(const char *kind, const char *vm, DrMailbox *box)
+{
+  g_mutex_lock(&lock);
+  if (!published)
+    published = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)dr_mailbox_unref);
+  g_hash_table_insert(published, key_of(kind, vm), dr_mailbox_ref(box));
+  g_mutex_unlock(&lock);
+}
+
+void
+dr_mailbox_withdraw(const char *kind, const char *vm, DrMailbox *box)
+{
+  g_autofree char *key = key_of(kind, vm);
+
+  g_mutex_lock(&lock);
+  if (published && g_hash_table_lookup(published, key) == box)
+    g_hash_table_remove(published, key);
+  g_mutex_unlock(&lock);
+}
+
+DrMailbox *
+dr_mailbox_find(const char *kind, const char *vm)
+{
+  g_autofree char *key = key_of(kind, vm);
+  DrMailbox *box;
+
+  g_mutex_lock(&lock);
+  box = published ? g_hash_table_lookup(published, key) : NULL;
+  if (box)
+    dr_mailbox_ref(box);
+  g_mutex_unlock(&lock);
+  return box;
+}

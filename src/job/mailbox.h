@@ -24,3 +24,11 @@ gboolean dr_mailbox_take(DrMailbox *box, char **ret_method, JsonObject **ret_par
 void dr_mailbox_answer(DrMailbox *box, JsonObject *reply, const GError *error);
 /* The job ends: nothing is taken any more. */
 void dr_mailbox_close(DrMailbox *box);
+
+/* --- Which can be asked ---
+ *
+ * The jobs of a kind by the names of their VMs. publish: takes the place of one before it. withdraw: only if it is still this
+ * one's. find: (transfer full), NULL: there is none. Any thread. */
+void dr_mailbox_publish(const char *kind, const char *vm, DrMailbox *box);
+void dr_mailbox_withdraw(const char *kind, const char *vm, DrMailbox *box);
+DrMailbox *dr_mailbox_find(const char *kind, const char *vm);

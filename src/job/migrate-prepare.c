@@ -284,9 +284,9 @@ open_streams(Migrate *m, JsonObject *reply, GError **error)
     return dr_error_set(error, DR_ERROR_REFUSED, "the other host gave out no tokens for streams without TLS");
   m->handed = m->options.transport == DR_MOVE_HANDOFF && m->epoch == 0;
   if (!m->handed) {
-    m->streams =
-        dr_streams_new(m->peer, m->move, m->epoch, m->socket_path,
-                       m->options.transport == DR_MOVE_TUNNEL ? NULL : (const char *const *)tokens, error);
+    m->streams = dr_streams_new(m->peer, m->move, m->epoch, m->socket_path,
+                                m->options.transport == DR_MOVE_TUNNEL ? NULL : (const char *const *)tokens,
+                                m->options.preempt, error);
     return m->streams != NULL;
   }
   fd = dr_streams_open_plain(m->peer, tokens[0], error);

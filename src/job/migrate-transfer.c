@@ -11,6 +11,7 @@
 #define TICK_MS 50
 #define SAMPLE_MS 100
 #define STATUS_MS 1000 /* a word to the other host now and then, or it gives the guest up */
+#define NARROW_MS 1
 #define ASK_MS 10000
 #define ACCEPT_MS 35000
 #define ORDER_MS 20000
@@ -190,7 +191,8 @@ hear_user(Migrate *m, GError **error)
 
 /* --- The policy --- */
 
-/* An older droverd over there does not know the question. */
+/* Nobody waits for the answer, which may be behind much that is on its way: an older droverd over there does not know the
+ * question. */
 static void
 narrow(Migrate *m)
 {
@@ -200,7 +202,7 @@ narrow(Migrate *m)
     return;
   m->narrowed = TRUE;
   dr_streams_narrow(m->streams);
-  reply = dr_migrate_ask(m, "move.narrow", NULL, ASK_MS, NULL);
+  reply = dr_migrate_ask(m, "move.narrow", NULL, NARROW_MS, NULL);
 }
 
 static gboolean
@@ -335,7 +337,7 @@ static gboolean
 wait_channels(Migrate *m, GError **error)
 {
   DrDeadline deadline = dr_deadline_in(CHANNELS_MS);
-  guint wanted = m->options.parallel > 0 ? (guint)m->options.parallel + 1 : 1;
+  guint wanted = 1 + (guint)m->options.parallel + (m->options.preempt ? 1 : 0);
 
   while (!m->handed && dr_streams_count(m->streams) < wanted) {
     wait_a_while(m);

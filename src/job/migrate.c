@@ -12,6 +12,7 @@
 #define LEASE_MS 10000
 #define CONNECT_MS 5000
 #define PARALLEL_MAX 16
+#define MAILBOX "migrate"
 
 /* --- What is asked --- */
 
@@ -54,6 +55,10 @@ check_pairs(const DrMigrateOptions *o, GError **error)
     return dr_error_set(
         error, DR_ERROR_INVALID,
         "a stream for urgent pages cannot be handed on: QEMU takes one socket (--transport plain)");
+  if (o->parallel > 0 && o->preempt)
+    return dr_error_set(
+        error, DR_ERROR_INVALID,
+        "parallel streams and one for urgent pages exclude each other: QEMU cannot tell them apart");
   if (o->no_postcopy && postcopy)
     return dr_error_set(error, DR_ERROR_INVALID, "post-copy is both asked for and forbidden");
   if (o->timeout_suspend && o->timeout_s == 0)
@@ -84,32 +89,10 @@ dr_migrate_read_options(JsonObject *request, DrMigrateOptions *o, GError **error
   return read_transport(request, &o->transport, error) && check_pairs(o, error);
 }
 
-/* --- Which moves are under way from here --- */
-
-static GMutex lock;
-static GHashTable *under_way; /* VM's name -> DrMailbox */
-
-static void
-publish(Migrate *m)
-{
-  g_mutex_lock(&lock);
-  if (!under_way)
-    under_way = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)dr_mailbox_unref);
-  g_hash_table_insert(under_way, g_strdup(dr_vm_name(m->vm)), dr_mailbox_ref(m->box));
-  g_mutex_unlock(&lock);
-}
-
 DrMailbox *
 dr_migrate_find(const char *vm)
 {
-  DrMailbox *box;
-
-  g_mutex_lock(&lock);
-  box = under_way ? g_hash_table_lookup(under_way, vm) : NULL;
-  if (box)
-    dr_mailbox_ref(box);
-  g_mutex_unlock(&lock);
-  return box;
+  return dr_mailbox_find(MAILBOX, vm);
 }
 
 /* --- Before and after --- */
@@ -128,10 +111,7 @@ migrate_init(Migrate *m, DrVm *vm, JsonObject *request)
 static void
 migrate_clear(Migrate *m)
 {
-  g_mutex_lock(&lock);
-  if (under_way && g_hash_table_lookup(under_way, dr_vm_name(m->vm)) == m->box)
-    g_hash_table_remove(under_way, dr_vm_name(m->vm));
-  g_mutex_unlock(&lock);
+  dr_mailbox_withdraw(MAILBOX, dr_vm_name(m->vm), m->box);
   dr_mailbox_close(m->box);
   g_clear_pointer(&m->box, dr_mailbox_unref);
   g_clear_pointer(&m->streams, dr_streams_free);
@@ -337,7 +317,7 @@ dr_migrate_run(DrJob *job, GError **error)
   m.source = dr_vm_take(m.vm, "a move to another host", LEASE_MS, error);
   if (!m.source)
     return FALSE;
-  publish(&m);
+  dr_mailbox_publish(MAILBOX, dr_vm_name(m.vm), m.box);
   dr_qmp_set_cancel_fd(m.source, dr_job_cancel_fd(job));
   if (!dr_migrate_look(&m, &cause)) {
     stay(&m, MIGRATE_HERE, NULL);
@@ -453,7 +433,7 @@ dr_migrate_recover(DrJob *job, GError **error)
       interrupted(&m, stage, error);
     return FALSE;
   }
-  publish(&m);
+  dr_mailbox_publish(MAILBOX, dr_vm_name(m.vm), m.box);
   make_policy(&m);
   dr_job_step(job, stage);
   dr_job_hold(job, DR_STEP_RECOVER);

@@ -230,9 +230,10 @@ pass_left(const DrPolicy *p, const DrPolicySample *s)
   gint64 unsent = p->config.touched - s->transferred;
   double rate = MAX(p->drain, p->wire);
 
-  if (s->passes <= 1 && p->config.touched > 0 &&
-      p->wire > 0) /* the first: where the untouched pages are, nobody knows */
-    return (gint64)((double)CLAMP(unsent, 0, s->remaining) / p->wire);
+  /* The first: where the untouched pages are, nobody knows. Memory that is not counted as touched (huge pages, pages in swap or of a
+   * memory file that this QEMU has not looked at) makes it longer. */
+  if (s->passes <= 1 && unsent > 0 && p->wire > 0)
+    return (gint64)((double)MIN(unsent, s->remaining) / p->wire);
   return rate > 0 ? (gint64)((double)s->remaining / rate) : -1;
 }
 
@@ -261,7 +262,7 @@ expect(const DrPolicy *p, const DrPolicySample *s, DrAdvice *ret)
   gint64 left = time_left(p, s), fixed = p->config.overhead_ms + round_trip_ms(&p->config);
   gboolean converges = p->stuck == 0 || needed_ms(p) <= p->downtime_ms;
 
-  ret->near_end = s->passes >= 2 || (left >= 0 && left < NEAR_END_MS);
+  ret->near_end = left >= 0 && left < NEAR_END_MS;
   ret->expected_total_ms = left < 0 ? -1 : s->time_ms - p->begun_ms + left + fixed;
   if (p->suspended)
     ret->expected_pause_ms = left < 0 ? -1 : left + fixed;

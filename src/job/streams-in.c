@@ -76,6 +76,14 @@ connect_to(const char *path, GError **error)
   return -1;
 }
 
+void
+dr_streams_knock(const char *path)
+{
+  dr_autofd int fd = connect_to(path, NULL);
+
+  g_debug("'%s': %s", path, fd >= 0 ? "connected, and closed" : "nobody listens");
+}
+
 /* NULL: it does not come. It may have been dropped while we waited. */
 static Arrivals *
 wait_turn(const char *move, gint64 epoch, guint index)

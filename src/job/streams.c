@@ -47,6 +47,8 @@ struct DrStreams {
   GThread *thread;
   GMutex lock;
   GPtrArray *relays; /* of DrRelay; under `lock` */
+  gboolean ahead;
+  DrConn *next; /* nullable: opened before QEMU has asked for it; set under `lock` */
 };
 
 static DrConn *
@@ -74,10 +76,37 @@ dr_streams_open_plain(DrPeer *peer, const char *token, GError **error)
 }
 
 static void
-carry(DrStreams *streams, int local, guint index)
+open_ahead(DrStreams *streams, guint index)
 {
   g_autoptr(GError) error = NULL;
   DrConn *conn = open_stream(streams, index, &error);
+
+  if (!conn) {
+    g_warning("stream %u of move %s: %s", index, streams->move, error->message);
+    mark_broken(streams->broken);
+    return;
+  }
+  g_mutex_lock(&streams->lock);
+  streams->next = conn;
+  g_mutex_unlock(&streams->lock);
+}
+
+static DrConn *
+take_next(DrStreams *streams)
+{
+  DrConn *conn;
+
+  g_mutex_lock(&streams->lock);
+  conn = g_steal_pointer(&streams->next);
+  g_mutex_unlock(&streams->lock);
+  return conn;
+}
+
+static void
+carry(DrStreams *streams, int local, guint index)
+{
+  g_autoptr(GError) error = NULL;
+  DrConn *ready = take_next(streams), *conn = ready ? ready : open_stream(streams, index, &error);
   DrRelay *relay = conn ? dr_relay_new(local, conn, streams->broken, &error) : NULL;
 
   if (!relay) {
@@ -110,13 +139,15 @@ accept_all(gpointer data)
       carry(streams, local, index++);
     else
       close(local);
+    if (streams->ahead && index == 1)
+      open_ahead(streams, index);
   }
   return NULL;
 }
 
 DrStreams *
 dr_streams_new(DrPeer *peer, const char *move, gint64 epoch, const char *path, const char *const *tokens,
-               GError **error)
+               gboolean ahead, GError **error)
 {
   int listener = listen_at(path, error);
   DrStreams *streams;
@@ -129,6 +160,7 @@ dr_streams_new(DrPeer *peer, const char *move, gint64 epoch, const char *path, c
   streams->path = g_strdup(path);
   streams->tokens = g_strdupv((char **)tokens);
   streams->epoch = epoch;
+  streams->ahead = ahead;
   streams->listener = listener;
   streams->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   streams->broken = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
@@ -155,6 +187,7 @@ dr_streams_free(DrStreams *streams)
   g_mutex_unlock(&streams->lock);
   g_thread_join(streams->thread);
   g_ptr_array_unref(streams->relays);
+  g_clear_pointer(&streams->next, dr_conn_free);
   close(streams->listener);
   close(streams->stop);
   close(streams->broken);
@@ -186,7 +219,7 @@ dr_streams_count(DrStreams *streams)
   guint n;
 
   g_mutex_lock(&streams->lock);
-  n = streams->relays->len;
+  n = streams->relays->len + (streams->next != NULL);
   g_mutex_unlock(&streams->lock);
   return n;
 }

@@ -6,17 +6,18 @@
 
 typedef struct DrStreams DrStreams;
 
-#define DR_STREAMS_MAX 18 /* of one move: 16 of multifd, the main one and that of urgent pages */
+#define DR_STREAMS_MAX 17 /* of one move: 16 of multifd and the main one */
 
 /* The source's side: listens on `path` for QEMU, and carries each of its connections to the peer at once, opened by
  * {"kind":"stream","move","epoch","index"}, or, without TLS, by the token of its index. `tokens`: NULL-terminated; NULL: TLS.
- * (transfer full) */
+ * `ahead`: once the first is carried, the second is opened to the peer before QEMU asks for it, which for the urgent pages of post-copy it
+ * does with the guest already stopped (machine types of 8.0 and newer). (transfer full) */
 DrStreams *dr_streams_new(DrPeer *peer, const char *move, gint64 epoch, const char *path,
-                          const char *const *tokens, GError **error);
+                          const char *const *tokens, gboolean ahead, GError **error);
 /* Closes QEMU's ends at once: it sees a broken stream, and pauses post-copy. */
 void dr_streams_free(DrStreams *streams);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrStreams, dr_streams_free)
-guint dr_streams_count(DrStreams *streams);
+guint dr_streams_count(DrStreams *streams); /* those that are open to the peer */
 /* The end is near: see dr_relay_narrow(). Those that come later are as wide as ever. */
 void dr_streams_narrow(DrStreams *streams);
 /* Readable once one of them has broken. */
@@ -31,5 +32,7 @@ int dr_streams_open_plain(DrPeer *peer, const char *token, GError **error);
 gboolean dr_streams_take(const char *move, gint64 epoch, guint index, DrConn *conn, GError **error);
 /* As dr_streams_narrow(), of those that were taken for a move. */
 void dr_streams_narrow_taken(const char *move);
+/* Connects to the new QEMU's socket and closes at once. */
+void dr_streams_knock(const char *path);
 /* Ends all that were taken for a move. */
 void dr_streams_drop(const char *move);

@@ -45,8 +45,8 @@ dr_socket_queue_little(int fd)
   if (getsockopt(fd, IPPROTO_TCP, TCP_INFO, &info, &len) < 0 || info.tcpi_min_rtt > NEAR_US)
     return;
   room = MAX(LITTLE, (int)info.tcpi_min_rtt * NEAR_RATE);
-  if (setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room) < 0) /* needs CAP_NET_ADMIN */
-    setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &room, sizeof room);
+  /* Needs CAP_NET_ADMIN: what SO_RCVBUF gives without it (net.core.rmem_max) may be far less than a link needs, and for good. */
+  setsockopt(fd, SOL_SOCKET, SO_RCVBUFFORCE, &room, sizeof room);
 }
 
 void

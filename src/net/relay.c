@@ -13,9 +13,11 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sockios.h>
 #include <poll.h>
 #include <signal.h>
 #include <sys/eventfd.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #define BUFFER (256 * 1024)     /* bytes; bench/net.c */
@@ -71,6 +73,14 @@ count(gint64 *counter, gssize n)
   __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
 }
 
+static gboolean
+has_unsent(int conn)
+{
+  int bytes = 0;
+
+  return ioctl(conn, SIOCOUTQ, &bytes) == 0 && bytes > 0;
+}
+
 /* Waits until `fd` is ready. FALSE with errno: the connection has broken meanwhile. POLLHUP alone does not count: a connection that both
  * sides have ended has it while there is still something to be read. */
 static gboolean
@@ -78,10 +88,12 @@ wait_for(DrRelay *relay, int fd, short events)
 {
   int conn = dr_conn_fd(relay->conn);
   struct pollfd fds[] = { { .fd = fd, .events = events }, { .fd = conn } };
-  gboolean sends = fd == conn && (events & POLLOUT), patient = FALSE;
+  gboolean out = (fd == conn) == ((events & POLLOUT) != 0), patient = FALSE;
 
   for (;;) {
-    int got = poll(fds, G_N_ELEMENTS(fds), sends ? DR_SOCKET_LOOK_MS : -1); /* ended by dr_relay_abort() */
+    gboolean look =
+        out && (fd == conn || has_unsent(conn)); /* a peer that does not read for a while is no dead link */
+    int got = poll(fds, G_N_ELEMENTS(fds), look ? DR_SOCKET_LOOK_MS : -1); /* ended by dr_relay_abort() */
 
     if (got == 0)
       patient = dr_socket_be_patient(conn);

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Carries bytes between a local socket (QEMU's) and a connection to the other host, both ways at once, by two threads. TCP does the
- * flow control: nothing is taken from one side that the other has no room for, but for 512 KiB each way (TLS: 256 KiB here and 256 KiB in
- * net/tls.c, and 1 MiB in the kernel on the way to QEMU; without: a pipe of 1 MiB each way in the kernel). */
+ * flow control: nothing is taken from one side that the other has no room for, but for what waits on the way: with TLS 256 KiB here and
+ * 256 KiB in net/tls.c each way, and 1 MiB in the kernel's socket to QEMU; without, a pipe of 1 MiB in the kernel each way. */
 #pragma once
 #include "net/conn.h"
 

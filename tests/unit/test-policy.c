@@ -312,11 +312,9 @@ test_near_end(void)
   static const struct {
     gint64 ms, passes, moved; /* MiB */
     gboolean near;
-  } samples[] = { { 0, 1, 0, FALSE },
-                  { 1000, 1, 50, FALSE },
-                  { 1600, 1, 80, TRUE },
-                  { 2000, 2, 100, TRUE },
-                  { 9000, 7, 400, TRUE } };
+  } samples[] = { { 0, 1, 0, FALSE },      { 1000, 1, 50, FALSE },
+                  { 1600, 1, 80, TRUE },   { 2200, 1, 110, FALSE }, /* more than was known of */
+                  { 3000, 2, 150, FALSE }, { 3800, 2, 190, TRUE } };
   DrPolicyConfig config = { .touched = 100 * MIB };
   DrAdvice advice;
   DrPolicy policy;
