@@ -6,6 +6,8 @@
  *
  *   memory   writes every page anew in passes, and checks the whole old content first
  *   disk     one a disk: numbered blocks, each acknowledged by O_DIRECT|O_SYNC before the next; reads back
+ *   fs       numbered records in files on ext4, each acknowledged by fsync before the next; reads back
+ *   agent    starts qemu-ga and waits for its end
  *   udp      port 7000: echoes what begins with 't', answers every other datagram as a command
  *   tcp      port 7000: answers lines as commands, one client at a time
  *   tick     one byte or datagram a millisecond, numbered: an outside observer measures silence by it
@@ -29,6 +31,7 @@
 #include <net/route.h>
 #include <pthread.h>
 #include <sched.h>
+#include <spawn.h>
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdbool.h>
@@ -45,6 +48,7 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
@@ -510,6 +514,308 @@ disk_stop(const char *path)
   return d->used ? "does not stop (blocked in I/O)" : NULL;
 }
 
+/* ---- file system -------------------------------------------------------------------------------------- */
+
+/*
+ * Record n is line (n - 1) % FS_PER_FILE of the file /fs/r.K, K = (n - 1) / FS_PER_FILE. The last FS_FILES files
+ * are kept, so what is written for ever needs little room, and files are made and removed. A frozen file system
+ * blocks this thread only; fs.begun tells since when.
+ */
+#define FS_RECORD 128u
+#define FS_PER_FILE 1024u
+#define FS_FILES 8u
+#define FS_CRC_AT (FS_RECORD - 9) /* eight hex digits: CRC-32 (zlib's) of what is before; then end of line */
+
+static struct {
+  char path[32];
+  atomic_bool used;
+  atomic_ulong rate; /* records/s (0: as fast as it goes) */
+  atomic_ulong found, acked, checked, errors, wrong, slowest_us;
+  atomic_ulong begun; /* ns: when the write under way began; 0: none is */
+} fs;
+
+static void
+fs_name(char *name, size_t size, uint64_t file)
+{
+  snprintf(name, size, "/fs/r.%08" PRIu64, file);
+}
+
+/* "NUMBER BOOTID ......CRC", of fixed length. */
+static void
+fs_format(char *record, uint64_t number)
+{
+  char tail[16];
+  int n = snprintf(record, FS_RECORD, "%020" PRIu64 " %016" PRIx64 " ", number, bootid);
+  memset(record + n, '.', FS_CRC_AT - (size_t)n);
+  snprintf(tail, sizeof tail, "%08" PRIx32 "\n", crc32(record, FS_CRC_AT));
+  memcpy(record + FS_CRC_AT, tail, FS_RECORD - FS_CRC_AT);
+}
+
+/* Whatever boot has written it. */
+static bool
+fs_valid(const char *record, uint64_t number)
+{
+  char start[32], tail[16];
+  snprintf(start, sizeof start, "%020" PRIu64 " ", number);
+  snprintf(tail, sizeof tail, "%08" PRIx32 "\n", crc32(record, FS_CRC_AT));
+  return !memcmp(record, start, strlen(start)) && !memcmp(record + FS_CRC_AT, tail, FS_RECORD - FS_CRC_AT);
+}
+
+static void
+fs_error(uint64_t number, const char *what)
+{
+  int error = errno;
+  fs.errors++;
+  bad("fs=%s number=%" PRIu64 " %s: %s", fs.path, number, what, strerror(error));
+}
+
+/* Reads a record back; uncached: from the disk, as far as the kernel can be told so. */
+static void
+fs_check(uint64_t number, bool uncached)
+{
+  char name[32], record[FS_RECORD] = "";
+  fs_name(name, sizeof name, (number - 1) / FS_PER_FILE);
+  int fd = open(name, O_RDONLY | O_CLOEXEC);
+  if (fd >= 0 && uncached)
+    posix_fadvise(fd, 0, 0, POSIX_FADV_DONTNEED);
+  ssize_t n = fd < 0 ? -1 : pread(fd, record, FS_RECORD, (off_t)((number - 1) % FS_PER_FILE * FS_RECORD));
+  if (n < 0)
+    fs_error(number, "read");
+  else if (n != FS_RECORD || !fs_valid(record, number)) {
+    fs.wrong++;
+    bad("fs=%s number=%" PRIu64 " found %.*s", fs.path, number, n > 0 ? 37 : 4, n > 0 ? record : "none");
+  }
+  fs.checked++;
+  if (fd >= 0)
+    close(fd);
+}
+
+/* The first record whose file is surely there while `last` is the last: one file may have been removed already. */
+static uint64_t
+fs_first(uint64_t last)
+{
+  uint64_t file = (last - 1) / FS_PER_FILE;
+  return file > FS_FILES - 2 ? (file - (FS_FILES - 2)) * FS_PER_FILE + 1 : 1;
+}
+
+/* The last whole record that an earlier run left. */
+static uint64_t
+fs_scan(void)
+{
+  uint64_t last = 0;
+  DIR *dir = opendir("/fs");
+  for (struct dirent *e; dir && (e = readdir(dir));) {
+    char name[288];
+    struct stat st;
+    snprintf(name, sizeof name, "/fs/%s", e->d_name);
+    if (strncmp(e->d_name, "r.", 2) || stat(name, &st) || st.st_size < FS_RECORD)
+      continue;
+    uint64_t end = strtoull(e->d_name + 2, NULL, 10) * FS_PER_FILE + (uint64_t)st.st_size / FS_RECORD;
+    if (end > last)
+      last = end;
+  }
+  if (dir)
+    closedir(dir);
+  return last;
+}
+
+/* The file for record `number`, made when it is the first one in it; the oldest file goes. */
+static int
+fs_open(uint64_t number, int root)
+{
+  char name[32];
+  uint64_t file = (number - 1) / FS_PER_FILE;
+  if (file >= FS_FILES) {
+    fs_name(name, sizeof name, file - FS_FILES);
+    if (unlink(name) && errno != ENOENT)
+      fs_error(number, "unlink");
+  }
+  fs_name(name, sizeof name, file);
+  int fd = open(name, O_WRONLY | O_CREAT | O_CLOEXEC, 0644);
+  if (fd >= 0 && fsync(root)) {
+    close(fd);
+    return -1;
+  }
+  return fd;
+}
+
+/* One record; false when it failed. */
+static bool
+fs_append(uint64_t number, int root, int *fd)
+{
+  char record[FS_RECORD];
+  fs_format(record, number);
+  if (*fd >= 0 && (number - 1) % FS_PER_FILE == 0) {
+    close(*fd);
+    *fd = -1;
+  }
+  if (*fd < 0)
+    *fd = fs_open(number, root);
+  if (*fd < 0)
+    fs_error(number, "open");
+  else if (pwrite(*fd, record, FS_RECORD, (off_t)((number - 1) % FS_PER_FILE * FS_RECORD)) != FS_RECORD)
+    fs_error(number, "write");
+  else if (fsync(*fd))
+    fs_error(number, "fsync");
+  else
+    return true;
+  return false;
+}
+
+/* Mounts it; returns the root directory or -1. */
+static int
+fs_mount(void)
+{
+  for (int i = 0; i < 100 && access(fs.path, F_OK); i++) /* its driver may still be at it */
+    sleep_until_ns(now_ns(CLOCK_MONOTONIC) + 50 * 1000000);
+  mkdir("/fs", 0755);
+  int root = -1;
+  if (mount(fs.path, "/fs", "ext4", MS_NOATIME, "errors=remount-ro") == 0)
+    root = open("/fs", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (root < 0)
+    fs_error(0, "mount");
+  return root;
+}
+
+static void *
+fs_run(void *unused)
+{
+  int fd = -1, root = fs_mount();
+  (void)unused;
+  if (root < 0)
+    return NULL;
+  fs.found = fs.acked = fs_scan();
+  for (uint64_t number = fs.found ? fs_first(fs.found) : 1; number <= fs.found; number++)
+    fs_check(number, false);
+  for (uint64_t due = now_ns(CLOCK_MONOTONIC);;) {
+    uint64_t number = fs.acked + 1;
+    fs.begun = now_ns(CLOCK_MONOTONIC);
+    while (!fs_append(number, root, &fd))
+      sleep_until_ns(now_ns(CLOCK_MONOTONIC) + 50 * 1000000);
+    uint64_t now = now_ns(CLOCK_MONOTONIC), took = (now - fs.begun) / 1000;
+    if (took > fs.slowest_us)
+      fs.slowest_us = took;
+    fs.acked = number;
+    fs.begun = 0;
+    fs_check(number - mix(number) % (number - fs_first(number) + 1), true);
+    now = now_ns(CLOCK_MONOTONIC);
+    uint64_t rate = fs.rate;
+    due = rate ? due + NS_PER_S / rate : now;
+    if (due > now)
+      sleep_until_ns(due);
+    else
+      due = now;
+  }
+  return NULL;
+}
+
+/* w.fs=/dev/vdb */
+static void
+fs_start(void)
+{
+  if (!option("fs", fs.path, sizeof fs.path))
+    return;
+  fs.used = true;
+  fs.rate = (unsigned long)option_number("fsrate", 20);
+  /* A writer that waits for a thaw is no fault to print lines about. */
+  int fd = open("/proc/sys/kernel/hung_task_timeout_secs", O_WRONLY | O_CLOEXEC);
+  if (fd < 0 || write(fd, "0", 1) != 1)
+    bad("hung_task_timeout_secs: %s", strerror(errno));
+  if (fd >= 0)
+    close(fd);
+  start_thread(fs_run, NULL, 0);
+}
+
+/* ---- guest agent -------------------------------------------------------------------------------------- */
+
+#define AGENT "/usr/sbin/qemu-ga"
+#define AGENT_PORT "org.qemu.guest_agent.0"
+#define AGENT_LOG "/run/qemu-ga.log"
+
+static struct {
+  atomic_bool used;
+  atomic_int pid; /* 0: does not run */
+} agent;
+
+/* Makes /dev/virtio-ports/NAME, as udev does; waits for the port. */
+static bool
+agent_port(void)
+{
+  for (int i = 0; i < 500; i++) {
+    DIR *dir = opendir("/sys/class/virtio-ports");
+    for (struct dirent *e; dir && (e = readdir(dir));) {
+      char path[320], name[64];
+      snprintf(path, sizeof path, "/sys/class/virtio-ports/%s/name", e->d_name);
+      if (e->d_name[0] == '.' || !read_line(path, name, sizeof name) || strcmp(name, AGENT_PORT))
+        continue;
+      snprintf(path, sizeof path, "/dev/%s", e->d_name);
+      closedir(dir);
+      mkdir("/dev/virtio-ports", 0755);
+      return !symlink(path, "/dev/virtio-ports/" AGENT_PORT) || errno == EEXIST;
+    }
+    if (dir)
+      closedir(dir);
+    sleep_until_ns(now_ns(CLOCK_MONOTONIC) + 20 * 1000000);
+  }
+  errno = ENODEV;
+  return false;
+}
+
+/* posix_spawn: a fork would make every page of the memory part copy on write. */
+static int
+agent_spawn(pid_t *pid)
+{
+  char *argv[] = { AGENT, "-m", "virtio-serial", "-p", "/dev/virtio-ports/" AGENT_PORT, "-t", "/run", NULL };
+  char *env[] = { "PATH=/usr/sbin:/usr/bin:/sbin:/bin", NULL };
+  posix_spawn_file_actions_t files;
+  posix_spawn_file_actions_init(&files);
+  posix_spawn_file_actions_addopen(&files, 0, "/dev/null", O_RDONLY, 0);
+  posix_spawn_file_actions_addopen(&files, 1, AGENT_LOG, O_WRONLY | O_CREAT | O_APPEND, 0644);
+  posix_spawn_file_actions_adddup2(&files, 1, 2);
+  int error = posix_spawn(pid, AGENT, &files, NULL, argv, env);
+  posix_spawn_file_actions_destroy(&files);
+  return error;
+}
+
+/* The last line that the agent has printed. */
+static void
+agent_last_line(char *line, size_t size)
+{
+  FILE *log = fopen(AGENT_LOG, "re");
+  line[0] = 0;
+  while (log && fgets(line, (int)size, log))
+    ;
+  line[strcspn(line, "\n")] = 0;
+  if (log)
+    fclose(log);
+}
+
+static void *
+agent_run(void *unused)
+{
+  pid_t pid = 0, ended;
+  int how, error;
+  char line[160];
+  (void)unused;
+  if (!agent_port()) {
+    bad("agent: port " AGENT_PORT ": %s", strerror(errno));
+    return NULL;
+  }
+  if ((error = agent_spawn(&pid))) {
+    bad("agent: " AGENT ": %s", strerror(error));
+    return NULL;
+  }
+  agent.pid = pid;
+  while ((ended = waitpid(-1, &how, 0)) > 0 || errno == EINTR) /* orphans come to PID 1 too */
+    if (ended == pid) {
+      agent.pid = 0;
+      agent_last_line(line, sizeof line);
+      bad("agent: ended (%s %d) %s", WIFSIGNALED(how) ? "signal" : "exit code",
+          WIFSIGNALED(how) ? WTERMSIG(how) : WEXITSTATUS(how), line);
+    }
+  return NULL;
+}
+
 /* ---- network ------------------------------------------------------------------------------------------ */
 
 static void
@@ -673,6 +979,21 @@ add_disks(struct text *t)
   }
 }
 
+/* Only what was asked for. */
+static void
+add_fs_and_agent(struct text *t)
+{
+  uint64_t begun = fs.begun, now = now_ns(CLOCK_MONOTONIC);
+  if (fs.used)
+    add(t,
+        ",\"fs\":{\"path\":\"%s\",\"acked\":%lu,\"found\":%lu,\"checked\":%lu,\"errors\":%lu,\"bad\":%lu,"
+        "\"slowest_us\":%lu,\"blocked_ms\":%lu}",
+        fs.path, fs.acked, fs.found, fs.checked, fs.errors, fs.wrong, fs.slowest_us,
+        (unsigned long)(begun && now > begun ? (now - begun) / 1000000 : 0));
+  if (agent.used)
+    add(t, ",\"agent\":%d", agent.pid);
+}
+
 static size_t
 status_line(char *line, size_t size)
 {
@@ -693,7 +1014,9 @@ status_line(char *line, size_t size)
   add_block_devices(&t);
   add(&t, "],\"nics\":[");
   add_nics(&t);
-  add(&t, "]}");
+  add(&t, "]");
+  add_fs_and_agent(&t);
+  add(&t, "}");
   return t.used;
 }
 
@@ -837,6 +1160,8 @@ command(char *line, char *answer, size_t size)
     memory.check = strtoul(a, NULL, 10);
   else if (!strcmp(verb, "diskrate") && a)
     disk_rate = strtoul(a, NULL, 10);
+  else if (!strcmp(verb, "fsrate") && a)
+    fs.rate = strtoul(a, NULL, 10);
   else if (!strcmp(verb, "disk") && a)
     error = disk_start(a);
   else if (!strcmp(verb, "diskstop") && a)
@@ -1012,6 +1337,10 @@ main(void)
   if (option("disk", list, sizeof list))
     for (char *path = strtok_r(list, ",", &save); path; path = strtok_r(NULL, ",", &save))
       disk_start(path);
+  fs_start();
+  agent.used = option_number("agent", 0) != 0;
+  if (agent.used)
+    start_thread(agent_run, NULL, 0);
   start_thread(udp_run, NULL, 50);
   start_thread(tcp_run, NULL, 0);
   ticks_start();

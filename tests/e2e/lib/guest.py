@@ -1,22 +1,26 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The witness guest from outside: building it, talking to it, and measuring its silences."""
+"""The witness guest from outside: building it, talking to it, measuring its silences, and reading its disks."""
 
 import functools
 import json
 import os
 import re
+import shutil
 import socket
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
+import zlib
 from pathlib import Path
 
 from . import hosts
 from .procs import BUILD, Timeout, Unavailable, run, tool
 
-BAD_OUTPUT = re.compile(rb"WITNESS BAD|Kernel panic|BUG:|Oops|general protection|soft lockup|rcu.*stall|segfault")
+BAD_OUTPUT = re.compile(rb"WITNESS BAD|Kernel panic|BUG:|Oops|general protection|soft lockup|rcu.*stall|segfault|"
+                        rb"EXT4-fs error")
 
 
 def qemu(version="7.2"):
@@ -50,6 +54,13 @@ def build():
     return out
 
 
+def agent_initrd():
+    """The initrd that has qemu-ga too (for w.agent=1), made when needed; Unavailable if it cannot be had."""
+    out = BUILD / "guest"
+    tool("tests/guest/build-guest", "--agent", out)
+    return out / "initrd-agent.img"
+
+
 def kvm_reason():
     """Why /dev/kvm cannot be used, or None if it can."""
     try:
@@ -60,11 +71,15 @@ def kvm_reason():
 
 
 def kernel_args(**options):
-    """-kernel, -initrd and -append for a witness; options become w.NAME=VALUE (mem, rate, ip, gw, disk, tick...)."""
+    """-kernel, -initrd and -append for a witness; options become w.NAME=VALUE (mem, rate, ip, gw, disk, tick...).
+
+    agent=1 takes the initrd with qemu-ga; the port for it: see agent_args().
+    """
     out = build()
+    initrd = agent_initrd() if options.get("agent") else out / "initrd.img"
     words = [(out / "cmdline").read_text().strip()]
     words += [f"w.{name}={value}" for name, value in options.items() if value is not None]
-    return ["-kernel", str(out / "vmlinuz"), "-initrd", str(out / "initrd.img"), "-append", " ".join(words)]
+    return ["-kernel", str(out / "vmlinuz"), "-initrd", str(initrd), "-append", " ".join(words)]
 
 
 class Status(dict):
@@ -192,6 +207,94 @@ class Console:
             if time.monotonic() > end:
                 raise Timeout(f"witness: {status['passes'] - first} of {more} passes in {timeout} s")
             time.sleep(0.05)
+
+    def close(self):
+        self.sock.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+AGENT_PORT = "org.qemu.guest_agent.0"
+
+
+def agent_args(path, bus=True):
+    """A port for qemu-ga and its socket at path; bus: on a virtio-serial device of its own."""
+    return [*(["-device", "virtio-serial-pci,id=qgabus"] if bus else []),
+            "-chardev", f"socket,id=qga,path={path},server=on,wait=off",
+            "-device", f"virtserialport,chardev=qga,id=qga0,name={AGENT_PORT}"]
+
+
+class AgentError(Exception):
+    """The guest agent answered a command with an error."""
+
+    def __init__(self, command, error):
+        self.command, self.cls, self.desc = command, error["class"], error["desc"]
+        super().__init__(f"{command}: {self.desc}")
+
+
+class Agent:
+    """A client of the guest agent at its socket on the host, for when no drover speaks to it; waits until it runs.
+
+    While /fs is frozen the agent answers few commands (guest-fsfreeze-*, guest-sync*, guest-ping, guest-info).
+    """
+
+    def __init__(self, path, timeout=60):
+        self.sock = connect_unix(path)
+        self._buffer = b""
+        self.sync(timeout)
+
+    def _line(self, end, what):
+        while b"\n" not in self._buffer:
+            left = end - time.monotonic()
+            if left <= 0:
+                raise Timeout(f"guest agent: no answer in time ({what})")
+            self.sock.settimeout(left)
+            try:
+                data = self.sock.recv(65536)
+            except TimeoutError:
+                continue
+            if not data:
+                raise AgentError(what, {"class": "Lost", "desc": "connection closed by QEMU"})
+            self._buffer += data
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line
+
+    def sync(self, timeout=60):
+        """Drops whatever an earlier client left unread."""
+        end = time.monotonic() + timeout
+        number = time.monotonic_ns() & 0x7FFFFFFF
+        request = {"execute": "guest-sync-delimited", "arguments": {"id": number}}
+        self.sock.sendall(b"\xff" + json.dumps(request).encode() + b"\n")
+        while True:
+            # The byte 0xff comes before this one answer, and in no other place.
+            _, mark, line = self._line(end, "guest-sync-delimited").rpartition(b"\xff")
+            if mark and json.loads(line).get("return") == number:
+                return
+
+    def command(self, name, timeout=20, **arguments):
+        """Runs a command and returns its result; an underscore in an argument's name stands for a hyphen."""
+        request = {"execute": name}
+        if arguments:
+            request["arguments"] = {key.replace("_", "-"): value for key, value in arguments.items()}
+        self.sock.sendall(json.dumps(request).encode() + b"\n")
+        answer = json.loads(self._line(time.monotonic() + timeout, name))
+        if "error" in answer:
+            raise AgentError(name, answer["error"])
+        return answer["return"]
+
+    def freeze(self):
+        """Returns the number of file systems frozen."""
+        return self.command("guest-fsfreeze-freeze")
+
+    def thaw(self):
+        return self.command("guest-fsfreeze-thaw")
+
+    def frozen(self):
+        return self.command("guest-fsfreeze-status") == "frozen"
 
     def close(self):
         self.sock.close()
@@ -414,7 +517,6 @@ class DiskImage:
         self.blocks = min(self.blocks, os.stat(path).st_size // 4096)
         self.numbers = {}
         self.invalid = []
-        import zlib
         for block in range(self.blocks):
             page = data[block * 4096:(block + 1) * 4096]
             if not any(page):
@@ -438,4 +540,98 @@ class DiskImage:
             wanted = self.last - (self.last - block) % self.blocks
             if wanted > 0 and self.numbers.get(block) != wanted:
                 found.append(f"block {block} holds {self.numbers.get(block)}, not {wanted}")
+        return found
+
+
+def _e2fs(name, *args, codes=(0,)):
+    """Runs a program of e2fsprogs; its exit code must be one of codes, if any. Output is in bytes."""
+    path = shutil.which(name, path=f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin")
+    if not path:
+        raise Unavailable(f"{name} is not installed (package e2fsprogs)")
+    done = subprocess.run([path, *map(str, args)], capture_output=True, timeout=120, stdin=subprocess.DEVNULL,
+                          env={**os.environ, "LC_ALL": "C"})
+    if codes and done.returncode not in codes:
+        raise RuntimeError(f"{name} {' '.join(map(str, args))}: exit {done.returncode}: "
+                           f"{(done.stderr or done.stdout).decode(errors='replace').strip()[-500:]}")
+    return done
+
+
+def new_fs(path, mib=64):
+    """A raw image with an empty ext4 file system, for w.fs; Unavailable without e2fsprogs."""
+    with open(path, "wb") as image:
+        image.truncate(mib << 20)
+    # Nothing is left for the kernel to set up later by itself: an idle file system writes nothing.
+    _e2fs("mkfs.ext4", "-q", "-F", "-b", 4096, "-E", "lazy_itable_init=0,lazy_journal_init=0", path)
+    return path
+
+
+def fs_unclean(path):
+    """Why a raw image's file system is not as a freeze (or an unmount) leaves it, as text lines; empty: it is.
+
+    Reads only; the image may be in use by a QEMU whose guest has the file system frozen.
+    """
+    header = _e2fs("dumpe2fs", "-h", path).stdout.decode(errors="replace")
+    found = []
+    if re.search(r"^Filesystem features:.*\bneeds_recovery\b", header, re.M):
+        found.append("its journal needs recovery")
+    if not re.search(r"^Filesystem state:\s+clean$", header, re.M):
+        found.append("its state is not clean")
+    done = _e2fs("e2fsck", "-fn", path, codes=())
+    if done.returncode:
+        text = (done.stdout + done.stderr).decode(errors="replace")
+        found.append(f"e2fsck -fn: exit {done.returncode}: {text.strip()[-500:]}")
+    return found
+
+
+class FsImage:
+    """The records that a raw image's file system holds, by the witness's numbering (see "file system" in
+    tests/guest/witness.c); nothing is mounted, and the image itself is only read.
+
+    recover: in a copy the journal is replayed first, as a mount after a power cut would; without it only what is in
+    its place already counts, which is all there is after a freeze. last: the last whole record.
+    """
+
+    RECORD, PER_FILE, FILES = 128, 1024, 8
+
+    def __init__(self, path, recover=True):
+        self.records = set()
+        self.invalid = []
+        self.broken = ""
+        with tempfile.TemporaryDirectory(prefix="fs-", dir=Path(path).resolve().parent) as scratch:
+            if recover:
+                copy = Path(scratch) / "copy"
+                run("cp", "--sparse=always", "--reflink=auto", path, copy, timeout=600)
+                done = _e2fs("e2fsck", "-fp", copy, codes=())
+                if done.returncode > 1:
+                    self.broken = (done.stdout + done.stderr).decode(errors="replace").strip()[-500:]
+                path = copy
+            listing = _e2fs("debugfs", "-R", "ls -p /", path).stdout.decode(errors="replace")
+            for file in sorted(int(number) for number in re.findall(r"/r\.(\d{8})/", listing)):
+                self._read(file, _e2fs("debugfs", "-R", f"cat /r.{file:08d}", path).stdout)
+
+    def _read(self, file, data):
+        for at in range(0, len(data) - self.RECORD + 1, self.RECORD):
+            number = file * self.PER_FILE + at // self.RECORD + 1
+            line = data[at:at + self.RECORD]
+            if line.startswith(b"%020d " % number) and line[-9:] == b"%08x\n" % zlib.crc32(line[:-9]):
+                self.records.add(number)
+            else:
+                self.invalid.append(number)
+
+    @property
+    def last(self):
+        return max(self.records, default=0)
+
+    def problems(self, acked):
+        """What is wrong with it, and acknowledged records that it lacks, as text lines; empty: nothing."""
+        found = [f"record {number} is not valid" for number in self.invalid]
+        if self.broken:
+            found.append(f"e2fsck -fp: {self.broken}")
+        if self.last < acked:
+            found.append(f"last record is {self.last}, but {acked} was acknowledged")
+        # The oldest file is removed before a new one is made.
+        first = max(0, (max(self.last, acked, 1) - 1) // self.PER_FILE - (self.FILES - 2)) * self.PER_FILE + 1
+        missing = [number for number in range(first, self.last) if number not in self.records]
+        if missing:
+            found.append(f"{len(missing)} records before {self.last} are missing, the first is {missing[0]}")
         return found
