@@ -157,6 +157,76 @@ get_bandwidth_work(DrCall *call, GError **error)
 }
 
 static gboolean
+disks_work(DrCall *call, GError **error)
+{
+  return dr_call_take_array(call, dr_service_disks(call->api->service, call->name, error));
+}
+
+static gboolean
+disk_copy_work(DrCall *call, GError **error)
+{
+  call->status = SOUP_STATUS_ACCEPTED;
+  return dr_call_take_array(call, dr_service_disk_copy(call->api->service, call->name, call->body, error));
+}
+
+static gboolean
+disk_pull_work(DrCall *call, GError **error)
+{
+  call->status = SOUP_STATUS_ACCEPTED;
+  return dr_call_take_array(call, dr_service_disk_pull(call->api->service, call->name, call->body, error));
+}
+
+static gboolean
+disk_pivot_work(DrCall *call, GError **error)
+{
+  return dr_call_take_object(call,
+                             dr_service_disk_ask(call->api->service, call->name, "pivot", call->body, error));
+}
+
+static gboolean
+disk_abort_work(DrCall *call, GError **error)
+{
+  return dr_call_take_object(call,
+                             dr_service_disk_ask(call->api->service, call->name, "abort", call->body, error));
+}
+
+static gboolean
+disk_bandwidth_work(DrCall *call, GError **error)
+{
+  return dr_call_take_object(
+      call, dr_service_disk_ask(call->api->service, call->name, "bandwidth", call->body, error));
+}
+
+static gboolean
+snapshots_work(DrCall *call, GError **error)
+{
+  return dr_call_take_array(call, dr_service_snapshots(call->api->service, call->name, error));
+}
+
+static gboolean
+snapshot_create_work(DrCall *call, GError **error)
+{
+  call->status = SOUP_STATUS_ACCEPTED;
+  return dr_call_take_array(call,
+                            dr_service_snapshot_create(call->api->service, call->name, call->body, error));
+}
+
+static gboolean
+snapshot_merge_work(DrCall *call, GError **error)
+{
+  call->status = SOUP_STATUS_ACCEPTED;
+  return dr_call_take_array(call,
+                            dr_service_snapshot_merge(call->api->service, call->name, call->body, error));
+}
+
+static gboolean
+snapshot_forget_work(DrCall *call, GError **error)
+{
+  return dr_call_take_object(call,
+                             dr_service_snapshot_forget(call->api->service, call->name, call->body, error));
+}
+
+static gboolean
 jobs_work(DrCall *call, GError **error)
 {
   return dr_call_take_array(call, dr_service_jobs(call->api->service, error));
@@ -238,6 +308,16 @@ static const DrRoute routes[] = {
   { "POST", "/v1/vms/{}/migrate/downtime", DR_BODY_REQUIRED, downtime_work },
   { "POST", "/v1/vms/{}/migrate/bandwidth", DR_BODY_REQUIRED, bandwidth_work },
   { "GET", "/v1/vms/{}/migrate/bandwidth", DR_BODY_NONE, get_bandwidth_work },
+  { "GET", "/v1/vms/{}/disks", DR_BODY_NONE, disks_work },
+  { "POST", "/v1/vms/{}/disks/copy", DR_BODY_REQUIRED, disk_copy_work },
+  { "POST", "/v1/vms/{}/disks/pull", DR_BODY_REQUIRED, disk_pull_work },
+  { "POST", "/v1/vms/{}/disks/pivot", DR_BODY_OPTIONAL, disk_pivot_work },
+  { "POST", "/v1/vms/{}/disks/abort", DR_BODY_OPTIONAL, disk_abort_work },
+  { "POST", "/v1/vms/{}/disks/bandwidth", DR_BODY_REQUIRED, disk_bandwidth_work },
+  { "GET", "/v1/vms/{}/snapshots", DR_BODY_NONE, snapshots_work },
+  { "POST", "/v1/vms/{}/snapshots", DR_BODY_OPTIONAL, snapshot_create_work },
+  { "POST", "/v1/vms/{}/snapshots/merge", DR_BODY_REQUIRED, snapshot_merge_work },
+  { "POST", "/v1/vms/{}/snapshots/forget", DR_BODY_REQUIRED, snapshot_forget_work },
   { "GET", "/v1/jobs", DR_BODY_NONE, jobs_work },
   { "GET", "/v1/jobs/{}", DR_BODY_NONE, job_work },
   { "POST", "/v1/jobs/{}/cancel", DR_BODY_NONE, cancel_work },

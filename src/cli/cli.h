@@ -26,8 +26,9 @@ struct DrCli {
   /* Options that every verb takes, before or behind it. */
   gboolean json, no_color, verbose;
   char *connect;
-  char **words; /* what is left behind the options */
-  char **rest;  /* what stood behind "--"; NULL: there was none */
+  char **words;      /* what is left behind the options */
+  const char *until; /* nullable: the stage at which a job is not followed any more */
+  char **rest;       /* what stood behind "--"; NULL: there was none */
   DrClient *client;
 };
 
@@ -97,5 +98,7 @@ int dr_cmd_jobs(DrCli *cli, int argc, char **argv);
 int dr_cmd_job(DrCli *cli, int argc, char **argv);
 int dr_cmd_watch(DrCli *cli, int argc, char **argv);
 int dr_cmd_cancel(DrCli *cli, int argc, char **argv);
+int dr_cmd_disk(DrCli *cli, int argc, char **argv);
+int dr_cmd_snapshot(DrCli *cli, int argc, char **argv);
 int dr_cmd_peer(DrCli *cli, int argc, char **argv);
 int dr_cmd_pki(DrCli *cli, int argc, char **argv);

@@ -145,11 +145,19 @@ tell_stage(Follow *follow, Row *row)
 {
   const char *stage = dr_json_str(row->job, "stage", "");
 
-  if (follow->live || g_strcmp0(stage, row->stage) == 0)
+  if (follow->live || !*stage || g_strcmp0(stage, row->stage) == 0)
     return;
   g_free(row->stage);
   row->stage = g_strdup(stage);
   fprintf(stderr, "%s: %s\n", dr_json_str(row->job, "vm", "?"), stage);
+}
+
+/* Has ended, or come as far as it is followed. */
+static gboolean
+is_over(const Follow *follow, JsonObject *job)
+{
+  return dr_job_view_ended(job) ||
+         (follow->cli->until && g_str_equal(dr_json_str(job, "stage", ""), follow->cli->until));
 }
 
 static void
@@ -158,7 +166,7 @@ tell(Follow *follow, Row *row)
   if (follow->cli->json)
     return;
   tell_findings(follow, row);
-  if (dr_job_view_ended(row->job)) {
+  if (is_over(follow, row->job)) {
     erase(follow);
     dr_job_view_print_end(row->job);
     fflush(stdout);
@@ -177,7 +185,7 @@ take(Follow *follow, JsonObject *job)
   for (guint i = 0; i < follow->rows->len; i++) {
     Row *row = follow->rows->pdata[i];
 
-    if (!g_str_equal(id, dr_json_str(row->job, "id", "")) || dr_job_view_ended(row->job))
+    if (!g_str_equal(id, dr_json_str(row->job, "id", "")) || is_over(follow, row->job))
       continue;
     json_object_unref(row->job);
     row->job = json_object_ref(job);
@@ -189,23 +197,25 @@ static gboolean
 all_ended(Follow *follow)
 {
   for (guint i = 0; i < follow->rows->len; i++)
-    if (!dr_job_view_ended(((Row *)follow->rows->pdata[i])->job))
+    if (!is_over(follow, ((Row *)follow->rows->pdata[i])->job))
       return FALSE;
   return TRUE;
 }
 
 /* --- Where the news come from --- */
 
+/* A wait of droverd's lasts to the end of a job, not to a stage. */
 static gboolean
 ask_once(Follow *follow, guint wait_s, GError **error)
 {
-  g_autofree char *path = g_strdup_printf("/v1/jobs/{}?wait=%u", wait_s);
+  g_autofree char *path =
+      g_strdup_printf("/v1/jobs/{}?wait=%u", follow->cli->until ? MIN(wait_s, 1) : wait_s);
 
   for (guint i = 0; i < follow->rows->len; i++) {
     Row *row = follow->rows->pdata[i];
     g_autoptr(JsonNode) answer = NULL;
 
-    if (dr_job_view_ended(row->job))
+    if (is_over(follow, row->job))
       continue;
     answer = dr_cli_call(follow->cli, "GET", path, dr_json_str(row->job, "id", ""), NULL, error);
     if (!answer)
@@ -275,7 +285,8 @@ give_back(Follow *follow, JsonArray *jobs)
 
     json_array_remove_element(jobs, 0);
     json_array_add_object_element(jobs, json_object_ref(row->job));
-    code = dr_exit_worse(code, dr_job_view_exit(row->job));
+    if (dr_job_view_ended(row->job))
+      code = dr_exit_worse(code, dr_job_view_exit(row->job));
   }
   return code;
 }

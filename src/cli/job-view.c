@@ -36,6 +36,48 @@ dr_job_view_memory(const char *mode)
   return g_str_equal(mode, "postcopy") ? "RAM by post-copy" : mode;
 }
 
+/* The names of the disks that a copy is about, and where they go: "d0 to /x, d1 to /y". */
+static char *
+copies_text(JsonArray *copies)
+{
+  GString *text = g_string_new(NULL);
+
+  for (guint i = 0; copies && i < json_array_get_length(copies); i++) {
+    JsonObject *copy = json_array_get_object_element(copies, i);
+
+    g_string_append_printf(text, "%s%s to %s", i ? ", " : "", dr_json_str(copy, "disk", "?"),
+                           dr_json_str(copy, "target", "?"));
+  }
+  return g_string_free(text, FALSE);
+}
+
+/* Of a job on disks. */
+static char *
+disk_sentence(JsonObject *job, JsonObject *result)
+{
+  const char *vm = dr_json_str(job, "vm", "?");
+  g_autofree char *total = dr_render_ms(dr_render_number(result, "total_ms", 0));
+  g_autofree char *bytes = dr_render_bytes(dr_render_number(result, "bytes_moved", 0));
+  g_autofree char *copies = NULL;
+
+  if (g_str_equal(dr_json_str(job, "kind", ""), "disk-pull"))
+    return g_strdup_printf("%s: pulled disk %s, %s, took %s", vm, dr_json_str(result, "disk", "?"), bytes,
+                           total);
+  if (g_str_equal(dr_json_str(job, "kind", ""), "disk-snapshot"))
+    return g_strdup_printf("%s: snapshot %s taken of %u disk%s%s, took %s", vm,
+                           dr_json_str(result, "name", "?"),
+                           json_array_get_length(dr_json_arr(result, "disks")),
+                           json_array_get_length(dr_json_arr(result, "disks")) == 1 ? "" : "s",
+                           dr_json_bool(result, "quiesced", FALSE) ? ", file systems frozen" : "", total);
+  if (g_str_equal(dr_json_str(job, "kind", ""), "disk-merge"))
+    return g_strdup_printf("%s: snapshot %s merged %s, %s, took %s", vm, dr_json_str(result, "snapshot", "?"),
+                           dr_json_bool(result, "up", FALSE) ? "up" : "down", bytes, total);
+  copies = copies_text(dr_json_arr(result, "copies"));
+  return g_strdup_printf("%s: copied %s, %s, took %s; the VM %s", vm, copies, bytes, total,
+                         g_str_equal(dr_json_str(result, "kept", ""), "copy") ? "runs on the copy"
+                                                                              : "keeps its disk");
+}
+
 /* Without a pause where there was none to measure: the guest was paused, or droverd restarted meanwhile. */
 static char *
 success_sentence(JsonObject *job)
@@ -50,6 +92,8 @@ success_sentence(JsonObject *job)
 
   if (!result)
     return g_strdup_printf("%s: %s succeeded", dr_json_str(job, "vm", "?"), dr_json_str(job, "kind", "job"));
+  if (g_str_has_prefix(dr_json_str(job, "kind", ""), "disk-"))
+    return disk_sentence(job, result);
   if (dr_json_str(result, "peer", NULL))
     what = g_strdup_printf("moved to %s (%s -> %s)", dr_json_str(result, "peer", "?"),
                            dr_json_str(result, "qemu_before", "?"), dr_json_str(result, "qemu_after", "?"));
@@ -73,6 +117,11 @@ dr_job_view_sentence(JsonObject *job)
 
   if (g_str_equal(state, "succeeded"))
     return success_sentence(job);
+  if (g_str_equal(dr_json_str(job, "stage", ""), "ready") && g_str_equal(state, "running"))
+    return g_strdup_printf(
+        "%s: the copy is complete and kept in step; go on with it by drover disk pivot %s, or keep the "
+        "disk: drover disk abort %s",
+        vm, vm, vm);
   if (dr_job_view_ended(job))
     return g_strdup_printf("%s: %s: %s", vm, state, dr_json_str(job, "error.message", "no reason was given"));
   return g_strdup_printf("%s: %s", vm, state);
@@ -124,10 +173,10 @@ count_blockers(JsonArray *findings)
 
 /* The error's message has all blockers in one line: here each gets its own. */
 static void
-print_refusal(const char *vm, JsonArray *findings, guint n)
+print_refusal(const char *vm, JsonArray *findings, guint n, gboolean on_disks)
 {
-  fprintf(stderr, "drover: VM '%s' was not moved and runs where it was: %u blocker%s\n", vm, n,
-          n == 1 ? "" : "s");
+  fprintf(stderr, "drover: VM '%s' was not %s: %u blocker%s\n", vm,
+          on_disks ? "touched" : "moved and runs where it was", n, n == 1 ? "" : "s");
   for (guint i = 0; i < json_array_get_length(findings); i++) {
     JsonObject *finding = json_array_get_object_element(findings, i);
     const char *remedy = dr_json_str(finding, "remedy", NULL);
@@ -148,10 +197,11 @@ dr_job_view_print_end(JsonObject *job)
   const char *remedy = dr_json_str(job, "error.remedy", NULL);
   guint blockers = count_blockers(findings);
 
-  if (g_str_equal(dr_json_str(job, "state", ""), "succeeded")) {
+  if (g_str_equal(dr_json_str(job, "state", ""), "succeeded") || !dr_job_view_ended(job)) {
     puts(sentence);
   } else if (blockers > 0 && g_str_equal(dr_json_str(job, "error.code", ""), "refused")) {
-    print_refusal(dr_json_str(job, "vm", "?"), findings, blockers);
+    print_refusal(dr_json_str(job, "vm", "?"), findings, blockers,
+                  g_str_has_prefix(dr_json_str(job, "kind", ""), "disk-"));
   } else {
     fprintf(stderr, "drover: %s\n", sentence);
     if (remedy)

@@ -54,6 +54,26 @@ const DrVerb dr_verbs[] = {
   { "recover", "NAME", "try at once to go on with a broken post-copy",
     "A post-copy whose link broke goes on by itself; this only makes the next try come at once.",
     dr_cmd_recover },
+  { "disk", "list|show|copy|pivot|abort|bandwidth|pull NAME …",
+    "show, copy and pull the disks of a running VM",
+    "  disk list NAME                   list its disks\n"
+    "  disk show NAME DISK              show one and the images that it stands on\n"
+    "  disk copy NAME DISK TARGET …     copy disks while the guest runs, and keep the copies in step\n"
+    "  disk pivot NAME                  let the VM go on with the copies\n"
+    "  disk abort NAME                  keep the disks, end what is done to them\n"
+    "  disk bandwidth NAME MIB/S        limit what is under way; 0: no limit\n"
+    "  disk pull NAME DISK              pull a disk's backing images into it\n"
+    "TARGET is a file, a block device, nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH.",
+    dr_cmd_disk },
+  { "snapshot", "create|list|show|merge|delete NAME …",
+    "take, show and merge snapshots of a running VM's disks",
+    "  snapshot create NAME             keep all disks as they are at this moment; the guest goes on in "
+    "overlays\n"
+    "  snapshot list NAME               list them\n"
+    "  snapshot show NAME SNAPSHOT      show one, with the images of each disk\n"
+    "  snapshot merge NAME SNAPSHOT     merge its overlays down into the images below them, or --up\n"
+    "  snapshot delete NAME SNAPSHOT    give the point in time up; the disks are as they are: merges down",
+    dr_cmd_snapshot },
   { "jobs", "", "list the jobs, newest first", NULL, dr_cmd_jobs },
   { "job", "ID", "show a job", NULL, dr_cmd_job },
   { "watch", "[JOB]", "follow what happens, or one job to its end", NULL, dr_cmd_watch },

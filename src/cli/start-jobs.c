@@ -67,6 +67,12 @@ dr_cli_start_jobs(DrCli *cli, const char *path, JsonObject *body, gboolean singl
 }
 
 int
+dr_cli_follow(DrCli *cli, JsonArray *jobs, GError **error)
+{
+  return dr_follow(cli, jobs, NULL, error);
+}
+
+int
 dr_cli_check(DrCli *cli, const char *path, JsonObject *body, gboolean single, DrPrintReport print,
              GError **error)
 {

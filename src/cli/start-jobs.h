@@ -14,6 +14,9 @@ typedef void (*DrPrintReport)(JsonObject *report, gboolean color);
 int dr_cli_check(DrCli *cli, const char *path, JsonObject *body, gboolean single, DrPrintReport print,
                  GError **error);
 
+/* Follows jobs ({"id","vm","state"}) to their end. Returns: the exit code; -1 with the error set. */
+int dr_cli_follow(DrCli *cli, JsonArray *jobs, GError **error);
+
 /* Starts jobs and follows them to their end, unless `async`. Returns: the exit code; -1 with the error set. */
 int dr_cli_start_jobs(DrCli *cli, const char *path, JsonObject *body, gboolean single, gboolean async,
                       GError **error);

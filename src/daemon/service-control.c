@@ -248,11 +248,11 @@ stop_gently(DrService *service, DrVm *vm, const DrProcId *id, gint64 seconds, GE
                          dr_vm_name(vm));
 }
 
-/* Whoever waits for a guest to power down sees that it has ended. */
+/* Whoever waits for a guest to power down sees that it has ended, and so does a job on its disks. */
 static gboolean
 takes_over(DrVm *vm, JsonObject *request)
 {
-  return dr_json_bool(request, "force", FALSE) && dr_vm_job(vm) == DR_VM_ENDING;
+  return (dr_json_bool(request, "force", FALSE) && dr_vm_job(vm) == DR_VM_ENDING) || dr_vm_is_aside(vm);
 }
 
 static gboolean

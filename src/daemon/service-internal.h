@@ -45,3 +45,6 @@ JsonArray *dr_service_check_all(GPtrArray *vms, JsonObject *request, DrServiceCh
 
 /* Drops a VM that is in no store any more from the registry. */
 void dr_service_remove(DrService *service, const char *name);
+
+/* A job on disks that an earlier droverd began. Its VM's monitor is free. */
+gboolean dr_service_recover_disk(DrJob *job, GError **error);

@@ -344,6 +344,11 @@ recover(DrJob *job, GError **error)
 {
   gboolean done;
 
+  if (g_str_has_prefix(dr_job_kind(job), "disk-")) {
+    dr_vm_give(dr_job_vm(job), NULL); /* it runs where it did: nothing is to be found out about that */
+    dr_vm_attach(dr_job_vm(job));
+    return dr_service_recover_disk(job, error);
+  }
   if (!g_str_equal(dr_job_kind(job), "upgrade"))
     return dr_service_recover_move(job, error);
   done = dr_upgrade_recover(job, error);
@@ -431,7 +436,7 @@ dr_service_free(DrService *service, int grace_ms)
   DrDeadline deadline = dr_deadline_in(grace_ms);
   g_autoptr(GPtrArray) vms = NULL;
 
-  while (dr_jobs_active(service->jobs) && !dr_deadline_passed(deadline))
+  while (dr_jobs_passing(service->jobs) && !dr_deadline_passed(deadline))
     g_usleep(10000);
   if (dr_jobs_active(service->jobs)) {
     g_warning("%u jobs are still under way; the next droverd settles them", dr_jobs_active(service->jobs));

@@ -54,6 +54,28 @@ JsonArray *dr_service_migrate_check(DrService *service, JsonObject *request, GEr
 JsonObject *dr_service_migrate_set(DrService *service, const char *name, const char *what, JsonObject *params,
                                    GError **error);
 
+/* --- Disks --- */
+
+/* Every disk, with "chain". */
+JsonArray *dr_service_disks(DrService *service, const char *name, GError **error);
+
+/* Jobs on disks: job/disk-copy.h, job/disk-pull.h have the requests. -> an array of one job object */
+JsonArray *dr_service_disk_copy(DrService *service, const char *name, JsonObject *request, GError **error);
+JsonArray *dr_service_disk_pull(DrService *service, const char *name, JsonObject *request, GError **error);
+/* To one under way: `what` is "pivot" {}, "abort" {} or "bandwidth" {"mib"}. */
+JsonObject *dr_service_disk_ask(DrService *service, const char *name, const char *what, JsonObject *params,
+                                GError **error);
+
+/* Snapshots, oldest first, as they are on record. create, merge: as job/snapshot.h and job/disk-merge.h have it; an array of one job
+ * object. forget: {"snapshot"}: only the record; returns it. */
+JsonArray *dr_service_snapshots(DrService *service, const char *name, GError **error);
+JsonArray *dr_service_snapshot_create(DrService *service, const char *name, JsonObject *request,
+                                      GError **error);
+JsonArray *dr_service_snapshot_merge(DrService *service, const char *name, JsonObject *request,
+                                     GError **error);
+JsonObject *dr_service_snapshot_forget(DrService *service, const char *name, JsonObject *request,
+                                       GError **error);
+
 JsonArray *dr_service_jobs(DrService *service, GError **error);
 JsonObject *dr_service_job(DrService *service, const char *id, GError **error);
 

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What the parts of the inventory share: what was read, as it was read, and the small structs made of HMP's texts. */
 #pragma once
+#include "job/disk.h"
 #include "job/inventory.h"
 
 /* One device of `info qtree`: every device that sits on a bus, whoever created it. */
@@ -45,7 +46,6 @@ typedef struct {
 } DrRam;
 
 /* A node of the block graph. */
-typedef struct DrNode DrNode;
 typedef struct {
   char *name; /* "file", "backing", "data-file" … */
   DrNode *node;
@@ -56,6 +56,7 @@ struct DrNode {
   const char *file; /* QEMU's filename of it: a path, an URL or "json:{…}" */
   JsonObject *info; /* its entry of query-named-block-nodes */
   GArray *edges;    /* of DrEdge */
+  gboolean alone;   /* see dr_inventory_stand_alone() */
 };
 
 struct DrInventory {
@@ -128,6 +129,8 @@ DrNet *dr_net_find(const DrInventory *inventory, const char *name);
 
 /* --- inventory-graph.c --- */
 GHashTable *dr_block_nodes(const DrInventory *inventory);
+/* Of a running QEMU only the block layer and its jobs. */
+DrInventory *dr_inventory_blocks(DrQmp *qmp, GError **error);
 DrNode *dr_node_child(const DrNode *node, const char *edge);
 /* The entry of query-block whose backend or qdev is this; NULL if there is none. */
 JsonObject *dr_block_by_backend(const DrInventory *inventory, const char *backend);
@@ -170,8 +173,6 @@ gboolean dr_apply_backends(DrApply *a, GError **error);
 gboolean dr_apply_disks(DrApply *a, GError **error);
 
 /* --- inventory-chain.c: a running node as sub-options; each adds a blocker and returns FALSE where it cannot --- */
-/* "#block123": QEMU's own name, which differs in every process. */
-gboolean dr_node_is_unnamed(const DrNode *node);
 gboolean dr_node_is_plain_file(const DrNode *node); /* file, host_device, host_cdrom */
 const char *dr_node_path(const DrNode *node);       /* of a plain file */
 /* Everything of `node` under `prefix` ("" or "backing."), children included. `parent` gives what it inherits. */

@@ -316,3 +316,19 @@ dr_ram_parse(const char *text)
   }
   return blocks;
 }
+
+char *
+dr_inventory_port_chardev(DrQmp *qmp, const char *name, GError **error)
+{
+  g_autofree char *text = dr_qmp_hmp(qmp, error, "info qtree");
+  g_autoptr(GPtrArray) qdevs = text ? dr_qtree_parse(text) : NULL;
+
+  for (guint i = 0; qdevs && i < qdevs->len; i++) {
+    const DrQdev *dev = qdevs->pdata[i];
+
+    if (g_str_equal(dev->type, "virtserialport") &&
+        g_strcmp0(g_hash_table_lookup(dev->props, "name"), name) == 0)
+      return g_strdup(g_hash_table_lookup(dev->props, "chardev"));
+  }
+  return NULL;
+}

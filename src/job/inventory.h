@@ -62,8 +62,14 @@ gboolean dr_inventory_apply(const DrInventory *inventory, DrArgv *argv, const ch
  * as above. */
 void dr_inventory_check_files(const DrInventory *inventory, pid_t pid, const char *cwd, DrFindings *findings);
 
+/* The chardev behind the guest's virtio-serial port called `name`, by its label; NULL without an error: it has none. (transfer full) */
+char *dr_inventory_port_chardev(DrQmp *qmp, const char *name, GError **error);
+
 /* The absolute paths of the image files that are in use. (transfer full) (element-type utf8) */
 GPtrArray *dr_inventory_files(const DrInventory *inventory, const char *cwd);
+
+/* From now on an image is compared without what is below it, as it would be when it had been copied with all of its data. */
+void dr_inventory_stand_alone(DrInventory *inventory, const char *path, gboolean alone);
 
 /* The same image under another name. */
 void dr_inventory_rename_file(DrInventory *inventory, const char *from, const char *to);

@@ -279,6 +279,14 @@ dr_job_step(DrJob *job, const char *stage)
   hold(job, stage);
 }
 
+void
+dr_job_may_return(DrJob *job)
+{
+  g_mutex_lock(&job->lock);
+  job->no_return = FALSE;
+  g_mutex_unlock(&job->lock);
+}
+
 gboolean
 dr_job_no_return(DrJob *job, GError **error)
 {
@@ -686,6 +694,21 @@ dr_jobs_active(DrJobs *jobs)
 
   g_mutex_lock(&jobs->lock);
   n = g_hash_table_size(jobs->active);
+  g_mutex_unlock(&jobs->lock);
+  return n;
+}
+
+guint
+dr_jobs_passing(DrJobs *jobs)
+{
+  GHashTableIter iter;
+  gpointer job;
+  guint n = 0;
+
+  g_mutex_lock(&jobs->lock);
+  g_hash_table_iter_init(&iter, jobs->active);
+  while (g_hash_table_iter_next(&iter, NULL, &job))
+    n += !dr_vm_is_aside(((DrJob *)job)->vm);
   g_mutex_unlock(&jobs->lock);
   return n;
 }

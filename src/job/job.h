@@ -54,6 +54,9 @@ void dr_job_hold(DrJob *job, const char *point);
 /* The stage of the moment without the journal: for steps inside a stage that a watcher may see. Also holds. */
 void dr_job_step(DrJob *job, const char *stage);
 
+/* A job that was resumed, and can be cancelled as if it had never been interrupted. */
+void dr_job_may_return(DrJob *job);
+
 /* From now on cancel is refused. FALSE with DR_ERROR_CANCELLED if it was asked for before. */
 gboolean dr_job_no_return(DrJob *job, GError **error);
 
@@ -74,3 +77,5 @@ JsonObject *dr_jobs_show(DrJobs *jobs, gint64 id, GError **error);
 JsonObject *dr_jobs_wait(DrJobs *jobs, gint64 id, int timeout_ms, GError **error);
 JsonObject *dr_jobs_cancel(DrJobs *jobs, gint64 id, GError **error);
 guint dr_jobs_active(DrJobs *jobs);
+/* Those of them that end by themselves soon: not those that leave a VM where it is (dr_vm_set_aside()). */
+guint dr_jobs_passing(DrJobs *jobs);

@@ -31,6 +31,14 @@ CREATE TABLE IF NOT EXISTS moves (
   resumed_us INTEGER NOT NULL DEFAULT 0,
   time_ms INTEGER NOT NULL
 ) STRICT;
+-- Points in time of a VM's disks, on record until they are merged or deleted.
+CREATE TABLE IF NOT EXISTS snapshots (
+  vm TEXT NOT NULL,
+  name TEXT NOT NULL,
+  record TEXT NOT NULL,          -- JSON, written and read by job/snapshot.c
+  created_ms INTEGER NOT NULL,
+  PRIMARY KEY (vm, name)
+) STRICT;
 CREATE TABLE IF NOT EXISTS peers (
   name TEXT PRIMARY KEY,
   host TEXT NOT NULL,            -- as dr_host_normal() has it

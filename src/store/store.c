@@ -199,7 +199,8 @@ dr_store_drop_vm(DrStore *store, const char *name, GError **error)
   g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
   g_autofree char *doing = g_strdup_printf("drop VM '%s'", name);
 
-  return run(store, error, doing, "DELETE FROM vms WHERE name = ?", "s", name);
+  return run(store, error, doing, "DELETE FROM vms WHERE name = ?", "s", name) &&
+         run(store, error, doing, "DELETE FROM snapshots WHERE vm = ?", "s", name);
 }
 
 static JsonObject *
@@ -241,6 +242,51 @@ dr_store_load_vms(DrStore *store, GError **error)
     return NULL;
   }
   return g_steal_pointer(&all);
+}
+
+gboolean
+dr_store_put_snapshot(DrStore *store, const char *vm, const char *name, JsonObject *record, GError **error)
+{
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+  g_autofree char *text = dr_json_print_object(record, FALSE);
+  g_autofree char *doing = g_strdup_printf("write snapshot '%s' of VM '%s'", name, vm);
+
+  return run(store, error, doing,
+             "INSERT INTO snapshots (vm, name, record, created_ms) VALUES (?, ?, ?, ?) "
+             "ON CONFLICT (vm, name) DO UPDATE SET record = excluded.record",
+             "sssi", vm, name, text, dr_json_int(record, "created_ms", g_get_real_time() / 1000));
+}
+
+gboolean
+dr_store_drop_snapshot(DrStore *store, const char *vm, const char *name, GError **error)
+{
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+  g_autofree char *doing = g_strdup_printf("drop snapshot '%s' of VM '%s'", name, vm);
+
+  return run(store, error, doing, "DELETE FROM snapshots WHERE vm = ? AND name = ?", "ss", vm, name);
+}
+
+JsonArray *
+dr_store_load_snapshots(DrStore *store, const char *vm, GError **error)
+{
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+  g_autoptr(JsonArray) all = json_array_new();
+  g_autoptr(DrStmt) stmt =
+      query(store, error, "read the snapshots",
+            "SELECT name, record FROM snapshots WHERE vm = ? ORDER BY created_ms, rowid", "s", vm);
+  int code = SQLITE_DONE;
+
+  while (stmt && (code = sqlite3_step(stmt)) == SQLITE_ROW) {
+    JsonObject *record = column_object(stmt, 1, error);
+
+    if (!record)
+      return NULL;
+    json_object_set_string_member(record, "name", (const char *)sqlite3_column_text(stmt, 0));
+    json_array_add_object_element(all, record);
+  }
+  if (stmt && code != SQLITE_DONE)
+    fail(store, "read the snapshots", error);
+  return stmt && code == SQLITE_DONE ? g_steal_pointer(&all) : NULL;
 }
 
 void

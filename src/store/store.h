@@ -17,6 +17,13 @@ gboolean dr_store_put_vm(DrStore *store, const char *name, JsonObject *record, G
 gboolean dr_store_drop_vm(DrStore *store, const char *name, GError **error);
 JsonObject *dr_store_load_vms(DrStore *store, GError **error);
 
+/* Snapshots of a VM; they go with it. put: writes over one of that name. `record` is not consumed. load: [{"name",…the record}],
+ * oldest first. (transfer full) */
+gboolean dr_store_put_snapshot(DrStore *store, const char *vm, const char *name, JsonObject *record,
+                               GError **error);
+gboolean dr_store_drop_snapshot(DrStore *store, const char *vm, const char *name, GError **error);
+JsonArray *dr_store_load_snapshots(DrStore *store, const char *vm, GError **error);
+
 typedef struct {
   gint64 id;
   char *kind, *vm, *state, *stage;

@@ -28,6 +28,7 @@ struct DrVm {
   int pidfd;
   DrConsole *console;
   gint64 job;        /* 0: none; DR_VM_ENDING */
+  gboolean aside;    /* see dr_vm_set_aside() */
   gboolean detached; /* it is no VM of ours any more */
   gboolean unsaved;  /* the last attempt to write the record failed */
 };
@@ -406,10 +407,30 @@ dr_vm_claim(DrVm *vm, gint64 job, GError **error)
 }
 
 void
+dr_vm_set_aside(DrVm *vm)
+{
+  dr_vm_lock(vm);
+  vm->aside = TRUE;
+  dr_vm_unlock(vm);
+}
+
+gboolean
+dr_vm_is_aside(DrVm *vm)
+{
+  gboolean aside;
+
+  dr_vm_lock(vm);
+  aside = vm->job != 0 && vm->aside;
+  dr_vm_unlock(vm);
+  return aside;
+}
+
+void
 dr_vm_release(DrVm *vm)
 {
   dr_vm_lock(vm);
   vm->job = 0;
+  vm->aside = FALSE;
   dr_vm_unlock(vm);
 }
 

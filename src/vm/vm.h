@@ -76,6 +76,9 @@ void dr_vm_give(DrVm *vm, DrQmp *qmp);
 gboolean dr_vm_claim(DrVm *vm, gint64 job, GError **error);
 gboolean dr_vm_is_free(DrVm *vm, GError **error);
 void dr_vm_release(DrVm *vm);
+/* The job that has it leaves the VM's process in its place: the VM may be stopped meanwhile. Until it is released. */
+void dr_vm_set_aside(DrVm *vm);
+gboolean dr_vm_is_aside(DrVm *vm);
 gint64 dr_vm_job(DrVm *vm);
 
 /* Starts watching the process of the record for its end. Call after every change of record->id. */

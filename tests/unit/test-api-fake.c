@@ -511,6 +511,55 @@ find_job(DrService *service, const char *id, GError **error)
 }
 
 JsonArray *
+dr_service_disks(DrService *service, const char *name, GError **error)
+{
+  return json_array_new();
+}
+
+JsonArray *
+dr_service_disk_copy(DrService *service, const char *name, JsonObject *request, GError **error)
+{
+  return json_array_new();
+}
+
+JsonArray *
+dr_service_disk_pull(DrService *service, const char *name, JsonObject *request, GError **error)
+{
+  return json_array_new();
+}
+
+JsonObject *
+dr_service_disk_ask(DrService *service, const char *name, const char *what, JsonObject *params,
+                    GError **error)
+{
+  return json_object_new();
+}
+
+JsonArray *
+dr_service_snapshots(DrService *service, const char *name, GError **error)
+{
+  return json_array_new();
+}
+
+JsonArray *
+dr_service_snapshot_create(DrService *service, const char *name, JsonObject *request, GError **error)
+{
+  return json_array_new();
+}
+
+JsonArray *
+dr_service_snapshot_merge(DrService *service, const char *name, JsonObject *request, GError **error)
+{
+  return json_array_new();
+}
+
+JsonObject *
+dr_service_snapshot_forget(DrService *service, const char *name, JsonObject *request, GError **error)
+{
+  return json_object_new();
+}
+
+JsonArray *
 dr_service_jobs(DrService *service, GError **error)
 {
   JsonArray *array = json_array_new();

@@ -1,0 +1,54 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* What the jobs on disks share. Such a job may last for days while QEMU does the work: it takes the VM's monitor for each look
+ * and gives it back, so that everything else can be asked of the VM meanwhile. */
+#pragma once
+#include "job/block-job.h"
+#include "job/job.h"
+#include "job/mailbox.h"
+
+/* One of QEMU's block jobs that a job of ours waits for. */
+typedef struct {
+  char *id;
+  char *what; /* for messages: "the copy of disk 'd0'" */
+  DrBlockJobLook look;
+} DrBlockWatch;
+
+typedef struct DrDiskJob DrDiskJob;
+
+/* A question from outside (mailbox.h). Sets *ret_reply, or the error. Returns whether the wait is to end. */
+typedef gboolean (*DrDiskAsked)(DrDiskJob *d, const char *method, JsonObject *params, JsonObject **ret_reply,
+                                GError **error);
+/* Each look at the jobs, with the monitor. FALSE: the wait ends with that error. */
+typedef gboolean (*DrDiskTick)(DrDiskJob *d, DrQmp *qmp, GError **error);
+
+struct DrDiskJob {
+  DrJob *job;
+  DrVm *vm;
+  DrMailbox *box;
+  GPtrArray *watches; /* of DrBlockWatch */
+  DrDiskAsked asked;  /* nullable: only what every disk job answers ("bandwidth" {"mib"}) */
+  DrDiskTick tick;    /* nullable */
+  gpointer data;
+  gint64 begun_us;
+  gint64 seen_us, seen_done; /* for the rate */
+  double rate;
+};
+
+/* Publishes its mailbox under the VM's name. */
+void dr_disk_job_init(DrDiskJob *d, DrJob *job);
+void dr_disk_job_clear(DrDiskJob *d);
+void dr_disk_job_watch(DrDiskJob *d, const char *id, const char *what);
+
+/* What can be asked of the job that is at the VM's disks. NULL: there is none. (transfer full) */
+DrMailbox *dr_disk_job_find(const char *vm);
+
+/* The VM's monitor. Waits as long as somebody else has it and the VM lives. Errors: NOT_FOUND when its QEMU has ended, CANCELLED. */
+DrQmp *dr_disk_job_take(DrDiskJob *d, GError **error);
+void dr_disk_job_give(DrDiskJob *d, DrQmp *qmp);
+
+typedef enum { DR_DISK_ENDED, DR_DISK_READY, DR_DISK_ASKED } DrDiskEvent;
+
+/* Waits until all watched jobs are ready (or have ended; one that ended with an error ends the wait, and so does one that is gone), or
+ * until asked() says so. With `deadline` over: DR_ERROR_TIMEOUT. With `stay` it does not end when all are ready. */
+gboolean dr_disk_job_follow(DrDiskJob *d, DrDeadline deadline, gboolean stay, DrDiskEvent *ret_event,
+                            GError **error);
