@@ -13,7 +13,7 @@
 
 typedef struct {
   gboolean all, check, async, live, postcopy, after_precopy, no_postcopy, preempt, timeout_suspend,
-      auto_converge;
+      auto_converge, copy_storage_all, copy_storage_inc, overwrite_storage;
   char *qemu, *dname, *compress, *transport;
   char **maps;
   int timeout, timeout_postcopy, parallel, bandwidth, postcopy_bandwidth, downtime, at_a_time;
@@ -130,6 +130,9 @@ request(DrCli *cli, const Options *o)
   add_flag(body, "postcopy_preempt", o->preempt);
   add_flag(body, "timeout_suspend", o->timeout_suspend);
   add_flag(body, "auto_converge", o->auto_converge);
+  add_flag(body, "copy_storage_all", o->copy_storage_all);
+  add_flag(body, "copy_storage_inc", o->copy_storage_inc);
+  add_flag(body, "overwrite_storage", o->overwrite_storage);
   add_number(body, "timeout", o->timeout);
   add_number(body, "timeout_postcopy", o->timeout_postcopy);
   add_number(body, "parallel", o->parallel);
@@ -205,6 +208,12 @@ dr_cmd_migrate(DrCli *cli, int argc, char **argv)
     { "downtime", 0, 0, G_OPTION_ARG_INT, &o.downtime, "The longest pause of pre-copy (default: 300)", "MS" },
     { "transport", 0, 0, G_OPTION_ARG_STRING, &o.transport, "How the bytes go (default: tunnel)",
       "tunnel|plain|handoff" },
+    { "copy-storage-all", 0, 0, G_OPTION_ARG_NONE, &o.copy_storage_all,
+      "Copy the disks that the other host does not have, all of each", NULL },
+    { "copy-storage-inc", 0, 0, G_OPTION_ARG_NONE, &o.copy_storage_inc,
+      "The same, only their top images: it has those below", NULL },
+    { "overwrite-storage", 0, 0, G_OPTION_ARG_NONE, &o.overwrite_storage,
+      "Write over images of the same name that are there", NULL },
     { "at-a-time", 0, 0, G_OPTION_ARG_INT, &o.at_a_time, "How many VMs at a time (default: 1)", "N" },
     { NULL },
   };

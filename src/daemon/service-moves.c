@@ -42,6 +42,9 @@ check_migrate_request(DrService *service, JsonObject *request, GError **error)
                                       { "postcopy_bandwidth", DR_MEMBER_NUMBER, 1, 1000000 },
                                       { "downtime", DR_MEMBER_NUMBER, 1, 2000000 },
                                       { "transport", DR_MEMBER_TEXT },
+                                      { "copy_storage_all", DR_MEMBER_FLAG },
+                                      { "copy_storage_inc", DR_MEMBER_FLAG },
+                                      { "overwrite_storage", DR_MEMBER_FLAG },
                                       { "map", DR_MEMBER_TEXTS },
                                       { "at_a_time", DR_MEMBER_NUMBER, 1, 64 },
                                       { NULL } };

@@ -144,6 +144,8 @@ take_stream(DrConn *conn, JsonObject *hello)
 
   if (!dr_conn_take(conn, &error))
     dr_conn_free(conn);
+  else if (dr_json_bool(hello, "nbd", FALSE))
+    dr_streams_take_nbd(move, conn, &error);
   else
     dr_streams_take(move, dr_json_int(hello, "epoch", 0),
                     (guint)CLAMP(dr_json_int(hello, "index", 0), 0, 9999), conn, &error);

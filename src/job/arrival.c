@@ -3,6 +3,7 @@
 #include "job/arrival.h"
 #include "base/error.h"
 #include "base/fd.h"
+#include "job/arrival-storage.h"
 #include "job/memory-promise.h"
 #include "vm/describe.h"
 
@@ -87,11 +88,14 @@ dr_arrival_check(DrPreflight *p, DrVm *vm, JsonObject *spec, const char *qemu, c
   static const char *const none[] = { NULL };
 
   dr_argv_set_launcher(p->truth, none); /* numactl and the like belong to the other host */
+  g_clear_pointer(&p->to_make, g_ptr_array_unref);
+  p->to_make = dr_arrival_storage_files(dr_json_arr(spec, "disks"));
   if (check_allowed(p, vm, qemu, binaries))
     dr_preflight_arrival(p, vm, qemu);
   check_memory(p);
   check_bridges(p, spec);
   dr_move_tokens_check(dr_json_arr(spec, "disks"), p->findings);
+  dr_arrival_storage_check(dr_json_arr(spec, "disks"), p->findings);
 }
 
 /* --- Taps --- */

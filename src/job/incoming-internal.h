@@ -24,8 +24,11 @@ typedef struct {
   gboolean
       reads_last; /* its QEMU says that it has all that was sent, or in post-copy begins with what it needs to run */
   gint64 last_word_us;
-  gint64 epoch; /* of `socket`; these under the lock of incoming.c */
-  char *socket; /* NULL: the new QEMU gets a connected one */
+  gint64 epoch;       /* of `socket`; these under the lock of incoming.c */
+  char *socket;       /* NULL: the new QEMU gets a connected one */
+  char *nbd_socket;   /* nullable; under the lock, too */
+  JsonArray *exports; /* nullable: what is served there */
+  GPtrArray *made;    /* files of images that were made for it; removed if it does not come */
   gboolean listens;
   gboolean noted, warned; /* what became of it is on disk; that it could not be written was said */
   int handed;             /* it, until QEMU has it; -1 */
@@ -45,4 +48,6 @@ gboolean dr_incoming_note_end(Incoming *in);
 gboolean dr_incoming_discard(Incoming *in, GError **error);
 /* `path` NULL: the new QEMU shall have the connected socket of that epoch. */
 void dr_incoming_set_socket(Incoming *in, gint64 epoch, const char *path);
+/* NULL: not any more. */
+void dr_incoming_set_nbd_socket(Incoming *in, const char *path);
 int dr_incoming_take_handed(Incoming *in); /* -1: none has come. The caller closes it */

@@ -2,6 +2,7 @@
 /* What the other host's job asks of this one's. docs/PROTOCOL.md lists the questions. */
 #include "base/error.h"
 #include "base/fd.h"
+#include "job/arrival-storage.h"
 #include "job/incoming-internal.h"
 #include "job/migration.h"
 #include "job/streams.h"
@@ -235,6 +236,39 @@ handed(Incoming *in, JsonObject *params, GError **error)
              : NULL;
 }
 
+/* {"exports":[{"path","export","format","secret"?}]}: disks are about to be copied here. */
+static JsonObject *
+storage(Incoming *in, JsonObject *params, GError **error)
+{
+  JsonArray *exports = dr_json_arr(params, "exports");
+  g_autofree char *path = g_strconcat(in->u.plan.migration_path, ".nbd", NULL);
+
+  if (!exports || in->exports || in->state != INCOMING_WAITS) {
+    dr_error_set(error, DR_ERROR_INVALID, "disks cannot be copied here now");
+    return NULL;
+  }
+  in->exports = json_array_ref(exports);
+  unlink(path);
+  if (!dr_arrival_storage_export(in->u.dest, exports, path, error))
+    return NULL;
+  dr_incoming_set_nbd_socket(in, path);
+  return json_object_new();
+}
+
+/* All of them are here. */
+static JsonObject *
+storage_end(Incoming *in, JsonObject *params, GError **error)
+{
+  g_autofree char *path = g_strconcat(in->u.plan.migration_path, ".nbd", NULL);
+
+  dr_incoming_set_nbd_socket(in, NULL);
+  if (in->exports && !dr_arrival_storage_end(in->u.dest, in->exports, error))
+    return NULL;
+  g_clear_pointer(&in->exports, json_array_unref);
+  unlink(path);
+  return json_object_new();
+}
+
 /* What is on its way in the tunnel is a part of the pause that is about to come. */
 static JsonObject *
 narrow(Incoming *in, JsonObject *params, GError **error)
@@ -356,9 +390,9 @@ static const struct {
   const char *method;
   JsonObject *(*answer)(Incoming *in, JsonObject *params, GError **error);
 } questions[] = {
-  { "ready", ready },     { "qmp", qmp },       { "qmps", qmps },     { "listen", listen_for },
-  { "promise", promise }, { "accept", accept }, { "abort", give_up }, { "status", status },
-  { "handed", handed },   { "narrow", narrow },
+  { "ready", ready },     { "qmp", qmp },       { "qmps", qmps },       { "listen", listen_for },
+  { "promise", promise }, { "accept", accept }, { "abort", give_up },   { "status", status },
+  { "handed", handed },   { "narrow", narrow }, { "storage", storage }, { "storage-end", storage_end },
 };
 
 static void

@@ -8,15 +8,19 @@
 #include "job/incoming-internal.h"
 #include "base/error.h"
 #include "job/arrival.h"
+#include "job/arrival-storage.h"
+#include "job/move-spec.h"
 #include "job/streams.h"
 #include "vm/console.h"
 
+#include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
 #define TELL_MS 10000 /* the other host asks for the reason of a failed start */
 #define CONNECT_MS 5000
 #define HAND_MS 10000
+#define STAGE_STORAGE "storage"
 
 /* --- Which moves are under way here --- */
 
@@ -91,6 +95,28 @@ dr_incoming_socket(const char *move, const char *peer, gint64 epoch)
   return path;
 }
 
+void
+dr_incoming_set_nbd_socket(Incoming *in, const char *path)
+{
+  g_mutex_lock(&lock);
+  g_free(in->nbd_socket);
+  in->nbd_socket = g_strdup(path);
+  g_mutex_unlock(&lock);
+}
+
+char *
+dr_incoming_nbd_socket(const char *move, const char *peer)
+{
+  Incoming *in;
+  char *path;
+
+  g_mutex_lock(&lock);
+  in = find(move, peer);
+  path = in ? g_strdup(in->nbd_socket) : NULL;
+  g_mutex_unlock(&lock);
+  return path;
+}
+
 gboolean
 dr_incoming_wants_socket(const char *move, const char *peer, gint64 epoch)
 {
@@ -149,6 +175,7 @@ incoming_init(Incoming *in, DrJob *job)
   in->spec = json_object_ref(dr_json_obj(request, "spec"));
   in->u.spec = in->spec;
   in->handed = -1;
+  in->made = g_ptr_array_new_with_free_func(g_free);
   in->last_word_us = g_get_monotonic_time();
 }
 
@@ -163,8 +190,22 @@ incoming_clear(Incoming *in)
   g_clear_pointer(&in->box, dr_mailbox_unref);
   g_free(in->move);
   g_free(in->socket);
+  g_free(in->nbd_socket);
+  g_clear_pointer(&in->exports, json_array_unref);
+  g_ptr_array_unref(in->made);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Incoming, incoming_clear)
+
+/* Its QEMU has ended. */
+static void
+remove_images(Incoming *in)
+{
+  for (guint i = 0; i < in->made->len; i++)
+    if (unlink(in->made->pdata[i]) < 0 && errno != ENOENT)
+      g_warning("cannot remove '%s', which was made for a guest that did not come: %s",
+                (char *)in->made->pdata[i], g_strerror(errno));
+  g_ptr_array_set_size(in->made, 0);
+}
 
 gboolean
 dr_incoming_discard(Incoming *in, GError **error)
@@ -179,6 +220,7 @@ dr_incoming_discard(Incoming *in, GError **error)
     return FALSE;
   dr_console_abort(dr_vm_console(in->u.vm));
   dr_upgrade_remove_leftovers(&in->u);
+  remove_images(in);
   return TRUE;
 }
 
@@ -197,6 +239,22 @@ dr_incoming_note_end(Incoming *in)
   return in->noted;
 }
 
+static void
+keep_snapshots(Incoming *in)
+{
+  JsonArray *snapshots = dr_json_arr(in->spec, "snapshots");
+
+  for (guint i = 0; snapshots && i < json_array_get_length(snapshots); i++) {
+    JsonNode *node = json_array_get_element(snapshots, i);
+    JsonObject *record = JSON_NODE_HOLDS_OBJECT(node) ? json_node_get_object(node) : NULL;
+    g_autoptr(GError) error = NULL;
+
+    if (record && !dr_store_put_snapshot(in->u.host->store, dr_vm_name(in->u.vm),
+                                         dr_json_str(record, "name", "?"), record, &error))
+      g_warning("%s", error->message); /* the images are right without it */
+  }
+}
+
 /* The guest is ours. */
 static gboolean
 arrive(Incoming *in, GError **error)
@@ -208,6 +266,7 @@ arrive(Incoming *in, GError **error)
   dr_vm_record(in->u.vm)->upgrades = 0;
   dr_job_set_findings(in->job, findings);
   dr_upgrade_finish(&in->u, DR_ON_DESTINATION, lost);
+  keep_snapshots(in);
   dr_job_remove_at_end(in->job, in->u.plan.mark_path);
   if (lost)
     g_propagate_error(error, g_steal_pointer(&lost));
@@ -265,6 +324,28 @@ tell_failure(Incoming *in, const GError *why)
 
 /* --- The job --- */
 
+/* Which are made stands in the journal before: what was there already is not removed. */
+static gboolean
+make_images(Incoming *in, GError **error)
+{
+  JsonArray *disks = dr_json_arr(in->spec, "disks"), *made = json_array_new();
+  g_autoptr(GPtrArray) files = dr_arrival_storage_files(disks);
+  g_autoptr(GHashTable) secrets = dr_move_spec_secrets(in->u.pre->truth);
+  JsonObject *note = json_object_new();
+
+  for (guint i = 0; i < files->len; i++)
+    if (!g_file_test(files->pdata[i], G_FILE_TEST_EXISTS)) {
+      json_array_add_string_element(made, files->pdata[i]);
+      g_ptr_array_add(in->made, g_strdup(files->pdata[i]));
+    }
+  json_object_set_array_member(note, "made", made);
+  if (files->len == 0) {
+    json_object_unref(note);
+    return TRUE;
+  }
+  return dr_job_enter(in->job, STAGE_STORAGE, note, error) && dr_arrival_storage_make(disks, secrets, error);
+}
+
 static gboolean
 prepare(Incoming *in, GError **error)
 {
@@ -285,7 +366,7 @@ prepare(Incoming *in, GError **error)
   if (dr_findings_block(in->u.pre->findings))
     return dr_findings_to_error(in->u.pre->findings, doing, error);
   in->u.plan.forwards = json_array_ref(dr_json_arr(in->spec, "forwards"));
-  return dr_vm_save(in->u.vm, error);
+  return make_images(in, error) && dr_vm_save(in->u.vm, error);
 }
 
 gboolean
@@ -324,6 +405,7 @@ dr_incoming_check(DrVm *vm, JsonObject *request, GError **error)
   dr_arrival_check(p, vm, spec, dr_json_str(request, "qemu", NULL), (const char *const *)binaries);
   report = json_object_new();
   json_object_set_array_member(report, "findings", dr_findings_json(p->findings));
+  json_object_set_array_member(report, "storage", dr_arrival_storage_report(dr_json_arr(spec, "disks")));
   json_object_set_string_member(report, "qemu", p->caps ? p->caps->version : NULL);
   json_object_set_int_member(report, "qemu_number", p->caps ? p->caps->version_number : 0);
   json_object_set_string_member(report, "binary", p->binary);
@@ -375,6 +457,18 @@ take_up(Incoming *in, gboolean started, GError **error)
                       dr_vm_name(u->vm));
 }
 
+static void
+load_images(Incoming *in, JsonArray *journal)
+{
+  for (guint i = 0; i < json_array_get_length(journal); i++) {
+    JsonObject *note = dr_json_obj(json_array_get_object_element(journal, i), "note");
+    g_auto(GStrv) made = note ? dr_json_strv(dr_json_arr(note, "made")) : NULL;
+
+    for (char **file = made; file && *file; file++)
+      g_ptr_array_add(in->made, g_strdup(*file));
+  }
+}
+
 gboolean
 dr_incoming_recover(DrJob *job, GError **error)
 {
@@ -388,6 +482,8 @@ dr_incoming_recover(DrJob *job, GError **error)
   publish(&in);
   journal = dr_store_load_journal(in.u.host->store, dr_job_id(job), error);
   started = journal && dr_upgrade_load_plan(&in.u, journal, &stage);
+  if (journal)
+    load_images(&in, journal);
   dr_job_step(job, stage);
   dr_job_hold(job, DR_STEP_RECOVER);
   take_up(&in, started, &cause);

@@ -21,6 +21,9 @@ DrMailbox *dr_incoming_find(const char *move, const char *peer);
  * (transfer full) */
 char *dr_incoming_socket(const char *move, const char *peer, gint64 epoch);
 
+/* Where the new QEMU serves the disks that are copied to it; NULL: it does not. (transfer full) */
+char *dr_incoming_nbd_socket(const char *move, const char *peer);
+
 /* Whether the new QEMU waits for the socket of that epoch's stream itself; and gives it one. Takes `conn` over, also on error. */
 gboolean dr_incoming_wants_socket(const char *move, const char *peer, gint64 epoch);
 gboolean dr_incoming_hand(const char *move, DrConn *conn, GError **error);

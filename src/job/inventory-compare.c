@@ -253,7 +253,7 @@ protocol_of(const DrNode *node)
 static gboolean
 same_chain(const DrNode *a, const DrNode *b)
 {
-  for (; a && b; a = dr_node_child(a, "backing"), b = dr_node_child(b, "backing")) {
+  for (; a && b; a = a->alone ? NULL : dr_node_child(a, "backing"), b = dr_node_child(b, "backing")) {
     const DrNode *file_a = protocol_of(a), *file_b = protocol_of(b);
 
     if (!g_str_equal(a->driver, b->driver))

@@ -99,3 +99,18 @@ dr_inventory_rename_file(DrInventory *inventory, const char *from, const char *t
       node->file = g_intern_string(to);
   }
 }
+
+void
+dr_inventory_stand_alone(DrInventory *inventory, const char *path, gboolean alone)
+{
+  GHashTableIter iter;
+  gpointer key, value;
+
+  g_hash_table_iter_init(&iter, inventory->block_nodes);
+  while (g_hash_table_iter_next(&iter, &key, &value)) {
+    DrNode *node = value;
+
+    if (dr_node_child(node, "backing") && g_str_equal(dr_node_file(node), path))
+      node->alone = alone;
+  }
+}

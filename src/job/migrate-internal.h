@@ -27,8 +27,11 @@ typedef struct {
   DrProcId source_id;
   char *source_qmp;
   gboolean borrowed, was_running;
-  char *mark_path;   /* there once it is decided that the guest is the other host's */
-  char *socket_path; /* where the source's QEMU writes to */
+  char *mark_path;               /* there once it is decided that the guest is the other host's */
+  char *socket_path;             /* where the source's QEMU writes to */
+  struct DrMoveStorage *storage; /* NULL: no disk is copied */
+  gboolean link_is_away;         /* while disks are copied */
+  gint64 storage_us;             /* that took */
   DrStreams *streams;
   gboolean narrowed; /* the streams: the end is near */
   gboolean handed;   /* the first stream is QEMU's own socket: there is nothing to carry */
@@ -66,6 +69,8 @@ char *dr_migrate_uri(const Migrate *m);                 /* where QEMU shall writ
 JsonObject *dr_migrate_ask(Migrate *m, const char *method, JsonObject *params, int timeout_ms,
                            GError **error);
 
+/* What an image is called on the other host. (transfer full) */
+char *dr_migrate_there(const Migrate *m, const char *path);
 /* map.c: --map. Into the spec; into the list of disks; and what the other host's QEMU has, by the names of here */
 gboolean dr_migrate_map(Migrate *m, GError **error);
 void dr_migrate_map_disks(const Migrate *m, JsonArray *disks);

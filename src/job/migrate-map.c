@@ -65,6 +65,14 @@ mapped(const Migrate *m, const char *path)
   return whole ? g_hash_table_lookup(m->disks, whole) : NULL;
 }
 
+char *
+dr_migrate_there(const Migrate *m, const char *path)
+{
+  const char *to = m->disks ? mapped(m, path) : NULL;
+
+  return g_strdup(to ? to : path);
+}
+
 /* -drive and -blockdev name an image in one of some leaves; -hda and its like are the image. */
 static void
 map_option(const Migrate *m, DrOpt *opt)

@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "job/migrate-internal.h"
+#include "job/migrate-storage.h"
 #include "job/migration.h"
 #include "job/move-spec.h"
 #include "job/remote-qmp.h"
@@ -157,7 +158,36 @@ put_tokens(Migrate *m)
   JsonArray *disks = dr_move_tokens_make(m->pre->inventory, dr_vm_record(m->vm)->cwd, &m->tokens);
 
   dr_migrate_map_disks(m, disks);
+  if (m->storage)
+    dr_move_storage_mark(m->storage, m, disks);
   json_object_set_array_member(m->spec, "disks", disks);
+}
+
+/* What is on record of the disks goes with them, by their names over there; one image of all of a chain has no points in time. */
+static gboolean
+add_snapshots(Migrate *m, GError **error)
+{
+  static const char *const files[] = { "base", "overlay" };
+  JsonArray *snapshots = dr_store_load_snapshots(m->host->store, dr_vm_name(m->vm), error);
+
+  if (!snapshots)
+    return FALSE;
+  for (guint i = 0; i < json_array_get_length(snapshots); i++) {
+    JsonArray *disks = dr_json_arr(json_array_get_object_element(snapshots, i), "disks");
+
+    for (guint n = 0; disks && n < json_array_get_length(disks); n++)
+      for (guint k = 0; k < G_N_ELEMENTS(files); k++) {
+        JsonObject *disk = json_array_get_object_element(disks, n);
+        g_autofree char *there = dr_migrate_there(m, dr_json_str(disk, files[k], ""));
+
+        json_object_set_string_member(disk, files[k], there);
+      }
+  }
+  if (!m->storage || m->options.copy_storage_inc)
+    json_object_set_array_member(m->spec, "snapshots", snapshots);
+  else
+    json_array_unref(snapshots);
+  return TRUE;
 }
 
 static gboolean
@@ -165,8 +195,14 @@ describe(Migrate *m, GError **error)
 {
   g_autoptr(JsonArray) forwards = forwards_of(m);
 
+  if (m->options.copy_storage) {
+    m->storage = dr_move_storage_new(m->source, dr_vm_record(m->vm)->cwd, m->options.copy_storage_inc,
+                                     m->pre->findings, error);
+    if (!m->storage)
+      return FALSE;
+  }
   m->spec = dr_move_spec_write(m->vm, m->pre, forwards, m->source, error);
-  if (!m->spec || !dr_migrate_map(m, error))
+  if (!m->spec || !dr_migrate_map(m, error) || !add_snapshots(m, error))
     return FALSE;
   put_tokens(m);
   return TRUE;
@@ -189,6 +225,9 @@ dr_migrate_look(Migrate *m, GError **error)
   if (!report)
     return FALSE;
   add_findings(m->pre->findings, dr_json_arr(report, "findings"));
+  if (m->storage)
+    dr_move_storage_heed(m->storage, m, dr_json_arr(report, "storage"), m->options.overwrite_storage,
+                         m->pre->findings);
   m->version = g_strdup(dr_json_str(report, "qemu", NULL));
   m->version_number = (int)dr_json_int(report, "qemu_number", 0);
   m->other_uffd = dr_json_bool(report, "userfaultfd", FALSE);
@@ -212,7 +251,11 @@ compare(Migrate *m, GError **error)
   if (!theirs)
     return FALSE;
   dr_migrate_map_back(m, theirs);
+  if (m->storage)
+    dr_move_storage_stand_alone(m->storage, m->pre->inventory, TRUE);
   dr_inventory_compare(m->pre->inventory, theirs, findings);
+  if (m->storage)
+    dr_move_storage_stand_alone(m->storage, m->pre->inventory, FALSE);
   same = !dr_findings_block(findings);
   if (!same)
     dr_findings_to_error(findings, doing, error);
@@ -228,6 +271,8 @@ capabilities(Migrate *m)
 
   if (!m->options.no_postcopy)
     g_strv_builder_add(builder, "postcopy-ram");
+  if (m->storage && !dr_move_storage_is_empty(m->storage))
+    g_strv_builder_add(builder, "pause-before-switchover");
   if (m->options.preempt)
     g_strv_builder_add(builder, "postcopy-preempt");
   if (m->options.auto_converge)
@@ -338,5 +383,6 @@ dr_migrate_prepare(Migrate *m, GError **error)
   if (dr_findings_block(m->pre->findings))
     return dr_findings_to_error(m->pre->findings, doing, error);
   return dr_job_enter(m->job, DR_STAGE_START, dr_json("{'move': <%s>}", m->move), error) && start(m, error) &&
-         dr_job_enter(m->job, DR_STAGE_VERIFY, NULL, error) && compare(m, error);
+         dr_job_enter(m->job, DR_STAGE_VERIFY, NULL, error) && compare(m, error) &&
+         (!m->storage || dr_move_storage_is_empty(m->storage) || dr_move_storage_copy(m, error));
 }

@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "job/migrate-internal.h"
+#include "job/migrate-storage.h"
 #include "job/migration.h"
 #include "job/upgrade-internal.h"
 
@@ -319,6 +320,8 @@ dr_migrate_settle(Migrate *m, GError **ret_reason)
     return ask_until_known(m, ret_reason);
   if (source_ended(m))
     return without_source(m, ret_reason);
+  if (m->storage && connect_source(m))
+    dr_move_storage_drop(m, NULL); /* before the other QEMU goes, which its requests wait for */
   tell_off(m);
   return back_here(m, ret_reason);
 }

@@ -2,6 +2,7 @@
 /* The state's way to the other host: pre-copy with the policy's eye on it, the switchover, post-copy with its recoveries. */
 #include "base/error.h"
 #include "job/migrate-internal.h"
+#include "job/migrate-storage.h"
 #include "job/migration.h"
 #include "job/upgrade-internal.h"
 
@@ -269,6 +270,18 @@ tell_alive(Migrate *m, GError **error)
          dr_error_set(error, DR_ERROR_CLOSED, "the other host has given the guest up");
 }
 
+/* The guest has stopped, and QEMU waits to be told that its disks are the other host's. */
+static gboolean
+hand_over_storage(Migrate *m, GError **error)
+{
+  if (!is_status(m, "pre-switchover"))
+    return TRUE;
+  g_free(m->status);
+  m->status = g_strdup("device");
+  return dr_move_storage_finish(m, error) &&
+         dr_qmp_do(m->source, "migrate-continue", dr_json("{'state': <'pre-switchover'>}"), error);
+}
+
 /* Until the source's migration is over, or is in post-copy. */
 static gboolean
 watch_precopy(Migrate *m, GError **error)
@@ -282,7 +295,7 @@ watch_precopy(Migrate *m, GError **error)
     if (is_status(m, "completed"))
       break;
     now = g_get_monotonic_time();
-    if (!all_well(m, error) || !hear_user(m, error))
+    if (!all_well(m, error) || !hand_over_storage(m, error) || !hear_user(m, error))
       return FALSE;
     if ((m->pass_is_over || now - sampled_us > SAMPLE_MS * 1000) && !is_status(m, "device") &&
         !m->postcopy_begun) {
@@ -370,6 +383,8 @@ await_postcopy(Migrate *m, GError **error)
     wait_a_while(m);
     if (source_is_closed(m) || is_status(m, "failed") || is_status(m, "cancelled"))
       return all_well(m, error);
+    if (!hand_over_storage(m, error))
+      return FALSE;
     if (dr_deadline_passed(deadline))
       return dr_error_set(error, DR_ERROR_TIMEOUT, "QEMU does not go into post-copy");
   }

@@ -3,6 +3,7 @@
 #include "job/migrate.h"
 #include "base/error.h"
 #include "job/migrate-internal.h"
+#include "job/migrate-storage.h"
 #include "job/move-spec.h"
 #include "job/upgrade-internal.h"
 #include "vm/console.h"
@@ -85,7 +86,13 @@ dr_migrate_read_options(JsonObject *request, DrMigrateOptions *o, GError **error
     .bandwidth = dr_json_int(request, "bandwidth", 0),
     .postcopy_bandwidth = dr_json_int(request, "postcopy_bandwidth", 0),
     .downtime_ms = dr_json_int(request, "downtime", 0),
+    .copy_storage_inc = dr_json_bool(request, "copy_storage_inc", FALSE),
+    .copy_storage =
+        dr_json_bool(request, "copy_storage_all", FALSE) || dr_json_bool(request, "copy_storage_inc", FALSE),
+    .overwrite_storage = dr_json_bool(request, "overwrite_storage", FALSE),
   };
+  if (dr_json_bool(request, "copy_storage_all", FALSE) && o->copy_storage_inc)
+    return dr_error_set(error, DR_ERROR_INVALID, "copy all of the disks, or their top images, not both");
   return read_transport(request, &o->transport, error) && check_pairs(o, error);
 }
 
@@ -115,6 +122,7 @@ migrate_clear(Migrate *m)
   dr_mailbox_close(m->box);
   g_clear_pointer(&m->box, dr_mailbox_unref);
   g_clear_pointer(&m->streams, dr_streams_free);
+  g_clear_pointer(&m->storage, dr_move_storage_free);
   g_clear_pointer(&m->peer, dr_peer_free);
   g_clear_pointer(&m->tokens, dr_move_tokens_free);
   g_clear_pointer(&m->source, dr_qmp_free);
@@ -172,6 +180,10 @@ result(Migrate *m)
   json_object_set_int_member(object, "passes", m->passes);
   json_object_set_boolean_member(object, "postcopy", m->postcopy_begun);
   json_object_set_int_member(object, "recoveries", m->recoveries);
+  if (m->storage) {
+    json_object_set_int_member(object, "storage_bytes", dr_move_storage_bytes(m->storage));
+    json_object_set_double_member(object, "storage_ms", (double)m->storage_us / 1000.0);
+  }
   json_object_set_string_member(object, "transport", dr_move_transport_name(m->options.transport));
   json_object_set_string_member(object, "peer", dr_json_str(m->request, "peer", "?"));
   json_object_set_double_member(object, "expected_pause_ms", (double)m->advice.expected_pause_ms);
@@ -384,7 +396,7 @@ dr_migrate_check(DrVm *vm, JsonObject *request, GError **error)
 /* --- Recovery --- */
 
 static gboolean
-load(Migrate *m, const char **ret_stage, GError **error)
+load(Migrate *m, const char **ret_stage, JsonObject **ret_storage, GError **error)
 {
   g_autoptr(JsonArray) journal = dr_store_load_journal(m->host->store, dr_job_id(m->job), error);
 
@@ -394,6 +406,10 @@ load(Migrate *m, const char **ret_stage, GError **error)
     const char *move = note ? dr_json_str(note, "move", NULL) : NULL;
 
     *ret_stage = g_intern_string(dr_json_str(entry, "stage", ""));
+    if (note && dr_json_arr(note, "storage")) {
+      g_clear_pointer(ret_storage, json_object_unref);
+      *ret_storage = json_object_ref(note);
+    }
     if (move) {
       g_free(m->move);
       m->move = g_strdup(move);
@@ -421,13 +437,14 @@ gboolean
 dr_migrate_recover(DrJob *job, GError **error)
 {
   g_auto(Migrate) m = { 0 };
+  g_autoptr(JsonObject) storage = NULL;
   const char *stage = "queued";
   GError *cause = NULL;
 
   m.job = job;
   migrate_init(&m, dr_job_vm(job), dr_job_request(job));
   m.was_running = TRUE;
-  if (!load(&m, &stage, error) || !m.move || !open_peer(&m, error) || !note_source(&m, error)) {
+  if (!load(&m, &stage, &storage, error) || !m.move || !open_peer(&m, error) || !note_source(&m, error)) {
     dr_vm_give(m.vm, NULL);
     if (error && !*error)
       interrupted(&m, stage, error);
@@ -439,6 +456,8 @@ dr_migrate_recover(DrJob *job, GError **error)
   dr_job_hold(job, DR_STEP_RECOVER);
   if (dr_proc_alive(&m.source_id))
     m.source = dr_qmp_connect(m.source_qmp, FALSE, dr_deadline_in(CONNECT_MS), NULL);
+  if (!m.postcopy_begun && !dr_migrate_is_decided(&m))
+    dr_move_storage_drop(&m, storage);
   interrupted(&m, stage, &cause);
   return settle(&m, cause, error);
 }

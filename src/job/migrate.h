@@ -26,6 +26,9 @@ typedef struct {
   gint64 postcopy_bandwidth; /* MiB/s, 0: no limit */
   gint64 downtime_ms;        /* 0: the policy's default */
   DrMoveTransport transport;
+  gboolean copy_storage,
+      copy_storage_inc;       /* disks that the other host does not have: all of each, or its top image */
+  gboolean overwrite_storage; /* also over a file that is there */
 } DrMigrateOptions;
 
 /* {"vm","peer","dname","qemu",…}: docs/API.md. FALSE with DR_ERROR_INVALID for pairs that make no sense. `ret`'s strings belong

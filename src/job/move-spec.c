@@ -184,6 +184,22 @@ ram_read(JsonArray *array, GError **error)
   return g_steal_pointer(&blocks);
 }
 
+GHashTable *
+dr_move_spec_secrets(const DrArgv *argv)
+{
+  GHashTable *secrets = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+
+  for (DrOpt *opt = NULL; (opt = dr_argv_next(argv, "object", opt));) {
+    g_autoptr(DrOpts) opts = dr_opt_parse(opt, NULL);
+    const char *type = opts ? dr_opts_get(opts, "qom-type") : NULL,
+               *id = opts ? dr_opts_get(opts, "id") : NULL;
+
+    if (id && type && g_str_equal(type, "secret"))
+      g_hash_table_insert(secrets, g_strdup(id), g_strdup(opt->value));
+  }
+  return secrets;
+}
+
 /* --- All of it --- */
 
 static void

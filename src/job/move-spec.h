@@ -23,5 +23,11 @@ JsonObject *dr_move_spec_tap(JsonObject *spec, guint need);
 JsonArray *dr_move_tokens_make(const DrInventory *inventory, const char *cwd, GPtrArray **ret_tokens);
 void dr_move_tokens_free(GPtrArray *tokens);
 
+/* Where it shall run: whether the image is there and is the same file. */
+gboolean dr_move_tokens_is_same(JsonObject *disk);
+
+/* The values of a command line's "-object secret" words, by id. (transfer full) */
+GHashTable *dr_move_spec_secrets(const DrArgv *argv);
+
 /* Where it shall run: a blocker for each image that is not there, or is another file. */
 void dr_move_tokens_check(JsonArray *disks, DrFindings *findings);

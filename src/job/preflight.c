@@ -61,6 +61,7 @@ dr_preflight_free(DrPreflight *preflight)
   g_clear_pointer(&preflight->truth, dr_argv_free);
   g_clear_pointer(&preflight->ram, g_ptr_array_unref);
   g_clear_pointer(&preflight->needs, g_ptr_array_unref);
+  g_clear_pointer(&preflight->to_make, g_ptr_array_unref);
   g_free(preflight->reason);
   dr_memory_give_back(preflight->promised);
   g_free(preflight);
@@ -183,6 +184,8 @@ check_file(DrPreflight *p, DrVm *vm, const char *option, const char *path)
 {
   g_autofree char *full = g_canonicalize_filename(path, dr_vm_record(vm)->cwd);
 
+  if (p->to_make && g_ptr_array_find_with_equal_func(p->to_make, full, g_str_equal, NULL))
+    return;
   if (access(full, R_OK) < 0)
     block(p, "file", "put the file back: the new QEMU opens it at its start", "-%s %s: %s", option, full,
           g_strerror(errno));

@@ -32,6 +32,7 @@ typedef struct {
   DrMemoryMode mode;    /* decided */
   char *reason;         /* why */
   guint64 promised;     /* bytes of the host's memory, see memory-promise.h; given back with this */
+  GPtrArray *to_make;   /* nullable: files that are made before the new QEMU starts */
   gboolean was_running; /* runs, or is paused */
 } DrPreflight;
 

@@ -11,12 +11,14 @@
 #include <sys/socket.h>
 #include <sys/un.h>
 
+#define MAX_NBD 64    /* two a disk: the old one may not have been seen to be dead */
 #define TURN_MS 10000 /* until the stream before this one is connected */
 
 typedef struct {
   gint64 epoch;
   guint next;        /* the index whose turn it is */
   GPtrArray *relays; /* of DrRelay */
+  GPtrArray *nbd;    /* the same; nullable */
 } Arrivals;
 
 static GMutex lock;
@@ -29,6 +31,7 @@ arrivals_free(gpointer data)
   Arrivals *one = data;
 
   g_ptr_array_unref(one->relays);
+  g_clear_pointer(&one->nbd, g_ptr_array_unref);
   g_free(one);
 }
 
@@ -146,6 +149,49 @@ dr_streams_take(const char *move, gint64 epoch, guint index, DrConn *conn, GErro
   return taken;
 }
 
+/* Those that have ended make room; their threads are waited for outside of the lock. */
+static GPtrArray *
+take_ended(GPtrArray *relays)
+{
+  GPtrArray *ended = g_ptr_array_new_with_free_func((GDestroyNotify)dr_relay_free);
+
+  for (guint i = relays->len; i-- > 0;)
+    if (dr_relay_state(relays->pdata[i]) != DR_RELAY_RUNS)
+      g_ptr_array_add(ended, g_ptr_array_steal_index(relays, i));
+  return ended;
+}
+
+gboolean
+dr_streams_take_nbd(const char *move, DrConn *conn, GError **error)
+{
+  g_autofree char *path = dr_incoming_nbd_socket(move, dr_conn_peer(conn));
+  g_autoptr(GPtrArray) ended = NULL, old = NULL;
+  int local = path ? connect_to(path, error) : -1;
+  DrRelay *relay;
+  Arrivals *one;
+
+  if (local < 0) {
+    dr_conn_free(conn);
+    return path ? FALSE : dr_error_set(error, DR_ERROR_NOT_FOUND, "no move '%.40s' waits for disks", move);
+  }
+  relay = dr_relay_new(local, conn, -1, error);
+  if (!relay)
+    return FALSE;
+  g_mutex_lock(&lock);
+  one = find(move, 0, &old);
+  if (!one->nbd)
+    one->nbd = g_ptr_array_new_with_free_func((GDestroyNotify)dr_relay_free);
+  ended = take_ended(one->nbd);
+  if (one->nbd->len < MAX_NBD)
+    g_ptr_array_add(one->nbd, g_steal_pointer(&relay));
+  g_mutex_unlock(&lock);
+  if (relay) {
+    dr_relay_free(relay);
+    return dr_error_set(error, DR_ERROR_BUSY, "move '%.40s' has too many streams of disks", move);
+  }
+  return TRUE;
+}
+
 void
 dr_streams_narrow_taken(const char *move)
 {
@@ -161,17 +207,20 @@ dr_streams_narrow_taken(const char *move)
 void
 dr_streams_drop(const char *move)
 {
-  GPtrArray *relays = NULL;
+  GPtrArray *relays = NULL, *nbd = NULL;
   Arrivals *one;
 
   g_mutex_lock(&lock);
   one = arrivals ? g_hash_table_lookup(arrivals, move) : NULL;
   if (one) {
     relays = g_ptr_array_ref(one->relays);
+    nbd = g_steal_pointer(&one->nbd);
     g_hash_table_remove(arrivals, move);
     g_cond_broadcast(&turned);
   }
   g_mutex_unlock(&lock);
   if (relays)
     g_ptr_array_unref(relays);
+  if (nbd)
+    g_ptr_array_unref(nbd);
 }

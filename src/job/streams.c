@@ -48,6 +48,7 @@ struct DrStreams {
   GMutex lock;
   GPtrArray *relays; /* of DrRelay; under `lock` */
   gboolean ahead;
+  gboolean nbd;
   DrConn *next; /* nullable: opened before QEMU has asked for it; set under `lock` */
 };
 
@@ -56,6 +57,9 @@ open_stream(DrStreams *streams, guint index, GError **error)
 {
   DrDeadline deadline = dr_deadline_in(DIAL_MS);
 
+  if (streams->nbd)
+    return dr_peer_stream(streams->peer, dr_json("{'move': <%s>, 'nbd': <true>}", streams->move), deadline,
+                          error);
   if (!streams->tokens)
     return dr_peer_stream(
         streams->peer,
@@ -107,17 +111,32 @@ carry(DrStreams *streams, int local, guint index)
 {
   g_autoptr(GError) error = NULL;
   DrConn *ready = take_next(streams), *conn = ready ? ready : open_stream(streams, index, &error);
-  DrRelay *relay = conn ? dr_relay_new(local, conn, streams->broken, &error) : NULL;
+  DrRelay *relay = conn ? dr_relay_new(local, conn, streams->nbd ? -1 : streams->broken, &error) : NULL;
 
   if (!relay) {
-    g_warning("stream %u of move %s: %s", index, streams->move, error->message);
+    if (!streams->nbd)
+      g_warning("stream %u of move %s: %s", index, streams->move, error->message);
     if (!conn)
       close(local);
-    mark_broken(streams->broken);
+    if (!streams->nbd)
+      mark_broken(streams->broken);
     return;
   }
   g_mutex_lock(&streams->lock);
   g_ptr_array_add(streams->relays, relay);
+  g_mutex_unlock(&streams->lock);
+}
+
+/* Of a client that comes again and again. */
+static void
+drop_ended(DrStreams *streams)
+{
+  g_autoptr(GPtrArray) ended = g_ptr_array_new_with_free_func((GDestroyNotify)dr_relay_free);
+
+  g_mutex_lock(&streams->lock);
+  for (guint i = streams->relays->len; i-- > 0;)
+    if (dr_relay_state(streams->relays->pdata[i]) != DR_RELAY_RUNS)
+      g_ptr_array_add(ended, g_ptr_array_steal_index(streams->relays, i));
   g_mutex_unlock(&streams->lock);
 }
 
@@ -135,7 +154,9 @@ accept_all(gpointer data)
 
     if (local < 0)
       continue;
-    if (index < DR_STREAMS_MAX)
+    if (streams->nbd)
+      drop_ended(streams);
+    if (index < DR_STREAMS_MAX || streams->nbd)
       carry(streams, local, index++);
     else
       close(local);
@@ -145,9 +166,8 @@ accept_all(gpointer data)
   return NULL;
 }
 
-DrStreams *
-dr_streams_new(DrPeer *peer, const char *move, gint64 epoch, const char *path, const char *const *tokens,
-               gboolean ahead, GError **error)
+static DrStreams *
+streams_new(DrPeer *peer, const char *move, const char *path, GError **error)
 {
   int listener = listen_at(path, error);
   DrStreams *streams;
@@ -158,15 +178,38 @@ dr_streams_new(DrPeer *peer, const char *move, gint64 epoch, const char *path, c
   streams->peer = peer;
   streams->move = g_strdup(move);
   streams->path = g_strdup(path);
-  streams->tokens = g_strdupv((char **)tokens);
-  streams->epoch = epoch;
-  streams->ahead = ahead;
   streams->listener = listener;
   streams->stop = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   streams->broken = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   g_mutex_init(&streams->lock);
   streams->relays = g_ptr_array_new_with_free_func((GDestroyNotify)dr_relay_free);
+  return streams;
+}
+
+DrStreams *
+dr_streams_new(DrPeer *peer, const char *move, gint64 epoch, const char *path, const char *const *tokens,
+               gboolean ahead, GError **error)
+{
+  DrStreams *streams = streams_new(peer, move, path, error);
+
+  if (!streams)
+    return NULL;
+  streams->tokens = g_strdupv((char **)tokens);
+  streams->epoch = epoch;
+  streams->ahead = ahead;
   streams->thread = g_thread_new("streams", accept_all, streams);
+  return streams;
+}
+
+DrStreams *
+dr_streams_new_nbd(DrPeer *peer, const char *move, const char *path, GError **error)
+{
+  DrStreams *streams = streams_new(peer, move, path, error);
+
+  if (!streams)
+    return NULL;
+  streams->nbd = TRUE;
+  streams->thread = g_thread_new("nbd", accept_all, streams);
   return streams;
 }
 
@@ -174,6 +217,14 @@ static void
 abort_relay(gpointer relay, gpointer data)
 {
   dr_relay_abort(relay);
+}
+
+void
+dr_streams_break(DrStreams *streams)
+{
+  g_mutex_lock(&streams->lock);
+  g_ptr_array_foreach(streams->relays, abort_relay, NULL);
+  g_mutex_unlock(&streams->lock);
 }
 
 void

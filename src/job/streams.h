@@ -14,10 +14,15 @@ typedef struct DrStreams DrStreams;
  * does with the guest already stopped (machine types of 8.0 and newer). (transfer full) */
 DrStreams *dr_streams_new(DrPeer *peer, const char *move, gint64 epoch, const char *path,
                           const char *const *tokens, gboolean ahead, GError **error);
+/* The same for NBD: each connection of QEMU's client, in any order and at any time, is a stream opened by {"kind":"stream","move","nbd"}.
+ * One that breaks, or cannot be opened, is closed: the client comes again. (transfer full) */
+DrStreams *dr_streams_new_nbd(DrPeer *peer, const char *move, const char *path, GError **error);
 /* Closes QEMU's ends at once: it sees a broken stream, and pauses post-copy. */
 void dr_streams_free(DrStreams *streams);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrStreams, dr_streams_free)
 guint dr_streams_count(DrStreams *streams); /* those that are open to the peer */
+/* Closes the connections of those that are carried; of NBD the client comes again. */
+void dr_streams_break(DrStreams *streams);
 /* The end is near: see dr_relay_narrow(). Those that come later are as wide as ever. */
 void dr_streams_narrow(DrStreams *streams);
 /* Readable once one of them has broken. */
@@ -30,6 +35,8 @@ int dr_streams_open_plain(DrPeer *peer, const char *token, GError **error);
 /* The destination's side: a stream has come. Connects to the new QEMU when its turn is there, and carries it until either end
  * is closed; blocks only until it is connected. Takes `conn` over, also on error. */
 gboolean dr_streams_take(const char *move, gint64 epoch, guint index, DrConn *conn, GError **error);
+/* A stream for the NBD server at `path`. Takes `conn` over, also on error. */
+gboolean dr_streams_take_nbd(const char *move, DrConn *conn, GError **error);
 /* As dr_streams_narrow(), of those that were taken for a move. */
 void dr_streams_narrow_taken(const char *move);
 /* Connects to the new QEMU's socket and closes at once. */

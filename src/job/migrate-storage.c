@@ -1,0 +1,580 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* The disks of a move, before the guest. */
+#include "job/migrate-storage.h"
+#include "argv/argv.h"
+#include "base/error.h"
+#include "job/block-job.h"
+#include "job/disk-image.h"
+#include "job/upgrade-internal.h"
+
+#include <poll.h>
+#include <string.h>
+
+#define STAGE_STORAGE "storage"
+#define ASK_MS 15000
+#define EXPORT_MS 30000
+#define KILL_MS 10000
+#define SOON_MS 2000
+#define END_MS 30000
+#define TICK_MS 200
+#define TELL_MS 1000
+#define RECONNECT_S 40 /* QEMU's NBD client waits so long for the link; the other host gives up after 60 s */
+#define CONNECT_MS 2000
+#define STILL_US (10 * G_USEC_PER_SEC)
+#define MOVES_US (2 * G_USEC_PER_SEC)
+#define HANGS_US (15 * G_USEC_PER_SEC)
+
+typedef struct {
+  char *disk, *path, *format, *backing, *backing_format, *secret;
+  char *root;       /* the node that is mirrored */
+  char *node, *job; /* of ours in the source's QEMU */
+  char *export_name;
+  gint64 bytes, allocated, done;
+  gboolean copied; /* the other host does not share it */
+  gint64 least, least_us, moved_us;
+  gboolean blocking;
+} Image;
+
+struct DrMoveStorage {
+  GPtrArray *images;
+  gboolean inc;
+  DrStreams *streams;
+};
+
+static void
+image_free(gpointer data)
+{
+  Image *image = data;
+  char *texts[] = { image->disk,   image->path, image->format, image->backing, image->backing_format,
+                    image->secret, image->root, image->node,   image->job,     image->export_name };
+
+  for (guint i = 0; i < G_N_ELEMENTS(texts); i++)
+    g_free(texts[i]);
+  g_free(image);
+}
+
+void
+dr_move_storage_free(DrMoveStorage *storage)
+{
+  if (!storage)
+    return;
+  g_clear_pointer(&storage->streams, dr_streams_free);
+  g_ptr_array_unref(storage->images);
+  g_free(storage);
+}
+
+/* --- What there is --- */
+
+static Image *
+image_new(const DrDisk *disk, guint i, gboolean inc)
+{
+  const DrNode *backing = dr_node_backing(disk->top);
+  Image *image = g_new0(Image, 1);
+
+  image->disk = g_strdup(disk->name);
+  image->path = g_strdup(dr_node_file(disk->top));
+  image->format = g_strdup(dr_node_driver(disk->top));
+  image->bytes = dr_node_bytes(disk->top);
+  for (const DrNode *node = disk->top; node; node = inc ? NULL : dr_node_backing(node))
+    image->allocated += MAX(dr_node_allocated(node), 0);
+  image->secret = dr_node_secret(disk->top);
+  image->root = g_strdup(dr_node_name(disk->root));
+  image->node = dr_block_id("move");
+  image->job = g_strconcat(image->node, "-job", NULL);
+  image->export_name = g_strdup_printf("disk%u", i);
+  image->copied = TRUE;
+  if (inc && backing) {
+    image->backing = g_strdup(dr_node_file(backing));
+    image->backing_format = g_strdup(dr_node_driver(backing));
+  }
+  return image;
+}
+
+/* A chain that the command line spells out cannot stand alone over there: it names images that would be missing. */
+static gboolean
+can_stand_alone(const DrDisk *disk)
+{
+  g_autoptr(GPtrArray) names =
+      dr_node_backing(disk->top) ? dr_node_named_tree(dr_node_backing(disk->top), NULL) : NULL;
+
+  return !names || names->len == 0;
+}
+
+static void
+check(const DrDisk *disk, const Image *image, gboolean inc, DrFindings *findings)
+{
+  if (!g_path_is_absolute(image->path))
+    dr_findings_add(findings, DR_FINDING_BLOCKER, "storage-source",
+                    "detach it, or copy it to a file first: drover disk copy",
+                    "disk '%s' is on '%s', which is no file that the other host could make", image->disk,
+                    image->path);
+  else if (!g_str_equal(image->format, "qcow2") && !g_str_equal(image->format, "raw") &&
+           !g_str_equal(image->format, "luks"))
+    dr_findings_add(
+        findings, DR_FINDING_BLOCKER, "storage-source", "convert it first: drover disk copy --format qcow2",
+        "disk '%s' is of the format %s, which cannot be made on the other host", image->disk, image->format);
+  else if (!inc && !can_stand_alone(disk))
+    dr_findings_add(
+        findings, DR_FINDING_BLOCKER, "storage-chain",
+        "copy its top image only (--copy-storage-inc), or make it stand alone first: drover disk pull",
+        "disk '%s' stands on backing images that have block nodes of their own", image->disk);
+}
+
+DrMoveStorage *
+dr_move_storage_new(DrQmp *source, const char *cwd, gboolean inc, DrFindings *findings, GError **error)
+{
+  g_autoptr(DrDisks) disks = dr_disks_read(source, cwd, error);
+  DrMoveStorage *storage;
+
+  if (!disks)
+    return NULL;
+  storage = g_new0(DrMoveStorage, 1);
+  storage->inc = inc;
+  storage->images = g_ptr_array_new_with_free_func(image_free);
+  for (guint i = 0; i < dr_disks_count(disks); i++) {
+    const DrDisk *disk = dr_disks_get(disks, i);
+    Image *image = disk->top ? image_new(disk, i, inc) : NULL;
+
+    if (!image)
+      continue;
+    g_ptr_array_add(storage->images, image);
+    check(disk, image, inc, findings);
+  }
+  return storage;
+}
+
+static Image *
+image_of(const DrMoveStorage *storage, const Migrate *m, const char *path)
+{
+  for (guint i = 0; i < storage->images->len; i++) {
+    Image *image = storage->images->pdata[i];
+    g_autofree char *there = dr_migrate_there(m, image->path);
+
+    if (g_str_equal(there, path))
+      return image;
+  }
+  return NULL;
+}
+
+static void
+mark_copy(const Image *image, const Migrate *m, JsonObject *entry)
+{
+  json_object_set_string_member(entry, "role", image->copied ? "copy" : "shared");
+  json_object_set_string_member(entry, "format", image->format);
+  json_object_set_int_member(entry, "bytes", image->bytes);
+  json_object_set_int_member(entry, "allocated", MIN(image->allocated, image->bytes));
+  if (image->secret)
+    json_object_set_string_member(entry, "secret", image->secret);
+  if (image->backing) {
+    g_autofree char *there = dr_migrate_there(m, image->backing);
+
+    json_object_set_string_member(entry, "backing", there);
+    json_object_set_string_member(entry, "backing_format", image->backing_format);
+  }
+}
+
+/* Images below those that are copied are not needed at all, or are to be there with the same contents, which is the user's word. */
+void
+dr_move_storage_mark(const DrMoveStorage *storage, const Migrate *m, JsonArray *disks)
+{
+  for (guint i = json_array_get_length(disks); i-- > 0;) {
+    JsonObject *entry = json_array_get_object_element(disks, i);
+    const Image *image = image_of(storage, m, dr_json_str(entry, "path", ""));
+
+    if (image)
+      mark_copy(image, m, entry);
+    else if (storage->inc)
+      json_object_set_string_member(entry, "role", "base");
+    else
+      json_array_remove_element(disks, i);
+  }
+}
+
+void
+dr_move_storage_heed(DrMoveStorage *storage, const Migrate *m, JsonArray *report, gboolean overwrite,
+                     DrFindings *findings)
+{
+  for (guint i = 0; report && i < json_array_get_length(report); i++) {
+    JsonObject *entry = json_array_get_object_element(report, i);
+    const char *path = dr_json_str(entry, "path", "");
+    Image *image = image_of(storage, m, path);
+
+    if (!image)
+      continue;
+    image->copied = !dr_json_bool(entry, "shared", FALSE);
+    if (!image->copied)
+      dr_findings_add(findings, DR_FINDING_NOTE, "storage-shared", NULL,
+                      "disk '%s' ('%s') is the same file on both hosts and is not copied", image->disk, path);
+    else if (dr_json_bool(entry, "exists", FALSE) && !overwrite)
+      dr_findings_add(findings, DR_FINDING_BLOCKER, "storage-exists",
+                      "remove it there, or have it written over (--overwrite-storage), or give the image "
+                      "another name there "
+                      "(--map disk=PATH:PATH)",
+                      "the other host has another file '%s'", path);
+    else
+      dr_findings_add(findings, DR_FINDING_NOTE, "storage-copied", NULL,
+                      "disk '%s' ('%s', %" G_GINT64_FORMAT " MiB) is copied to the other host", image->disk,
+                      path, image->bytes >> 20);
+  }
+}
+
+gboolean
+dr_move_storage_is_empty(const DrMoveStorage *storage)
+{
+  for (guint i = 0; i < storage->images->len; i++)
+    if (((Image *)storage->images->pdata[i])->copied)
+      return FALSE;
+  return TRUE;
+}
+
+void
+dr_move_storage_stand_alone(const DrMoveStorage *storage, DrInventory *ours, gboolean alone)
+{
+  for (guint i = 0; i < storage->images->len && !storage->inc; i++) {
+    const Image *image = storage->images->pdata[i];
+
+    if (image->copied)
+      dr_inventory_stand_alone(ours, image->path, alone);
+  }
+}
+
+gint64
+dr_move_storage_bytes(const DrMoveStorage *storage)
+{
+  gint64 bytes = 0;
+
+  for (guint i = 0; i < storage->images->len; i++)
+    bytes += ((Image *)storage->images->pdata[i])->done;
+  return bytes;
+}
+
+/* --- The mirrors --- */
+
+static JsonObject *
+note(const DrMoveStorage *storage)
+{
+  JsonObject *object = json_object_new();
+  JsonArray *images = json_array_new();
+
+  for (guint i = 0; i < storage->images->len; i++) {
+    const Image *image = storage->images->pdata[i];
+
+    if (image->copied)
+      json_array_add_object_element(images, dr_json("{'node': <%s>, 'job': <%s>}", image->node, image->job));
+  }
+  json_object_set_array_member(object, "storage", images);
+  return object;
+}
+
+static gboolean
+ask_exports(Migrate *m, GError **error)
+{
+  JsonObject *params = json_object_new();
+  JsonArray *exports = json_array_new();
+  g_autoptr(JsonObject) reply = NULL;
+
+  for (guint i = 0; i < m->storage->images->len; i++) {
+    const Image *image = m->storage->images->pdata[i];
+    g_autofree char *there = dr_migrate_there(m, image->path);
+    JsonObject *one;
+
+    if (!image->copied)
+      continue;
+    one = dr_json("{'path': <%s>, 'export': <%s>, 'format': <%s>}", there, image->export_name, image->format);
+    if (image->secret)
+      json_object_set_string_member(one, "secret", image->secret);
+    json_array_add_object_element(exports, one);
+  }
+  json_object_set_array_member(params, "exports", exports);
+  reply = dr_migrate_ask(m, "move.storage", params, EXPORT_MS, error);
+  return reply != NULL;
+}
+
+/* QEMU's NBD client reconnects by itself; a request waits for that. */
+static gboolean
+add_target(Migrate *m, const Image *image, const char *socket, GError **error)
+{
+  return dr_qmp_do(m->source, "blockdev-add",
+                   dr_json("{'driver': <'nbd'>, 'node-name': <%s>, 'export': <%s>, 'discard': <'unmap'>, "
+                           "'reconnect-delay': <%x>, "
+                           "'server': <{'type': <'unix'>, 'path': <%s>}>}",
+                           image->node, image->export_name, (gint64)RECONNECT_S, socket),
+                   error);
+}
+
+static gboolean
+start_mirror(Migrate *m, const Image *image, GError **error)
+{
+  return dr_qmp_do(
+      m->source, "blockdev-mirror",
+      dr_json(
+          "{'job-id': <%s>, 'device': <%s>, 'target': <%s>, 'sync': <%s>, 'speed': <%x>, 'copy-mode': <%s>, "
+          "'on-target-error': <'stop'>, 'auto-finalize': <true>, 'auto-dismiss': <false>}",
+          image->job, image->root, image->node, image->backing ? "top" : "full", m->options.bandwidth << 20,
+          image->blocking ? "write-blocking" : "background"),
+      error);
+}
+
+static gboolean
+start_one(Migrate *m, const Image *image, const char *socket, GError **error)
+{
+  if (add_target(m, image, socket, error) && start_mirror(m, image, error))
+    return TRUE;
+  g_prefix_error(error, "cannot copy disk '%s' to the other host: ", image->disk);
+  return FALSE;
+}
+
+static gboolean
+start_all(Migrate *m, GError **error)
+{
+  g_autofree char *socket = g_strconcat(m->socket_path, ".nbd", NULL);
+
+  m->storage->streams = dr_streams_new_nbd(m->peer, m->move, socket, error);
+  if (!m->storage->streams)
+    return FALSE;
+  for (guint i = 0; i < m->storage->images->len; i++) {
+    const Image *image = m->storage->images->pdata[i];
+
+    if (image->copied && !start_one(m, image, socket, error))
+      return FALSE;
+  }
+  return TRUE;
+}
+
+/* --- Until they are in step --- */
+
+/* The other host must hear of us once in a minute; a link that broke is opened again, and QEMU's client finds its way by itself. */
+static gboolean
+tell(Migrate *m, gint64 *told_us, GError **error)
+{
+  gint64 now = g_get_monotonic_time();
+  g_autoptr(GError) local = NULL;
+  g_autoptr(JsonObject) reply = NULL;
+
+  if (now - *told_us < TELL_MS * 1000)
+    return TRUE;
+  reply = dr_migrate_ask(m, "move.status", NULL, TELL_MS * 3, &local);
+  if (reply && g_str_equal(dr_json_str(reply, "state", ""), "discarded"))
+    return dr_error_set(error, DR_ERROR_CLOSED, "the other host has given the guest up");
+  if (reply) {
+    *told_us = g_get_monotonic_time();
+    return TRUE;
+  }
+  if (now - *told_us < RECONNECT_S * G_USEC_PER_SEC) {
+    dr_streams_break(m->storage->streams); /* TCP alone may take long to see it */
+    dr_peer_connect(m->peer, dr_deadline_in(CONNECT_MS), NULL);
+    return TRUE;
+  }
+  g_propagate_prefixed_error(error, g_steal_pointer(&local),
+                             "the other host cannot be reached while its disks are copied: ");
+  return FALSE;
+}
+
+/* The guest writes faster than the link carries: then each of its writes waits for both. */
+static gboolean
+make_blocking(Migrate *m, Image *image, GError **error)
+{
+  image->blocking = TRUE;
+  dr_findings_add(m->pre->findings, DR_FINDING_NOTE, "disk-write-blocking", NULL,
+                  "the guest writes to disk '%s' faster than it is copied: from now on each of its writes "
+                  "goes to the copy, too, "
+                  "before it is done",
+                  image->disk);
+  dr_job_set_findings(m->job, m->pre->findings);
+  if (dr_qmp_version_number(m->source) >= DR_QEMU(8, 2))
+    return dr_qmp_do(m->source, "block-job-change",
+                     dr_json("{'id': <%s>, 'type': <'mirror'>, 'copy-mode': <'write-blocking'>}", image->job),
+                     error);
+  return dr_block_job_kill(m->source, image->job, dr_deadline_in(KILL_MS), error) &&
+         start_mirror(m, image, error);
+}
+
+static gboolean
+look_at(Migrate *m, Image *image, gboolean *ret_ready, gint64 *total, GError **error)
+{
+  g_auto(DrBlockJobLook) look = { 0 };
+  gint64 now = g_get_monotonic_time(), left;
+
+  if (!dr_block_job_look(m->source, image->job, &look, error))
+    return FALSE;
+  if (look.state == DR_BLOCK_JOB_ENDED || look.state == DR_BLOCK_JOB_GONE)
+    return dr_error_set(error, DR_ERROR_QMP, "copying disk '%s' failed: %s", image->disk,
+                        look.error ? look.error : "it was ended by somebody else");
+  if (look.state == DR_BLOCK_JOB_NO_SPACE) {
+    dr_error_set(error, DR_ERROR_IO, "there is no room for disk '%s' on the other host any more",
+                 image->disk);
+    return dr_error_remedy(error, "make room there, then start the move again");
+  }
+  if (look.done > image->done)
+    image->moved_us = now;
+  image->done = look.done;
+  *total += look.total;
+  *ret_ready &= look.state == DR_BLOCK_JOB_READY;
+  if (look.state == DR_BLOCK_JOB_STOPPED) /* the link was away for longer than QEMU waits for it */
+    dr_qmp_do(m->source, "block-job-resume", dr_json("{'device': <%s>}", image->job), NULL);
+  left = look.total - look.done;
+  if (look.state == DR_BLOCK_JOB_RUNNING && left > 0 && image->moved_us && now - image->moved_us > HANGS_US) {
+    image->moved_us = now;
+    g_message("VM '%s': copying disk '%s' stands still; its stream is opened anew", dr_vm_name(m->vm),
+              image->disk);
+    dr_streams_break(m->storage->streams);
+  }
+  if (look.state != DR_BLOCK_JOB_RUNNING || image->least_us == 0 || left < image->least) {
+    image->least = left;
+    image->least_us = now;
+    return TRUE;
+  }
+  if (image->blocking || left == 0 || now - image->least_us < STILL_US || m->link_is_away ||
+      now - image->moved_us > MOVES_US) /* nothing moves at all: that is not the guest's doing */
+    return TRUE;
+  image->least_us = 0;
+  return make_blocking(m, image, error);
+}
+
+static gboolean
+is_cancelled(Migrate *m)
+{
+  struct pollfd fd = { .fd = dr_job_cancel_fd(m->job), .events = POLLIN };
+
+  return poll(&fd, 1, TICK_MS) > 0;
+}
+
+static gboolean
+await(Migrate *m, GError **error)
+{
+  gint64 told_us = g_get_monotonic_time(), begun_us = told_us;
+
+  for (;;) {
+    gboolean ready = TRUE;
+    gint64 total = 0, done;
+
+    for (guint i = 0; i < m->storage->images->len; i++) {
+      Image *image = m->storage->images->pdata[i];
+
+      if (image->copied && !look_at(m, image, &ready, &total, error))
+        return FALSE;
+    }
+    done = dr_move_storage_bytes(m->storage);
+    dr_job_progress(m->job, done, total,
+                    (double)done / 1048576 / ((double)(g_get_monotonic_time() - begun_us + 1) / 1e6), 0);
+    m->link_is_away = g_get_monotonic_time() - told_us > 2 * TELL_MS * 1000;
+    if (!tell(m, &told_us, error))
+      return FALSE;
+    if (ready && !m->link_is_away)
+      return TRUE;
+    if (is_cancelled(m))
+      return dr_error_set(error, DR_ERROR_CANCELLED, "cancelled");
+  }
+}
+
+gboolean
+dr_move_storage_copy(Migrate *m, GError **error)
+{
+  gint64 begun_us = g_get_monotonic_time();
+
+  if (!dr_job_enter(m->job, STAGE_STORAGE, note(m->storage), error) || !ask_exports(m, error) ||
+      !start_all(m, error) || !await(m, error))
+    return FALSE;
+  m->storage_us = g_get_monotonic_time() - begun_us;
+  return TRUE;
+}
+
+/* --- The end --- */
+
+static gboolean
+end_one(Migrate *m, const Image *image, GError **error)
+{
+  return dr_qmp_do(m->source, "block-job-cancel", dr_json("{'device': <%s>}", image->job), error);
+}
+
+static gboolean
+await_end(Migrate *m, const Image *image, GError **error)
+{
+  g_autofree char *what = g_strdup_printf("the end of copying disk '%s'", image->disk);
+
+  return dr_block_job_end(m->source, image->job, what, dr_deadline_in(END_MS), error) &&
+         dr_qmp_do(m->source, "blockdev-del", dr_json("{'node-name': <%s>}", image->node), error);
+}
+
+gboolean
+dr_move_storage_finish(Migrate *m, GError **error)
+{
+  static gboolean (*const steps[])(Migrate *, const Image *, GError **) = { end_one, await_end };
+  g_autoptr(JsonObject) reply = NULL;
+
+  for (guint step = 0; step < G_N_ELEMENTS(steps); step++)
+    for (guint i = 0; i < m->storage->images->len; i++) {
+      const Image *image = m->storage->images->pdata[i];
+
+      if (image->copied && !steps[step](m, image, error))
+        return FALSE;
+    }
+  g_clear_pointer(&m->storage->streams, dr_streams_free);
+  reply = dr_migrate_ask(m, "move.storage-end", NULL, ASK_MS, error);
+  return reply != NULL;
+}
+
+/* What is to go: ours, or what an earlier droverd noted. (element-type utf8): node, job, node, job … */
+static GPtrArray *
+names_to_drop(const DrMoveStorage *storage, JsonObject *said)
+{
+  GPtrArray *names = g_ptr_array_new_with_free_func(g_free);
+  JsonArray *images = said ? dr_json_arr(said, "storage") : NULL;
+
+  for (guint i = 0; storage && i < storage->images->len; i++) {
+    const Image *image = storage->images->pdata[i];
+
+    if (!image->copied)
+      continue;
+    g_ptr_array_add(names, g_strdup(image->node));
+    g_ptr_array_add(names, g_strdup(image->job));
+  }
+  for (guint i = 0; images && i < json_array_get_length(images); i++) {
+    JsonObject *image = json_array_get_object_element(images, i);
+
+    g_ptr_array_add(names, g_strdup(dr_json_str(image, "node", "")));
+    g_ptr_array_add(names, g_strdup(dr_json_str(image, "job", "")));
+  }
+  return names;
+}
+
+/* All are cancelled before one is waited for: QEMU drains all of its disks when a job ends, and stands still, guest and monitor, for a
+ * request of another job that waits for a server (7.2). FALSE: one is still there. */
+static gboolean
+end_jobs(DrQmp *qmp, GPtrArray *names, DrDeadline deadline)
+{
+  gboolean ended = TRUE;
+
+  for (guint i = 0; i < names->len; i += 2)
+    dr_block_yank(qmp, names->pdata[i]);
+  for (guint i = 1; i < names->len; i += 2)
+    dr_block_job_cancel(qmp, names->pdata[i]);
+  for (guint i = 1; i < names->len; i += 2) {
+    g_autoptr(GError) error = NULL;
+
+    if (dr_block_job_kill(qmp, names->pdata[i], deadline, &error))
+      continue;
+    g_debug("block job '%s': %s", (char *)names->pdata[i], error->message);
+    ended = FALSE;
+  }
+  return ended;
+}
+
+void
+dr_move_storage_drop(Migrate *m, JsonObject *said)
+{
+  g_autoptr(GPtrArray) names = names_to_drop(m->storage, said);
+  gboolean ended;
+
+  if (!m->source || names->len == 0)
+    return;
+  ended =
+      end_jobs(m->source, names, dr_deadline_in(SOON_MS)); /* while what is under way may still be answered */
+  if (m->storage)
+    g_clear_pointer(&m->storage->streams, dr_streams_free);
+  if (!ended && !end_jobs(m->source, names, dr_deadline_in(KILL_MS)))
+    g_warning("VM '%s': what copied its disks does not end; block-job-cancel and blockdev-del end it by hand",
+              dr_vm_name(m->vm));
+  for (guint i = 0; i < names->len; i += 2)
+    dr_image_close(m->source, names->pdata[i], names->pdata[i]);
+}

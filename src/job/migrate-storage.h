@@ -1,0 +1,32 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* A move's disks that the other host does not have: what of them goes, and its way there before the guest (pre-copy): the other
+ * host makes the images and exports them by NBD, each is mirrored there (blockdev-mirror) through the port of the peers, and the mirrors
+ * end when the guest has stopped. The source keeps its own images, and goes on with them if anything fails. */
+#pragma once
+#include "job/disk.h"
+#include "job/migrate-internal.h"
+
+typedef struct DrMoveStorage DrMoveStorage;
+
+/* What there is to copy, if the other host does not share it: the top images of all disks with a medium. Blockers into `findings`.
+ * `inc`: each stands on backing images that the other host has; else all of a disk goes into one image. */
+DrMoveStorage *dr_move_storage_new(DrQmp *source, const char *cwd, gboolean inc, DrFindings *findings,
+                                   GError **error);
+void dr_move_storage_free(DrMoveStorage *storage);
+
+/* Into the spec's list of disks: which of them are asked for ("candidate") or, once dr_move_storage_heed() was called, made. */
+void dr_move_storage_mark(const DrMoveStorage *storage, const Migrate *m, JsonArray *disks);
+/* The other host's answer: [{"path","shared","exists"}]. Those that it shares are left out. */
+void dr_move_storage_heed(DrMoveStorage *storage, const Migrate *m, JsonArray *report, gboolean overwrite,
+                          DrFindings *findings);
+gboolean dr_move_storage_is_empty(const DrMoveStorage *storage);
+/* While the two machines are compared: the images that are copied stand alone over there. */
+void dr_move_storage_stand_alone(const DrMoveStorage *storage, DrInventory *ours, gboolean alone);
+
+/* From the exports to the mirrors' being in step; the guest runs. FALSE: dr_move_storage_drop(). */
+gboolean dr_move_storage_copy(Migrate *m, GError **error);
+/* The guest has stopped: what it wrote last is there when this returns, and the mirrors are gone. */
+gboolean dr_move_storage_finish(Migrate *m, GError **error);
+/* Whatever is left of it in the source's QEMU goes. Also where an earlier droverd began it: `note` is of its journal (nullable). */
+void dr_move_storage_drop(Migrate *m, JsonObject *note);
+gint64 dr_move_storage_bytes(const DrMoveStorage *storage); /* that were copied */
