@@ -49,9 +49,18 @@ dr_arrival_storage_check(JsonArray *disks, DrFindings *findings)
     g_autofree char *dir = g_path_get_dirname(path);
     gint64 wanted = dr_json_int(disk, "allocated", 0);
     struct statvfs fs;
+    struct stat st;
 
     if (!has_role(disk, "copy") || dr_move_tokens_is_same(disk))
       continue;
+    if (lstat(path, &st) == 0 && (!S_ISREG(st.st_mode) || !dr_json_str(disk, "token", NULL))) {
+      dr_findings_add(findings, DR_FINDING_BLOCKER, "storage-unproven",
+                      "remove it there, or give the image another name: --map disk=PATH:PATH",
+                      "whether '%s' on the other host is the guest's own image cannot be told, and it is not "
+                      "written over",
+                      path);
+      continue;
+    }
     if (!g_path_is_absolute(path) || !g_file_test(dir, G_FILE_TEST_IS_DIR) || statvfs(dir, &fs) < 0)
       dr_findings_add(findings, DR_FINDING_BLOCKER, "storage-directory",
                       "make it there, or give the image another name there: --map disk=PATH:PATH",
@@ -114,6 +123,8 @@ make_one(JsonObject *disk, GHashTable *objects, GError **error)
   const char *path = dr_json_str(disk, "path", ""), *backing = dr_json_str(disk, "backing", NULL);
   g_autofree char *said = NULL;
 
+  if (dr_move_tokens_is_same(disk))
+    return dr_error_set(error, DR_ERROR_REFUSED, "'%s' is the guest's own image", path);
   add(argv, "qemu-img", g_strdup("create"));
   add(argv, "-q", NULL);
   if (!add_secret(argv, disk, objects, error))

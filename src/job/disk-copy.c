@@ -590,18 +590,37 @@ remove_file(const Item *item)
     g_message("'%s' is removed: it was never a whole copy", item->target);
 }
 
+/* Whether the disk stands on its copy already. */
+static gboolean
+is_pivoted(const DrDisks *disks, const Item *item)
+{
+  for (guint i = 0; i < dr_disks_count(disks); i++) {
+    const DrDisk *disk = dr_disks_get(disks, i);
+
+    if (disk->top && g_str_equal(dr_node_name(disk->top), item->node))
+      return TRUE;
+  }
+  return FALSE;
+}
+
 /* The disks are kept as they are. A copy that was never complete goes; one that was in step is left as it is at this moment. */
 static gboolean
 drop_copies(Copy *c, DrQmp *qmp, gboolean keep_files, GError **error)
 {
-  gboolean dropped = TRUE;
+  g_autoptr(DrDisks) disks = dr_disks_read(qmp, NULL, error);
+  gboolean dropped = disks != NULL;
 
-  for (guint i = 0; i < c->items->len; i++) /* before a cancel: it would wait for a server that is silent */
-    dr_block_yank(qmp, ((const Item *)c->items->pdata[i])->file_node);
-  for (guint i = 0; i < c->items->len; i++)
+  for (guint i = 0; disks && i < c->items->len;
+       i++) /* before a cancel: it would wait for a server that is silent */
+    if (!is_pivoted(disks, c->items->pdata[i]))
+      dr_block_yank(qmp, ((const Item *)c->items->pdata[i])->file_node);
+  for (guint i = 0; disks && i < c->items->len; i++)
     dr_block_job_cancel(qmp, ((const Item *)c->items->pdata[i])->job);
-  for (guint i = 0; i < c->items->len; i++) {
+  for (guint i = 0; disks && i < c->items->len; i++) {
     const Item *item = c->items->pdata[i];
+
+    if (is_pivoted(disks, item))
+      continue; /* the guest is on it */
 
     if (!dr_block_job_kill(qmp, item->job, dr_deadline_in(KILL_MS), dropped ? error : NULL)) {
       dropped = FALSE;
@@ -749,6 +768,7 @@ static void
 copy_init(Copy *c, DrJob *job)
 {
   dr_disk_job_init(&c->d, job);
+  dr_vm_set_aside(dr_job_vm(job));
   c->d.asked = asked;
   c->d.tick = watch_convergence;
   c->d.data = c;
@@ -894,19 +914,6 @@ load(Copy *c, const char **ret_stage, GError **error)
     }
   }
   return journal != NULL;
-}
-
-/* Whether the disk stands on its copy already. */
-static gboolean
-is_pivoted(const DrDisks *disks, const Item *item)
-{
-  for (guint i = 0; i < dr_disks_count(disks); i++) {
-    const DrDisk *disk = dr_disks_get(disks, i);
-
-    if (disk->top && g_str_equal(dr_node_name(disk->top), item->node))
-      return TRUE;
-  }
-  return FALSE;
 }
 
 /* A pivot that was begun is brought to its end; what of it had happened shows in QEMU. */

@@ -30,7 +30,6 @@ dr_disk_job_init(DrDiskJob *d, DrJob *job)
   d->box = dr_mailbox_new();
   d->watches = g_ptr_array_new_with_free_func(watch_free);
   d->begun_us = g_get_monotonic_time();
-  dr_vm_set_aside(d->vm);
   dr_mailbox_publish(MAILBOX, dr_vm_name(d->vm), d->box);
 }
 

@@ -325,6 +325,7 @@ static void
 merge_init(Merge *m, DrJob *job)
 {
   dr_disk_job_init(&m->d, job);
+  dr_vm_set_aside(dr_job_vm(job));
   m->d.asked = asked;
   m->d.data = m;
   m->request = dr_job_request(job);

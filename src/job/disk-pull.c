@@ -161,6 +161,7 @@ static void
 pull_init(Pull *p, DrJob *job)
 {
   dr_disk_job_init(&p->d, job);
+  dr_vm_set_aside(dr_job_vm(job));
   p->d.asked = asked;
   p->d.tick = try_again;
   p->d.data = p;

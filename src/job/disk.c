@@ -265,6 +265,13 @@ dr_node_protocol(const DrNode *node)
   return file ? dr_node_protocol(file) : node->driver;
 }
 
+gboolean
+dr_node_is_partial(const DrNode *node)
+{
+  return g_str_has_prefix(node->file, "json:") &&
+         (strstr(node->file, "\"offset\"") || strstr(node->file, "\"size\""));
+}
+
 /* Options that change the contents make QEMU name the node by json:, the secret's id among them. */
 char *
 dr_node_secret(const DrNode *node)

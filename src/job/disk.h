@@ -44,6 +44,8 @@ DrNode *dr_node_backing(const DrNode *node);
 char *dr_node_detect_zeroes(const DrNode *node); /* NULL: off. (transfer full) */
 /* The id of the secret that an encrypted image is opened with; NULL: it is not encrypted. (transfer full) */
 char *dr_node_secret(const DrNode *node);
+/* Whether a raw node shows only a part of what it stands on. */
+gboolean dr_node_is_partial(const DrNode *node);
 /* Whether QEMU chose its name ("#block123"): such a node goes with its last user. */
 gboolean dr_node_is_unnamed(const DrNode *node);
 /* "file", "host_device", …, of the node that `node`'s data is on. */

@@ -10,7 +10,7 @@
 
 #define PORT "org.qemu.guest_agent.0"
 #define CONNECT_MS 5000
-#define FREEZE_MS 30000
+#define FREEZE_MS 10000 /* with the thaw shorter than droverd waits at its end */
 #define THAW_MS 10000
 #define THAW_ALL_MS 60000
 #define AGAIN_US 200000

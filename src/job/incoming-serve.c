@@ -236,6 +236,18 @@ handed(Incoming *in, JsonObject *params, GError **error)
              : NULL;
 }
 
+static gboolean
+were_made(Incoming *in, JsonArray *exports)
+{
+  g_autoptr(GPtrArray) files = dr_arrival_storage_files(dr_json_arr(in->spec, "disks"));
+
+  for (guint i = 0; i < json_array_get_length(exports); i++)
+    if (!g_ptr_array_find_with_equal_func(
+            files, dr_json_str(json_array_get_object_element(exports, i), "path", ""), g_str_equal, NULL))
+      return FALSE;
+  return TRUE;
+}
+
 /* {"exports":[{"path","export","format","secret"?}]}: disks are about to be copied here. */
 static JsonObject *
 storage(Incoming *in, JsonObject *params, GError **error)
@@ -243,7 +255,7 @@ storage(Incoming *in, JsonObject *params, GError **error)
   JsonArray *exports = dr_json_arr(params, "exports");
   g_autofree char *path = g_strconcat(in->u.plan.migration_path, ".nbd", NULL);
 
-  if (!exports || in->exports || in->state != INCOMING_WAITS) {
+  if (!exports || in->exports || in->state != INCOMING_WAITS || !were_made(in, exports)) {
     dr_error_set(error, DR_ERROR_INVALID, "disks cannot be copied here now");
     return NULL;
   }

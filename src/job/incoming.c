@@ -9,12 +9,14 @@
 #include "base/error.h"
 #include "job/arrival.h"
 #include "job/arrival-storage.h"
+#include "job/disk-image.h"
 #include "job/move-spec.h"
 #include "job/streams.h"
 #include "vm/console.h"
 
 #include <errno.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define TELL_MS 10000 /* the other host asks for the reason of a failed start */
@@ -324,26 +326,63 @@ tell_failure(Incoming *in, const GError *why)
 
 /* --- The job --- */
 
-/* Which are made stands in the journal before: what was there already is not removed. */
+static JsonObject *
+disk_of(JsonArray *disks, const char *path)
+{
+  for (guint i = 0; i < json_array_get_length(disks); i++)
+    if (g_str_equal(dr_json_str(json_array_get_object_element(disks, i), "path", ""), path))
+      return json_array_get_object_element(disks, i);
+  return NULL;
+}
+
+/* Which are to be made: what is there already is written over only if that was asked for, and is not removed. */
+static gboolean
+choose_images(Incoming *in, JsonArray *disks, GPtrArray *files, GError **error)
+{
+  for (guint i = 0; i < files->len; i++) {
+    const char *path = files->pdata[i];
+    struct stat st;
+
+    if (lstat(path, &st) < 0)
+      g_ptr_array_add(in->made, g_strdup(path));
+    else if (!dr_json_bool(disk_of(disks, path), "overwrite", FALSE))
+      return dr_error_set(error, DR_ERROR_EXISTS, "this host has a file '%s' already", path);
+  }
+  return TRUE;
+}
+
+/* Another guest may be about to come with images of the same names. */
+static gboolean
+reserve_images(Incoming *in, GError **error)
+{
+  for (guint i = 0; i < in->made->len; i++)
+    if (!dr_image_reserve(in->made->pdata[i], getpid(), error)) {
+      g_ptr_array_set_size(in->made, (int)i); /* it and those behind it are not ours */
+      return FALSE;
+    }
+  return TRUE;
+}
+
+/* They stand in the journal before they are made. */
 static gboolean
 make_images(Incoming *in, GError **error)
 {
-  JsonArray *disks = dr_json_arr(in->spec, "disks"), *made = json_array_new();
+  JsonArray *disks = dr_json_arr(in->spec, "disks"), *made;
   g_autoptr(GPtrArray) files = dr_arrival_storage_files(disks);
   g_autoptr(GHashTable) secrets = dr_move_spec_secrets(in->u.pre->truth);
-  JsonObject *note = json_object_new();
+  JsonObject *note;
 
-  for (guint i = 0; i < files->len; i++)
-    if (!g_file_test(files->pdata[i], G_FILE_TEST_EXISTS)) {
-      json_array_add_string_element(made, files->pdata[i]);
-      g_ptr_array_add(in->made, g_strdup(files->pdata[i]));
-    }
-  json_object_set_array_member(note, "made", made);
-  if (files->len == 0) {
-    json_object_unref(note);
+  if (files->len == 0)
     return TRUE;
-  }
-  return dr_job_enter(in->job, STAGE_STORAGE, note, error) && dr_arrival_storage_make(disks, secrets, error);
+  if (!choose_images(in, disks, files, error))
+    return FALSE;
+  note = json_object_new();
+  made = json_array_new();
+  for (guint i = 0; i < in->made->len; i++)
+    json_array_add_string_element(made, in->made->pdata[i]);
+  json_object_set_array_member(note, "made", made);
+  return dr_job_enter(in->job, STAGE_STORAGE, note, error) && reserve_images(in, error) &&
+         dr_arrival_storage_make(disks, secrets, error);
 }
 
 static gboolean

@@ -30,6 +30,7 @@ typedef struct {
   char *mark_path;               /* there once it is decided that the guest is the other host's */
   char *socket_path;             /* where the source's QEMU writes to */
   struct DrMoveStorage *storage; /* NULL: no disk is copied */
+  JsonObject *storage_note;      /* nullable: of an earlier droverd's journal */
   gboolean link_is_away;         /* while disks are copied */
   gint64 storage_us;             /* that took */
   DrStreams *streams;

@@ -159,7 +159,7 @@ put_tokens(Migrate *m)
 
   dr_migrate_map_disks(m, disks);
   if (m->storage)
-    dr_move_storage_mark(m->storage, m, disks);
+    dr_move_storage_mark(m->storage, m, m->options.overwrite_storage, disks);
   json_object_set_array_member(m->spec, "disks", disks);
 }
 

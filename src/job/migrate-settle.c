@@ -150,8 +150,14 @@ nowhere(Migrate *m, GError **ret_reason, const char *why)
     g_warning("VM '%s': %s", dr_vm_name(m->vm), error->message);
   g_clear_error(ret_reason);
   dr_error_set(ret_reason, DR_ERROR_ATTENTION, "the guest of VM '%s' has ended: %s", dr_vm_name(m->vm), why);
-  dr_error_remedy(ret_reason, "see drover show %s on both hosts and its logs, then start it again",
-                  dr_vm_name(m->vm));
+  if ((m->storage || m->storage_note) && dr_migrate_is_decided(m))
+    dr_error_remedy(
+        ret_reason,
+        "its disks are on %s now, and the images here are older: start it there, or copy them back",
+        dr_json_str(m->request, "peer", "the other host"));
+  else
+    dr_error_remedy(ret_reason, "see drover show %s on both hosts and its logs, then start it again",
+                    dr_vm_name(m->vm));
   return MIGRATE_NOWHERE;
 }
 
@@ -274,12 +280,21 @@ status_of_source(Migrate *m)
   return NULL;
 }
 
+/* Before the other QEMU goes, which its requests would wait for. */
+static void
+drop_storage(Migrate *m)
+{
+  if ((m->storage || m->storage_note) && connect_source(m))
+    dr_move_storage_drop(m);
+}
+
 /* No mark: the other host's QEMU has not run, and does not unless it is told to. */
 static MigrateWhere
 undecided(Migrate *m, const char *status, GError **ret_reason)
 {
   if (g_str_equal(status, "completed") && dr_migrate_decide(m, NULL))
     return ask_until_known(m, ret_reason);
+  drop_storage(m);
   tell_off(m);
   return back_here(m, ret_reason);
 }
@@ -320,8 +335,7 @@ dr_migrate_settle(Migrate *m, GError **ret_reason)
     return ask_until_known(m, ret_reason);
   if (source_ended(m))
     return without_source(m, ret_reason);
-  if (m->storage && connect_source(m))
-    dr_move_storage_drop(m, NULL); /* before the other QEMU goes, which its requests wait for */
+  drop_storage(m);
   tell_off(m);
   return back_here(m, ret_reason);
 }

@@ -31,6 +31,8 @@ typedef struct {
   char *export_name;
   gint64 bytes, allocated, done;
   gboolean copied; /* the other host does not share it */
+  gboolean read_only, named;
+  GPtrArray *below; /* the files that it stands on */
   gint64 least, least_us, moved_us;
   gboolean blocking;
 } Image;
@@ -50,6 +52,7 @@ image_free(gpointer data)
 
   for (guint i = 0; i < G_N_ELEMENTS(texts); i++)
     g_free(texts[i]);
+  g_ptr_array_unref(image->below);
   g_free(image);
 }
 
@@ -65,6 +68,15 @@ dr_move_storage_free(DrMoveStorage *storage)
 
 /* --- What there is --- */
 
+/* As the list of the disks' files has it. */
+static char *
+path_of(const DrNode *node)
+{
+  const char *file = dr_node_file(node);
+
+  return *file == '/' ? g_canonicalize_filename(file, "/") : g_strdup(file);
+}
+
 static Image *
 image_new(const DrDisk *disk, guint i, gboolean inc)
 {
@@ -72,7 +84,11 @@ image_new(const DrDisk *disk, guint i, gboolean inc)
   Image *image = g_new0(Image, 1);
 
   image->disk = g_strdup(disk->name);
-  image->path = g_strdup(dr_node_file(disk->top));
+  image->path = path_of(disk->top);
+  image->read_only = disk->read_only;
+  image->below = g_ptr_array_new_with_free_func(g_free);
+  for (const DrNode *node = backing; node; node = dr_node_backing(node))
+    g_ptr_array_add(image->below, path_of(node));
   image->format = g_strdup(dr_node_driver(disk->top));
   image->bytes = dr_node_bytes(disk->top);
   for (const DrNode *node = disk->top; node; node = inc ? NULL : dr_node_backing(node))
@@ -84,7 +100,7 @@ image_new(const DrDisk *disk, guint i, gboolean inc)
   image->export_name = g_strdup_printf("disk%u", i);
   image->copied = TRUE;
   if (inc && backing) {
-    image->backing = g_strdup(dr_node_file(backing));
+    image->backing = path_of(backing);
     image->backing_format = g_strdup(dr_node_driver(backing));
   }
   return image;
@@ -113,11 +129,24 @@ check(const DrDisk *disk, const Image *image, gboolean inc, DrFindings *findings
     dr_findings_add(
         findings, DR_FINDING_BLOCKER, "storage-source", "convert it first: drover disk copy --format qcow2",
         "disk '%s' is of the format %s, which cannot be made on the other host", image->disk, image->format);
+  else if (g_str_equal(image->format, "raw") && dr_node_is_partial(disk->top))
+    dr_findings_add(findings, DR_FINDING_BLOCKER, "storage-source",
+                    "copy it to a file of its own first: drover disk copy",
+                    "disk '%s' is a part of '%s' (offset=, size=)", image->disk, image->path);
   else if (!inc && !can_stand_alone(disk))
     dr_findings_add(
         findings, DR_FINDING_BLOCKER, "storage-chain",
         "copy its top image only (--copy-storage-inc), or make it stand alone first: drover disk pull",
         "disk '%s' stands on backing images that have block nodes of their own", image->disk);
+}
+
+static gboolean
+has_path(const DrMoveStorage *storage, const char *path)
+{
+  for (guint i = 0; i < storage->images->len; i++)
+    if (g_str_equal(((Image *)storage->images->pdata[i])->path, path))
+      return TRUE;
+  return FALSE;
 }
 
 DrMoveStorage *
@@ -137,6 +166,10 @@ dr_move_storage_new(DrQmp *source, const char *cwd, gboolean inc, DrFindings *fi
 
     if (!image)
       continue;
+    if (has_path(storage, image->path)) { /* a medium in two drives */
+      image_free(image);
+      continue;
+    }
     g_ptr_array_add(storage->images, image);
     check(disk, image, inc, findings);
   }
@@ -159,7 +192,7 @@ image_of(const DrMoveStorage *storage, const Migrate *m, const char *path)
 static void
 mark_copy(const Image *image, const Migrate *m, JsonObject *entry)
 {
-  json_object_set_string_member(entry, "role", image->copied ? "copy" : "shared");
+  json_object_set_string_member(entry, "role", image->copied ? "copy" : image->read_only ? "base" : "shared");
   json_object_set_string_member(entry, "format", image->format);
   json_object_set_int_member(entry, "bytes", image->bytes);
   json_object_set_int_member(entry, "allocated", MIN(image->allocated, image->bytes));
@@ -173,21 +206,69 @@ mark_copy(const Image *image, const Migrate *m, JsonObject *entry)
   }
 }
 
+static gboolean
+is_below_a_copied_one(const DrMoveStorage *storage, const Migrate *m, const char *path)
+{
+  for (guint i = 0; i < storage->images->len; i++) {
+    const Image *image = storage->images->pdata[i];
+
+    for (guint n = 0; image->copied && n < image->below->len; n++) {
+      g_autofree char *there = dr_migrate_there(m, image->below->pdata[n]);
+
+      if (g_str_equal(there, path))
+        return TRUE;
+    }
+  }
+  return FALSE;
+}
+
 /* Images below those that are copied are not needed at all, or are to be there with the same contents, which is the user's word. */
 void
-dr_move_storage_mark(const DrMoveStorage *storage, const Migrate *m, JsonArray *disks)
+dr_move_storage_mark(const DrMoveStorage *storage, const Migrate *m, gboolean overwrite, JsonArray *disks)
 {
   for (guint i = json_array_get_length(disks); i-- > 0;) {
     JsonObject *entry = json_array_get_object_element(disks, i);
-    const Image *image = image_of(storage, m, dr_json_str(entry, "path", ""));
+    const char *path = dr_json_str(entry, "path", "");
+    const Image *image = image_of(storage, m, path);
 
-    if (image)
+    if (image) {
       mark_copy(image, m, entry);
-    else if (storage->inc)
-      json_object_set_string_member(entry, "role", "base");
-    else
-      json_array_remove_element(disks, i);
+      json_object_set_boolean_member(entry, "overwrite", overwrite && !image->read_only);
+    } else if (is_below_a_copied_one(storage, m, path)) {
+      if (storage->inc)
+        json_object_set_string_member(entry, "role", "base");
+      else
+        json_array_remove_element(disks, i);
+    }
   }
+}
+
+/* An image that is only read, and is there already, is taken as it is: an ISO, firmware. */
+static void
+heed_one(Image *image, JsonObject *entry, gboolean overwrite, DrFindings *findings)
+{
+  const char *path = dr_json_str(entry, "path", "");
+  gboolean shared = dr_json_bool(entry, "shared", FALSE), exists = dr_json_bool(entry, "exists", FALSE);
+
+  image->named = TRUE;
+  image->copied = !shared && !(exists && image->read_only);
+  if (shared)
+    dr_findings_add(findings, DR_FINDING_NOTE, "storage-shared", NULL,
+                    "disk '%s' ('%s') is the same file on both hosts and is not copied", image->disk, path);
+  else if (!image->copied)
+    dr_findings_add(findings, DR_FINDING_NOTE, "storage-taken", NULL,
+                    "disk '%s' is only read, and '%s' is taken as it is on the other host", image->disk,
+                    path);
+  else if (exists && !overwrite)
+    dr_findings_add(findings, DR_FINDING_BLOCKER, "storage-exists",
+                    "remove it there, or have it written over (--overwrite-storage), or give the image "
+                    "another name there "
+                    "(--map disk=PATH:PATH)",
+                    "the other host has another file '%s'", path);
+  else
+    dr_findings_add(findings, DR_FINDING_NOTE, "storage-copied", NULL,
+                    "disk '%s' ('%s', %" G_GINT64_FORMAT " MiB) is copied to the other host", image->disk,
+                    path, image->bytes >> 20);
 }
 
 void
@@ -196,25 +277,17 @@ dr_move_storage_heed(DrMoveStorage *storage, const Migrate *m, JsonArray *report
 {
   for (guint i = 0; report && i < json_array_get_length(report); i++) {
     JsonObject *entry = json_array_get_object_element(report, i);
-    const char *path = dr_json_str(entry, "path", "");
-    Image *image = image_of(storage, m, path);
+    Image *image = image_of(storage, m, dr_json_str(entry, "path", ""));
 
-    if (!image)
-      continue;
-    image->copied = !dr_json_bool(entry, "shared", FALSE);
-    if (!image->copied)
-      dr_findings_add(findings, DR_FINDING_NOTE, "storage-shared", NULL,
-                      "disk '%s' ('%s') is the same file on both hosts and is not copied", image->disk, path);
-    else if (dr_json_bool(entry, "exists", FALSE) && !overwrite)
-      dr_findings_add(findings, DR_FINDING_BLOCKER, "storage-exists",
-                      "remove it there, or have it written over (--overwrite-storage), or give the image "
-                      "another name there "
-                      "(--map disk=PATH:PATH)",
-                      "the other host has another file '%s'", path);
-    else
-      dr_findings_add(findings, DR_FINDING_NOTE, "storage-copied", NULL,
-                      "disk '%s' ('%s', %" G_GINT64_FORMAT " MiB) is copied to the other host", image->disk,
-                      path, image->bytes >> 20);
+    if (image)
+      heed_one(image, entry, overwrite, findings);
+  }
+  for (guint i = 0; i < storage->images->len; i++) {
+    const Image *image = storage->images->pdata[i];
+
+    if (!image->named)
+      dr_findings_add(findings, DR_FINDING_BLOCKER, "storage-source", "install the same drover on both hosts",
+                      "the other host says nothing of the image '%s' of disk '%s'", image->path, image->disk);
   }
 }
 
@@ -561,9 +634,9 @@ end_jobs(DrQmp *qmp, GPtrArray *names, DrDeadline deadline)
 }
 
 void
-dr_move_storage_drop(Migrate *m, JsonObject *said)
+dr_move_storage_drop(Migrate *m)
 {
-  g_autoptr(GPtrArray) names = names_to_drop(m->storage, said);
+  g_autoptr(GPtrArray) names = names_to_drop(m->storage, m->storage_note);
   gboolean ended;
 
   if (!m->source || names->len == 0)

@@ -15,7 +15,8 @@ DrMoveStorage *dr_move_storage_new(DrQmp *source, const char *cwd, gboolean inc,
 void dr_move_storage_free(DrMoveStorage *storage);
 
 /* Into the spec's list of disks: which of them are asked for ("candidate") or, once dr_move_storage_heed() was called, made. */
-void dr_move_storage_mark(const DrMoveStorage *storage, const Migrate *m, JsonArray *disks);
+void dr_move_storage_mark(const DrMoveStorage *storage, const Migrate *m, gboolean overwrite,
+                          JsonArray *disks);
 /* The other host's answer: [{"path","shared","exists"}]. Those that it shares are left out. */
 void dr_move_storage_heed(DrMoveStorage *storage, const Migrate *m, JsonArray *report, gboolean overwrite,
                           DrFindings *findings);
@@ -27,6 +28,6 @@ void dr_move_storage_stand_alone(const DrMoveStorage *storage, DrInventory *ours
 gboolean dr_move_storage_copy(Migrate *m, GError **error);
 /* The guest has stopped: what it wrote last is there when this returns, and the mirrors are gone. */
 gboolean dr_move_storage_finish(Migrate *m, GError **error);
-/* Whatever is left of it in the source's QEMU goes. Also where an earlier droverd began it: `note` is of its journal (nullable). */
-void dr_move_storage_drop(Migrate *m, JsonObject *note);
+/* Whatever is left of it in the source's QEMU goes; also what an earlier droverd began (m->storage_note). */
+void dr_move_storage_drop(Migrate *m);
 gint64 dr_move_storage_bytes(const DrMoveStorage *storage); /* that were copied */

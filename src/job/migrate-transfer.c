@@ -274,7 +274,7 @@ tell_alive(Migrate *m, GError **error)
 static gboolean
 hand_over_storage(Migrate *m, GError **error)
 {
-  if (!is_status(m, "pre-switchover"))
+  if (!m->storage || !is_status(m, "pre-switchover"))
     return TRUE;
   g_free(m->status);
   m->status = g_strdup("device");

@@ -123,6 +123,7 @@ migrate_clear(Migrate *m)
   g_clear_pointer(&m->box, dr_mailbox_unref);
   g_clear_pointer(&m->streams, dr_streams_free);
   g_clear_pointer(&m->storage, dr_move_storage_free);
+  g_clear_pointer(&m->storage_note, json_object_unref);
   g_clear_pointer(&m->peer, dr_peer_free);
   g_clear_pointer(&m->tokens, dr_move_tokens_free);
   g_clear_pointer(&m->source, dr_qmp_free);
@@ -396,7 +397,7 @@ dr_migrate_check(DrVm *vm, JsonObject *request, GError **error)
 /* --- Recovery --- */
 
 static gboolean
-load(Migrate *m, const char **ret_stage, JsonObject **ret_storage, GError **error)
+load(Migrate *m, const char **ret_stage, GError **error)
 {
   g_autoptr(JsonArray) journal = dr_store_load_journal(m->host->store, dr_job_id(m->job), error);
 
@@ -407,8 +408,8 @@ load(Migrate *m, const char **ret_stage, JsonObject **ret_storage, GError **erro
 
     *ret_stage = g_intern_string(dr_json_str(entry, "stage", ""));
     if (note && dr_json_arr(note, "storage")) {
-      g_clear_pointer(ret_storage, json_object_unref);
-      *ret_storage = json_object_ref(note);
+      g_clear_pointer(&m->storage_note, json_object_unref);
+      m->storage_note = json_object_ref(note);
     }
     if (move) {
       g_free(m->move);
@@ -437,14 +438,13 @@ gboolean
 dr_migrate_recover(DrJob *job, GError **error)
 {
   g_auto(Migrate) m = { 0 };
-  g_autoptr(JsonObject) storage = NULL;
   const char *stage = "queued";
   GError *cause = NULL;
 
   m.job = job;
   migrate_init(&m, dr_job_vm(job), dr_job_request(job));
   m.was_running = TRUE;
-  if (!load(&m, &stage, &storage, error) || !m.move || !open_peer(&m, error) || !note_source(&m, error)) {
+  if (!load(&m, &stage, error) || !m.move || !open_peer(&m, error) || !note_source(&m, error)) {
     dr_vm_give(m.vm, NULL);
     if (error && !*error)
       interrupted(&m, stage, error);
@@ -456,8 +456,6 @@ dr_migrate_recover(DrJob *job, GError **error)
   dr_job_hold(job, DR_STEP_RECOVER);
   if (dr_proc_alive(&m.source_id))
     m.source = dr_qmp_connect(m.source_qmp, FALSE, dr_deadline_in(CONNECT_MS), NULL);
-  if (!m.postcopy_begun && !dr_migrate_is_decided(&m))
-    dr_move_storage_drop(&m, storage);
   interrupted(&m, stage, &cause);
   return settle(&m, cause, error);
 }

@@ -21,6 +21,15 @@ directory_of(const char *path)
   return g_path_get_dirname(whole ? whole : path);
 }
 
+/* Of the file itself, too: two files of one directory are not one. (transfer full) */
+static char *
+name_of(const char *path)
+{
+  g_autofree char *whole = realpath(path, NULL);
+
+  return g_path_get_basename(whole ? whole : path);
+}
+
 /* Bytes; -1: it has none that could be told. */
 static gint64
 size_of(const char *path, const struct stat *st)
@@ -66,8 +75,12 @@ dr_move_tokens_make(const DrInventory *inventory, const char *cwd, GPtrArray **r
     const char *token = there && S_ISREG(st.st_mode) ? token_in(tokens, dir, *ret_tokens) : NULL;
     JsonObject *disk = dr_json("{'path': <%s>, 'size': <%x>}", path, there ? size_of(path, &st) : (gint64)-1);
 
-    if (token)
+    if (token) {
+      g_autofree char *name = name_of(path);
+
       json_object_set_string_member(disk, "token", token);
+      json_object_set_string_member(disk, "name", name);
+    }
     json_array_add_object_element(disks, disk);
   }
   return disks;
@@ -81,13 +94,16 @@ dr_move_tokens_free(GPtrArray *tokens)
   g_clear_pointer(&tokens, g_ptr_array_unref);
 }
 
+/* An older droverd does not say the file's name. */
 static gboolean
-token_is_there(const char *path, const char *token)
+token_is_there(JsonObject *disk, const char *path, const char *token)
 {
   g_autofree char *dir = directory_of(path);
   g_autofree char *file = g_build_filename(dir, token, NULL);
+  g_autofree char *name = name_of(path);
 
-  return g_str_has_prefix(token, PREFIX) && !strchr(token, '/') && access(file, F_OK) == 0;
+  return g_str_equal(dr_json_str(disk, "name", name), name) && g_str_has_prefix(token, PREFIX) &&
+         !strchr(token, '/') && access(file, F_OK) == 0;
 }
 
 static void
@@ -104,7 +120,7 @@ dr_move_tokens_is_same(JsonObject *disk)
   const char *path = dr_json_str(disk, "path", "?"), *token = dr_json_str(disk, "token", NULL);
   struct stat st;
 
-  return token && stat(path, &st) == 0 && token_is_there(path, token);
+  return token && stat(path, &st) == 0 && token_is_there(disk, path, token);
 }
 
 /* "copy": it is made here; "base": its contents are the same by the user's word. */
@@ -123,7 +139,8 @@ check_disk(JsonObject *disk, DrFindings *findings)
     g_autofree char *why = g_strdup_printf("not on the other host: %s", g_strerror(errno));
 
     add_blocker(findings, "disk-missing", path, why);
-  } else if (token ? !token_is_there(path, token) : dr_json_int(disk, "size", -1) != size_of(path, &st)) {
+  } else if (token ? !token_is_there(disk, path, token)
+                   : dr_json_int(disk, "size", -1) != size_of(path, &st)) {
     add_blocker(findings, "disk-not-shared", path, "another file on the other host than here");
   } else if (!token) {
     dr_findings_add(findings, DR_FINDING_WARNING, "disk-unproven",

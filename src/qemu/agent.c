@@ -165,8 +165,8 @@ dr_agent_connect(const char *path, DrDeadline deadline, GError **error)
   }
   g_strlcpy(address.sun_path, path, sizeof address.sun_path);
   if (agent->fd < 0 || connect(agent->fd, (struct sockaddr *)&address, sizeof address) < 0) {
-    dr_error_set(error, DR_ERROR_CLOSED, "cannot connect to the guest agent's socket '%s': %s", path,
-                 g_strerror(errno));
+    dr_error_set(error, errno == ENOENT || errno == ECONNREFUSED ? DR_ERROR_CLOSED : DR_ERROR_TIMEOUT,
+                 "cannot connect to the guest agent's socket '%s': %s", path, g_strerror(errno));
     return NULL;
   }
   return sync_with(agent, deadline, error) ? g_steal_pointer(&agent) : NULL;
