@@ -28,10 +28,12 @@ typedef enum { KEEP_UNDECIDED, KEEP_COPY, KEEP_DISK } Keep;
 
 typedef struct {
   char *disk, *target, *format, *backing, *backing_format, *backing_node, *secret;
-  char *node, *file_node, *job, *watch;
-  char *source;   /* the node that is mirrored: what the device sees */
-  char *replaces; /* nullable: the node below filters, which stay */
-  gboolean made, direct, no_flush;
+  char *node, *file_node, *job;
+  char *source;      /* the node that is mirrored: what the device sees */
+  char *replaces;    /* nullable: the node below filters, which stay */
+  gboolean made;     /* its file is to be made */
+  gboolean reserved; /* and is: one of that name that came meanwhile is somebody else's */
+  gboolean direct, no_flush;
   gint64 bytes, size; /* `size`: see DrImage */
   char *detect_zeroes;
   DrTarget *there; /* what the target is; NULL: see `there_error` */
@@ -55,9 +57,9 @@ static void
 item_free(gpointer data)
 {
   Item *item = data;
-  char *texts[] = { item->disk,         item->target, item->format,  item->backing,   item->backing_format,
-                    item->backing_node, item->secret, item->node,    item->file_node, item->job,
-                    item->watch,        item->source, item->replaces };
+  char *texts[] = { item->disk,           item->target,       item->format, item->backing,
+                    item->backing_format, item->backing_node, item->secret, item->node,
+                    item->file_node,      item->job,          item->source, item->replaces };
 
   for (guint i = 0; i < G_N_ELEMENTS(texts); i++)
     g_free(texts[i]);
@@ -448,6 +450,7 @@ item_load(Item *item, JsonObject *object)
   item->source = g_strdup(dr_json_str(object, "source", ""));
   item->replaces = g_strdup(dr_json_str(object, "replaces", NULL));
   item->made = dr_json_bool(object, "made", FALSE);
+  item->reserved = item->made;
   item->bytes = dr_json_int(object, "bytes", 0);
   item->old = g_ptr_array_new_with_free_func(g_free);
   for (guint i = 0; old && i < json_array_get_length(old); i++)
@@ -477,10 +480,9 @@ open_target(Copy *c, DrQmp *qmp, Item *item, GError **error)
                     .direct = item->direct && kind != DR_TARGET_NBD,
                     .no_flush = item->no_flush };
 
-  if (item->made && !dr_image_reserve(item->target, dr_vm_record(c->d.vm)->id.pid, error)) {
-    item->made = FALSE; /* whatever it is, it is not ours to remove */
+  item->reserved = item->made && dr_image_reserve(item->target, dr_vm_record(c->d.vm)->id.pid, error);
+  if (item->made && !item->reserved)
     return FALSE;
-  }
   if (protocol && dr_image_open(qmp, &image, dr_deadline_in(CREATE_MS), error))
     return TRUE;
   g_prefix_error(error, "cannot open the target '%s': ", item->target);
@@ -586,7 +588,7 @@ watch_convergence(DrDiskJob *d, DrQmp *qmp, GError **error)
 static void
 remove_file(const Item *item)
 {
-  if (item->made && unlink(item->target) == 0)
+  if (item->reserved && unlink(item->target) == 0)
     g_message("'%s' is removed: it was never a whole copy", item->target);
 }
 

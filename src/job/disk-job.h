@@ -42,7 +42,8 @@ void dr_disk_job_watch(DrDiskJob *d, const char *id, const char *what);
 /* What can be asked of the job that is at the VM's disks. NULL: there is none. (transfer full) */
 DrMailbox *dr_disk_job_find(const char *vm);
 
-/* The VM's monitor. Waits as long as somebody else has it and the VM lives. Errors: NOT_FOUND when its QEMU has ended, CANCELLED. */
+/* The VM's monitor. Waits as long as somebody else has it and the VM lives. Errors: NOT_FOUND when its QEMU has ended.
+ * Not ended by a cancel: an undo needs it, too. */
 DrQmp *dr_disk_job_take(DrDiskJob *d, GError **error);
 void dr_disk_job_give(DrDiskJob *d, DrQmp *qmp);
 
