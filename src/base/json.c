@@ -269,3 +269,12 @@ dr_json_array_from_strv(const char *const *strv)
     json_array_add_string_element(array, *strv);
   return array;
 }
+
+JsonObject *
+dr_json_dup_object(JsonObject *object)
+{
+  g_autoptr(JsonNode) node = dr_json_node(json_object_ref(object));
+  g_autoptr(JsonNode) copy = dr_json_dup(node);
+
+  return json_node_dup_object(copy);
+}

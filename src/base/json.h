@@ -31,6 +31,9 @@ char *dr_json_print_object(JsonObject *object, gboolean pretty);
  * not atomic in 1.6: what another thread will read must be copied by this. Returns: (transfer full). */
 JsonNode *dr_json_dup(JsonNode *node);
 
+/* The same of an object. */
+JsonObject *dr_json_dup_object(JsonObject *object);
+
 /* An object as a node. Takes over the reference. Returns: (transfer full). */
 JsonNode *dr_json_node(JsonObject *object);
 

@@ -135,22 +135,13 @@ block_error(Copy *c, const char *code, const GError *error)
   block(c, code, dr_error_get_remedy(error), error->message);
 }
 
-static gboolean
-same_file(const char *a, const char *b)
-{
-  struct stat st_a, st_b;
-
-  return g_str_equal(a, b) || (stat(a, &st_a) == 0 && stat(b, &st_b) == 0 && st_a.st_dev == st_b.st_dev &&
-                               st_a.st_ino == st_b.st_ino);
-}
-
 /* Any image of any disk of this VM. */
 static gboolean
 is_in_use_here(const DrDisks *disks, const char *target)
 {
   for (guint i = 0; i < dr_disks_count(disks); i++)
     for (const DrNode *node = dr_disks_get(disks, i)->top; node; node = dr_node_backing(node))
-      if (same_file(dr_node_file(node), target))
+      if (dr_same_file(dr_node_file(node), target, NULL))
         return TRUE;
   return FALSE;
 }
@@ -187,7 +178,7 @@ check_backing(Copy *c, const Item *item, const DrTarget *target)
 {
   g_autofree char *text = NULL;
 
-  if (item->backing && (!target->backing || !same_file(target->backing, item->backing) ||
+  if (item->backing && (!target->backing || !dr_same_file(target->backing, item->backing, NULL) ||
                         g_strcmp0(target->backing_format, item->backing_format) != 0)) {
     text = g_strdup_printf("the target '%s' does not stand on '%s' (%s), as disk '%s' does", item->target,
                            item->backing, item->backing_format, item->disk);

@@ -12,15 +12,6 @@
 
 #define KEY_TRIES 5
 
-static JsonObject *
-copy_of(JsonObject *object)
-{
-  g_autoptr(JsonNode) node = dr_json_node(json_object_ref(object));
-  g_autoptr(JsonNode) copy = dr_json_dup(node);
-
-  return json_node_dup_object(copy);
-}
-
 static void
 set_cache(JsonObject *options, const DrImage *image)
 {
@@ -28,6 +19,16 @@ set_cache(JsonObject *options, const DrImage *image)
       options, "cache", dr_json("{'direct': <%b>, 'no-flush': <%b>}", image->direct, image->no_flush));
   json_object_set_boolean_member(options, "read-only", image->read_only);
   json_object_set_string_member(options, "discard", "unmap");
+}
+
+static void
+set_secret(JsonObject *options, const DrImage *image)
+{
+  if (image->secret && g_str_equal(image->format, "luks"))
+    json_object_set_string_member(options, "key-secret", image->secret);
+  else if (image->secret)
+    json_object_set_object_member(options, "encrypt",
+                                  dr_json("{'format': <'luks'>, 'key-secret': <%s>}", image->secret));
 }
 
 static gboolean
@@ -74,11 +75,7 @@ format_options(const DrImage *image)
   JsonObject *options =
       dr_json("{'driver': <%s>, 'file': <%s>, 'size': <%x>}", image->format, image->file_node, image->bytes);
 
-  if (image->secret && g_str_equal(image->format, "luks"))
-    json_object_set_string_member(options, "key-secret", image->secret);
-  else if (image->secret)
-    json_object_set_object_member(options, "encrypt",
-                                  dr_json("{'format': <'luks'>, 'key-secret': <%s>}", image->secret));
+  set_secret(options, image);
   if (image->backing) {
     json_object_set_string_member(options, "backing-file", image->backing);
     json_object_set_string_member(options, "backing-fmt", image->backing_format);
@@ -108,7 +105,7 @@ create_format(DrQmp *qmp, const DrImage *image, DrDeadline deadline, GError **er
 static gboolean
 add_file(DrQmp *qmp, const DrImage *image, GError **error)
 {
-  JsonObject *options = copy_of(image->protocol);
+  JsonObject *options = dr_json_dup_object(image->protocol);
 
   json_object_set_string_member(options, "node-name", image->file_node);
   set_cache(options, image);
@@ -134,11 +131,7 @@ add_format(DrQmp *qmp, const DrImage *image, GError **error)
     json_object_set_int_member(options, "size", image->size);
   if (image->detect_zeroes)
     json_object_set_string_member(options, "detect-zeroes", image->detect_zeroes);
-  if (image->secret && g_str_equal(image->format, "luks"))
-    json_object_set_string_member(options, "key-secret", image->secret);
-  else if (image->secret)
-    json_object_set_object_member(options, "encrypt",
-                                  dr_json("{'format': <'luks'>, 'key-secret': <%s>}", image->secret));
+  set_secret(options, image);
   if (image->backing_node)
     json_object_set_string_member(options, "backing", image->backing_node);
   else if (can_have_backing(image->format) && !image->own_chain)

@@ -9,7 +9,7 @@
 #include <sys/types.h>
 
 typedef struct {
-  JsonObject *protocol;  /* dr_target_options(); not owned */
+  JsonObject *protocol;  /* dr_target_parse_options(); not owned */
   const char *node;      /* the name that the image's node gets */
   const char *file_node; /* and its protocol node's */
   const char *format;    /* "qcow2", "raw", "luks", … */

@@ -179,14 +179,6 @@ dr_target_look(const char *text, const char *format, GError **error)
   return g_steal_pointer(&target);
 }
 
-JsonObject *
-dr_target_options(const DrTarget *target)
-{
-  DrTargetKind kind;
-
-  return dr_target_parse_options(target->text, &kind, NULL);
-}
-
 void
 dr_target_free(DrTarget *target)
 {

@@ -28,8 +28,5 @@ DrTarget *dr_target_look(const char *text, const char *format, GError **error);
 void dr_target_free(DrTarget *target);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrTarget, dr_target_free)
 
-/* The protocol node for blockdev-add, without a node name: {"driver":"nbd","server":…}. (transfer full) */
-JsonObject *dr_target_options(const DrTarget *target);
-
-/* The same without looking; for tests and where it was looked at before. */
+/* The protocol node for blockdev-add, without a node name: {"driver":"nbd","server":…}; nothing is looked at. (transfer full) */
 JsonObject *dr_target_parse_options(const char *text, DrTargetKind *ret_kind, GError **error);

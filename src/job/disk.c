@@ -132,12 +132,6 @@ dr_disks_get(const DrDisks *disks, guint i)
   return disks->disks->pdata[i];
 }
 
-DrNode *
-dr_disks_node(const DrDisks *disks, const char *name)
-{
-  return g_hash_table_lookup(disks->inventory->block_nodes, name);
-}
-
 /* --- Finding --- */
 
 static gboolean
@@ -255,14 +249,6 @@ dr_node_detect_zeroes(const DrNode *node)
   const char *zeroes = dr_json_str(node->info, "detect_zeroes", "off");
 
   return g_str_equal(zeroes, "off") ? NULL : g_strdup(zeroes);
-}
-
-const char *
-dr_node_protocol(const DrNode *node)
-{
-  const DrNode *file = dr_node_child(node, "file");
-
-  return file ? dr_node_protocol(file) : node->driver;
 }
 
 gboolean

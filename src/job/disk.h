@@ -29,9 +29,6 @@ const DrDisk *dr_disks_get(const DrDisks *disks, guint i); /* (transfer none) */
  * naming what there is; INVALID where two fit; REFUSED for one without a medium. (transfer none) */
 const DrDisk *dr_disks_find(const DrDisks *disks, const char *name, GError **error);
 
-/* A node by its name; NULL: there is none. */
-DrNode *dr_disks_node(const DrDisks *disks, const char *name);
-
 /* Of a node. (transfer none) */
 const char *dr_node_name(const DrNode *node);
 const char *dr_node_driver(const DrNode *node);
@@ -48,8 +45,9 @@ char *dr_node_secret(const DrNode *node);
 gboolean dr_node_is_partial(const DrNode *node);
 /* Whether QEMU chose its name ("#block123"): such a node goes with its last user. */
 gboolean dr_node_is_unnamed(const DrNode *node);
-/* "file", "host_device", …, of the node that `node`'s data is on. */
-const char *dr_node_protocol(const DrNode *node);
+
+/* Whether two image names mean the same file; relative ones are below `cwd` (nullable). */
+gboolean dr_same_file(const char *a, const char *b, const char *cwd);
 
 /* The nodes that have names of their own in the tree of `from`, down to but without that of `until` (nullable), top first.
  * (transfer full) (element-type utf8) */

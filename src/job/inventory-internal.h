@@ -138,8 +138,6 @@ JsonObject *dr_block_by_qdev(const DrInventory *inventory, const char *qdev);
 DrNode *dr_block_root(const DrInventory *inventory, JsonObject *entry);
 
 /* --- inventory-image.c --- */
-/* Whether two image names mean the same file; relative ones are below `cwd` (nullable). */
-gboolean dr_same_file(const char *a, const char *b, const char *cwd);
 /* Whether QEMU, given only the top of this chain, would open all of it by itself and find the same, names included. */
 gboolean dr_chain_is_implicit(const DrNode *node, const char *cwd);
 

@@ -105,16 +105,6 @@ dr_mailbox_fd(DrMailbox *box)
   return box->fd;
 }
 
-/* Of its own: reference counts of json-glib are not for two threads. */
-static JsonObject *
-copy_of(JsonObject *object)
-{
-  g_autoptr(JsonNode) node = dr_json_node(json_object_ref(object));
-  g_autoptr(JsonNode) copy = dr_json_dup(node);
-
-  return json_node_dup_object(copy);
-}
-
 gboolean
 dr_mailbox_take(DrMailbox *box, char **ret_method, JsonObject **ret_params)
 {
@@ -128,7 +118,7 @@ dr_mailbox_take(DrMailbox *box, char **ret_method, JsonObject **ret_params)
     box->taken = box->question;
     box->taken->taken = TRUE;
     *ret_method = g_strdup(box->taken->method);
-    *ret_params = copy_of(box->taken->params);
+    *ret_params = dr_json_dup_object(box->taken->params);
   }
   g_mutex_unlock(&box->lock);
   return found;
