@@ -13,7 +13,7 @@
 
 typedef struct {
   gboolean all, check, async, live, postcopy, after_precopy, no_postcopy, preempt, timeout_suspend,
-      auto_converge, copy_storage_all, copy_storage_inc, overwrite_storage;
+      auto_converge, copy_storage_all, copy_storage_inc, copy_storage_postcopy, overwrite_storage;
   char *qemu, *dname, *compress, *transport;
   char **maps;
   int timeout, timeout_postcopy, parallel, bandwidth, postcopy_bandwidth, downtime, at_a_time;
@@ -132,6 +132,7 @@ request(DrCli *cli, const Options *o)
   add_flag(body, "auto_converge", o->auto_converge);
   add_flag(body, "copy_storage_all", o->copy_storage_all);
   add_flag(body, "copy_storage_inc", o->copy_storage_inc);
+  add_flag(body, "copy_storage_postcopy", o->copy_storage_postcopy);
   add_flag(body, "overwrite_storage", o->overwrite_storage);
   add_number(body, "timeout", o->timeout);
   add_number(body, "timeout_postcopy", o->timeout_postcopy);
@@ -212,6 +213,8 @@ dr_cmd_migrate(DrCli *cli, int argc, char **argv)
       "Copy the disks that the other host does not have, all of each", NULL },
     { "copy-storage-inc", 0, 0, G_OPTION_ARG_NONE, &o.copy_storage_inc,
       "The same, only their top images: it has those below", NULL },
+    { "copy-storage-postcopy", 0, 0, G_OPTION_ARG_NONE, &o.copy_storage_postcopy,
+      "Copy all of them after the guest: it runs over there at once", NULL },
     { "overwrite-storage", 0, 0, G_OPTION_ARG_NONE, &o.overwrite_storage,
       "Write over images of the same name that are there", NULL },
     { "at-a-time", 0, 0, G_OPTION_ARG_INT, &o.at_a_time, "How many VMs at a time (default: 1)", "N" },

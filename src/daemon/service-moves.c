@@ -5,6 +5,7 @@
 #include "daemon/service-internal.h"
 #include "daemon/service-net.h"
 #include "daemon/service-new.h"
+#include "job/disk-fetch.h"
 #include "job/incoming.h"
 #include "job/migrate.h"
 #include "job/streams.h"
@@ -44,6 +45,7 @@ check_migrate_request(DrService *service, JsonObject *request, GError **error)
                                       { "transport", DR_MEMBER_TEXT },
                                       { "copy_storage_all", DR_MEMBER_FLAG },
                                       { "copy_storage_inc", DR_MEMBER_FLAG },
+                                      { "copy_storage_postcopy", DR_MEMBER_FLAG },
                                       { "overwrite_storage", DR_MEMBER_FLAG },
                                       { "map", DR_MEMBER_TEXTS },
                                       { "at_a_time", DR_MEMBER_NUMBER, 1, 64 },
@@ -339,5 +341,7 @@ dr_service_answer_peer(DrService *service, const char *peer, const char *method,
     return check_arrival(service, peer, move, params, error);
   if (g_str_equal(method, "start"))
     return start_arrival(service, peer, move, params, error);
+  if (g_str_equal(method, "fetch"))
+    return dr_disk_fetch_status(service->host->store, move, peer);
   return ask_job(service, peer, move, method, params, error);
 }

@@ -4,6 +4,7 @@
 #include "daemon/service-internal.h"
 #include "daemon/service-net.h"
 #include "daemon/service-new.h"
+#include "job/image-link.h"
 #include "job/streams.h"
 #include "net/link.h"
 #include "net/listener.h"
@@ -144,6 +145,8 @@ take_stream(DrConn *conn, JsonObject *hello)
 
   if (!dr_conn_take(conn, &error))
     dr_conn_free(conn);
+  else if (dr_json_str(hello, "image", NULL))
+    dr_image_link_take(move, dr_json_str(hello, "image", ""), conn, &error);
   else if (dr_json_bool(hello, "nbd", FALSE))
     dr_streams_take_nbd(move, conn, &error);
   else

@@ -2,7 +2,10 @@
 /* Images for a guest that comes. */
 #include "job/arrival-storage.h"
 #include "base/error.h"
+#include "job/disk-fetch.h"
 #include "job/disk-image.h"
+#include "job/disk.h"
+#include "job/image-link.h"
 #include "job/move-spec.h"
 #include "qemu/tool.h"
 
@@ -73,6 +76,20 @@ dr_arrival_storage_check(JsonArray *disks, DrFindings *findings)
   }
 }
 
+static char *
+overlay_of(JsonObject *disk)
+{
+  return dr_disk_fetch_overlay(dr_json_str(disk, "path", ""), dr_json_str(disk, "format", ""));
+}
+
+static gboolean
+is_overlay(JsonObject *disk)
+{
+  g_autofree char *overlay = overlay_of(disk);
+
+  return g_str_equal(overlay, dr_json_str(disk, "path", ""));
+}
+
 GPtrArray *
 dr_arrival_storage_files(JsonArray *disks)
 {
@@ -83,6 +100,8 @@ dr_arrival_storage_files(JsonArray *disks)
 
     if (has_role(disk, "copy"))
       g_ptr_array_add(files, g_strdup(dr_json_str(disk, "path", "")));
+    if (has_role(disk, "copy") && dr_json_str(disk, "later", NULL) && !is_overlay(disk))
+      g_ptr_array_add(files, overlay_of(disk));
   }
   return files;
 }
@@ -116,21 +135,25 @@ add_secret(GPtrArray *argv, JsonObject *disk, GHashTable *objects, GError **erro
   return TRUE;
 }
 
+/* `path`, `format`: the image's, or those of its overlay. */
 static gboolean
-make_one(JsonObject *disk, GHashTable *objects, GError **error)
+make_one(JsonObject *disk, const char *path, const char *format, GHashTable *objects, const char *link,
+         GError **error)
 {
   g_autoptr(GPtrArray) argv = g_ptr_array_new_with_free_func(g_free);
-  const char *path = dr_json_str(disk, "path", ""), *backing = dr_json_str(disk, "backing", NULL);
+  const char *backing = dr_json_str(disk, "backing", NULL);
   g_autofree char *said = NULL;
 
-  if (dr_move_tokens_is_same(disk))
-    return dr_error_set(error, DR_ERROR_REFUSED, "'%s' is the guest's own image", path);
   add(argv, "qemu-img", g_strdup("create"));
   add(argv, "-q", NULL);
   if (!add_secret(argv, disk, objects, error))
     return FALSE;
-  add(argv, "-f", g_strdup(dr_json_str(disk, "format", "raw")));
-  if (backing) {
+  add(argv, "-f", g_strdup(format));
+  if (link) { /* unsafe: it is not opened, and its size is given */
+    add(argv, "-u", NULL);
+    add(argv, "-b", dr_image_link_backing(link, dr_json_str(disk, "later", "")));
+    add(argv, "-F", g_strdup("raw"));
+  } else if (backing) {
     add(argv, "-b", g_strdup(backing));
     add(argv, "-F", g_strdup(dr_json_str(disk, "backing_format", "raw")));
   }
@@ -147,16 +170,55 @@ make_one(JsonObject *disk, GHashTable *objects, GError **error)
   return said != NULL;
 }
 
+static gboolean
+make(JsonObject *disk, GHashTable *objects, const char *link, GError **error)
+{
+  const char *path = dr_json_str(disk, "path", ""), *format = dr_json_str(disk, "format", "raw");
+  g_autofree char *overlay = overlay_of(disk);
+  gboolean later = dr_json_str(disk, "later", NULL) != NULL;
+
+  if (dr_move_tokens_is_same(disk))
+    return dr_error_set(error, DR_ERROR_REFUSED, "'%s' is the guest's own image", path);
+  if ((!later || !is_overlay(disk)) && !make_one(disk, path, format, objects, NULL, error))
+    return FALSE;
+  return !later || make_one(disk, overlay, "qcow2", objects, link, error);
+}
+
 gboolean
-dr_arrival_storage_make(JsonArray *disks, GHashTable *objects, GError **error)
+dr_arrival_storage_make(JsonArray *disks, GHashTable *objects, const char *link, GError **error)
 {
   for (guint i = 0; disks && i < json_array_get_length(disks); i++) {
     JsonObject *disk = json_array_get_object_element(disks, i);
 
-    if (has_role(disk, "copy") && !make_one(disk, objects, error))
+    if (has_role(disk, "copy") && !make(disk, objects, link, error))
       return FALSE;
   }
   return TRUE;
+}
+
+static gboolean
+stands_on_ours(const DrDisks *disks, const char *path, GError **error)
+{
+  const DrDisk *disk = dr_disks_find(disks, path, error);
+  const DrNode *backing = disk ? dr_node_backing(disk->top) : NULL;
+
+  if (backing && g_str_has_prefix(dr_node_file(backing), "nbd"))
+    return TRUE;
+  return disk && dr_error_set(error, DR_ERROR_UNSUPPORTED,
+                              "the command line of the guest keeps '%s' from standing on another image "
+                              "(backing=)",
+                              path);
+}
+
+gboolean
+dr_arrival_storage_verify(DrQmp *dest, JsonArray *later, GError **error)
+{
+  g_autoptr(DrDisks) disks = dr_disks_read(dest, NULL, error);
+
+  for (guint i = 0; disks && i < json_array_get_length(later); i++)
+    if (!stands_on_ours(disks, dr_json_str(json_array_get_object_element(later, i), "overlay", "?"), error))
+      return FALSE;
+  return disks != NULL;
 }
 
 /* --- Exporting --- */

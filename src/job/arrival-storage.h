@@ -15,8 +15,13 @@ void dr_arrival_storage_check(JsonArray *disks, DrFindings *findings);
 /* The files that are to be made. (transfer full) (element-type utf8) */
 GPtrArray *dr_arrival_storage_files(JsonArray *disks);
 
-/* Makes them by qemu-img. `objects`: the guest's "-object secret,…" words, by id. */
-gboolean dr_arrival_storage_make(JsonArray *disks, GHashTable *objects, GError **error);
+/* Makes them by qemu-img. `objects`: the guest's "-object secret,…" words, by id. `link`: the prefix of image-link.h, for those that are
+ * overlays over images of the other host ("later"). */
+gboolean dr_arrival_storage_make(JsonArray *disks, GHashTable *objects, const char *link, GError **error);
+
+/* Whether the guest's disks stand on those images, as their headers say: a command line could say otherwise (backing=). `later`: as
+ * dr_disk_fetch_list(). */
+gboolean dr_arrival_storage_verify(DrQmp *dest, JsonArray *later, GError **error);
 
 /* Exports images by NBD, each by nodes of its own: the guest's are asleep until it comes. `exports`: [{"path","export","format",
  * "secret"?}]. */

@@ -2,10 +2,15 @@
 /* Looking at QEMU's background jobs, and ending them. */
 #include "job/block-job.h"
 #include "base/error.h"
+#include "base/fd.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <string.h>
+#include <unistd.h>
 
 #define LOOK_US 500
+#define FLUSH_MS 60000
 #define LOOK_MAX_US 100000
 
 void
@@ -50,6 +55,8 @@ state_of(const char *status)
 {
   if (g_str_equal(status, "ready"))
     return DR_BLOCK_JOB_READY;
+  if (g_str_equal(status, "pending"))
+    return DR_BLOCK_JOB_PENDING;
   return g_str_equal(status, "concluded") || g_str_equal(status, "null") ? DR_BLOCK_JOB_ENDED
                                                                          : DR_BLOCK_JOB_RUNNING;
 }
@@ -143,6 +150,31 @@ dr_block_job_kill(DrQmp *qmp, const char *id, DrDeadline deadline, GError **erro
     g_usleep(pause_us);
     pause_us = MIN(pause_us * 2, LOOK_MAX_US);
   }
+}
+
+static void
+sync_file(const char *file)
+{
+  dr_autofd int fd = file && *file == '/' ? open(file, O_RDONLY | O_CLOEXEC) : -1;
+
+  if (fd >= 0 && fdatasync(fd) < 0)
+    g_debug("cannot sync '%s': %s", file,
+            g_strerror(errno)); /* QEMU is told to, too, and says what is wrong */
+}
+
+gboolean
+dr_block_flush(DrQmp *qmp, const char *node, const char *file, GError **error)
+{
+  g_autofree char *line = g_strdup_printf("qemu-io \"%s\" flush", node);
+  g_autoptr(JsonNode) said = NULL;
+  const char *text;
+
+  sync_file(file);
+  said = dr_qmp_call(qmp, "human-monitor-command", dr_json("{'command-line': <%s>}", line), FLUSH_MS, error);
+  text = said && JSON_NODE_HOLDS_VALUE(said) ? json_node_get_string(said) : NULL;
+  return said &&
+         (!text || !*text ||
+          dr_error_set(error, DR_ERROR_IO, "cannot write block node '%s' to its disk: %s", node, text));
 }
 
 gboolean

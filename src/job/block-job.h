@@ -10,6 +10,7 @@ typedef enum {
   DR_BLOCK_JOB_RUNNING,  /* or paused, or waiting for its turn */
   DR_BLOCK_JOB_STOPPED,  /* by an I/O error: it waits for block-job-resume */
   DR_BLOCK_JOB_NO_SPACE, /* the same, because the target is full */
+  DR_BLOCK_JOB_PENDING,  /* has done its work, and waits for job-finalize (auto-finalize off) */
   DR_BLOCK_JOB_READY, /* a mirror or an active commit in step with its source: it waits to be told how to end */
   DR_BLOCK_JOB_ENDED, /* concluded: `error` says how */
 } DrBlockJobState;
@@ -37,6 +38,10 @@ void dr_block_job_cancel(DrQmp *qmp, const char *id);
 
 /* Ends it now, whatever it has done so far, waits, and dismisses it. Nothing to do where it is gone. */
 gboolean dr_block_job_kill(DrQmp *qmp, const char *id, DrDeadline deadline, GError **error);
+
+/* Has QEMU write what it still keeps of an image to the disk, its tables too: `file` (nullable) is synced first, by the calling thread, as
+ * QEMU's guest stands still while QEMU itself does that (HMP `qemu-io … flush`). */
+gboolean dr_block_flush(DrQmp *qmp, const char *node, const char *file, GError **error);
 
 /* A blockdev-create of `options` from its beginning to its end. The job's id is made up. */
 gboolean dr_block_create(DrQmp *qmp, JsonObject *options, DrDeadline deadline, GError **error);

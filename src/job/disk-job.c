@@ -18,6 +18,8 @@ watch_free(gpointer data)
 
   g_free(watch->id);
   g_free(watch->what);
+  g_free(watch->flush_node);
+  g_free(watch->flush_file);
   dr_block_job_look_clear(&watch->look);
   g_free(watch);
 }
@@ -42,7 +44,7 @@ dr_disk_job_clear(DrDiskJob *d)
   g_clear_pointer(&d->watches, g_ptr_array_unref);
 }
 
-void
+DrBlockWatch *
 dr_disk_job_watch(DrDiskJob *d, const char *id, const char *what)
 {
   DrBlockWatch *watch = g_new0(DrBlockWatch, 1);
@@ -50,6 +52,7 @@ dr_disk_job_watch(DrDiskJob *d, const char *id, const char *what)
   watch->id = g_strdup(id);
   watch->what = g_strdup(what);
   g_ptr_array_add(d->watches, watch);
+  return watch;
 }
 
 DrMailbox *
@@ -85,11 +88,27 @@ dr_disk_job_give(DrDiskJob *d, DrQmp *qmp)
 /* --- Looking --- */
 
 static gboolean
+finalize(const DrBlockWatch *watch, DrQmp *qmp, GError **error)
+{
+  return dr_block_flush(qmp, watch->flush_node, watch->flush_file, error) &&
+         dr_qmp_do(qmp, "job-finalize", dr_json("{'id': <%s>}", watch->id), error);
+}
+
+static gboolean
 look_at_one(DrBlockWatch *watch, DrQmp *qmp, GError **error)
 {
+  gint64 total = watch->look.total;
+
   dr_block_job_look_clear(&watch->look);
   if (!dr_block_job_look(qmp, watch->id, &watch->look, error))
     return FALSE;
+  if (watch->look.state == DR_BLOCK_JOB_GONE && watch->vanishes) {
+    watch->look.state = DR_BLOCK_JOB_ENDED;
+    watch->look.done = watch->look.total = total;
+    return TRUE;
+  }
+  if (watch->look.state == DR_BLOCK_JOB_PENDING && watch->flush_node)
+    return finalize(watch, qmp, error);
   if (watch->look.state == DR_BLOCK_JOB_GONE)
     return dr_error_set(error, DR_ERROR_CLOSED, "%s has been ended by somebody else", watch->what);
   if (watch->look.error)

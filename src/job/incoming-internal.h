@@ -24,11 +24,13 @@ typedef struct {
   gboolean
       reads_last; /* its QEMU says that it has all that was sent, or in post-copy begins with what it needs to run */
   gint64 last_word_us;
-  gint64 epoch;       /* of `socket`; these under the lock of incoming.c */
-  char *socket;       /* NULL: the new QEMU gets a connected one */
-  char *nbd_socket;   /* nullable; under the lock, too */
-  JsonArray *exports; /* nullable: what is served there */
-  GPtrArray *made;    /* files of images that were made for it; removed if it does not come */
+  gint64 epoch;             /* of `socket`; these under the lock of incoming.c */
+  char *socket;             /* NULL: the new QEMU gets a connected one */
+  char *nbd_socket;         /* nullable; under the lock, too */
+  JsonArray *exports;       /* nullable: what is served there */
+  GPtrArray *made;          /* files of images that were made for it; removed if it does not come */
+  JsonArray *later;         /* those of them that are fetched when it has come: disk-fetch.h */
+  struct DrImageLink *link; /* nullable: to where they are */
   gboolean listens;
   gboolean noted, warned; /* what became of it is on disk; that it could not be written was said */
   int handed;             /* it, until QEMU has it; -1 */

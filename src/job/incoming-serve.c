@@ -281,6 +281,13 @@ storage_end(Incoming *in, JsonObject *params, GError **error)
   return json_object_new();
 }
 
+/* Its QEMU has opened its disks, and those that stand on images of the other host do. */
+static JsonObject *
+overlays(Incoming *in, JsonObject *params, GError **error)
+{
+  return dr_arrival_storage_verify(in->u.dest, in->later, error) ? json_object_new() : NULL;
+}
+
 /* What is on its way in the tunnel is a part of the pause that is about to come. */
 static JsonObject *
 narrow(Incoming *in, JsonObject *params, GError **error)
@@ -402,9 +409,19 @@ static const struct {
   const char *method;
   JsonObject *(*answer)(Incoming *in, JsonObject *params, GError **error);
 } questions[] = {
-  { "ready", ready },     { "qmp", qmp },       { "qmps", qmps },       { "listen", listen_for },
-  { "promise", promise }, { "accept", accept }, { "abort", give_up },   { "status", status },
-  { "handed", handed },   { "narrow", narrow }, { "storage", storage }, { "storage-end", storage_end },
+  { "ready", ready },
+  { "qmp", qmp },
+  { "qmps", qmps },
+  { "listen", listen_for },
+  { "promise", promise },
+  { "accept", accept },
+  { "abort", give_up },
+  { "status", status },
+  { "overlays", overlays },
+  { "handed", handed },
+  { "narrow", narrow },
+  { "storage", storage },
+  { "storage-end", storage_end },
 };
 
 static void

@@ -8,11 +8,15 @@
 #include "job/incoming-internal.h"
 #include "base/error.h"
 #include "job/arrival.h"
+#include "job/arrival-overlay.h"
 #include "job/arrival-storage.h"
+#include "job/disk-fetch.h"
 #include "job/disk-image.h"
+#include "job/image-link.h"
 #include "job/move-spec.h"
 #include "job/streams.h"
 #include "vm/console.h"
+#include "vm/start.h"
 
 #include <errno.h>
 #include <string.h>
@@ -178,6 +182,7 @@ incoming_init(Incoming *in, DrJob *job)
   in->u.spec = in->spec;
   in->handed = -1;
   in->made = g_ptr_array_new_with_free_func(g_free);
+  in->later = dr_disk_fetch_list(dr_json_arr(in->spec, "disks"));
   in->last_word_us = g_get_monotonic_time();
 }
 
@@ -195,6 +200,8 @@ incoming_clear(Incoming *in)
   g_free(in->nbd_socket);
   g_clear_pointer(&in->exports, json_array_unref);
   g_ptr_array_unref(in->made);
+  g_clear_pointer(&in->link, dr_image_link_free);
+  json_array_unref(in->later);
 }
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Incoming, incoming_clear)
 
@@ -275,6 +282,24 @@ arrive(Incoming *in, GError **error)
   return !lost;
 }
 
+/* What has stayed on the other host is fetched, also for a guest that has ended: its disks are in two halves. */
+static gboolean
+fetch(Incoming *in, gboolean arrived, GError **error)
+{
+  g_autoptr(GError) local = NULL;
+
+  if (json_array_get_length(in->later) == 0)
+    return arrived;
+  withdraw(in); /* what became of the guest is on disk; the rest is asked of the fetch */
+  if (!dr_job_enter(in->job, DR_STAGE_FETCH, dr_json("{'arrived': <%b>}", arrived), &local))
+    g_warning("VM '%s': %s", dr_vm_name(in->u.vm), local->message); /* a recovery comes here once more */
+  g_clear_error(&local);
+  if (dr_disk_fetch_run(in->job, in->move, dr_json_str(dr_job_request(in->job), "peer", NULL), in->later,
+                        arrived ? error : &local))
+    return arrived;
+  return FALSE;
+}
+
 /* It ended here, with the guest. */
 static gboolean
 lose(Incoming *in, GError **error)
@@ -297,10 +322,10 @@ end(Incoming *in, GError *cause, GError **error)
   g_autoptr(GError) local = NULL;
 
   if (in->state == INCOMING_ARRIVED)
-    return arrive(in, error);
+    return fetch(in, arrive(in, error), error);
   if (in->state == INCOMING_LOST) {
     g_clear_error(&cause);
-    return lose(in, error);
+    return fetch(in, lose(in, error), error);
   }
   if (in->state != INCOMING_DISCARDED && !dr_incoming_discard(in, &local))
     g_warning("VM '%s': %s", dr_vm_name(in->u.vm), local->message);
@@ -345,7 +370,7 @@ choose_images(Incoming *in, JsonArray *disks, GPtrArray *files, GError **error)
 
     if (lstat(path, &st) < 0)
       g_ptr_array_add(in->made, g_strdup(path));
-    else if (!dr_json_bool(disk_of(disks, path), "overwrite", FALSE))
+    else if (!disk_of(disks, path) || !dr_json_bool(disk_of(disks, path), "overwrite", FALSE))
       return dr_error_set(error, DR_ERROR_EXISTS, "this host has a file '%s' already", path);
   }
   return TRUE;
@@ -363,6 +388,31 @@ reserve_images(Incoming *in, GError **error)
   return TRUE;
 }
 
+static char *
+link_prefix(Incoming *in, GError **error)
+{
+  g_autofree char *run_dir = dr_host_run_dir(in->u.host, dr_vm_name(in->u.vm), error);
+
+  return run_dir ? g_strconcat(run_dir, "/image", NULL) : NULL;
+}
+
+/* For images that are fetched later: from now on their overlays can be opened. */
+static gboolean
+open_link(Incoming *in, GError **error)
+{
+  g_autofree char *prefix = link_prefix(in, error);
+  g_autoptr(GStrvBuilder) names = g_strv_builder_new();
+  g_auto(GStrv) all = NULL;
+
+  for (guint i = 0; i < json_array_get_length(in->later); i++)
+    g_strv_builder_add(names, dr_json_str(json_array_get_object_element(in->later, i), "name", ""));
+  all = g_strv_builder_end(names);
+  if (prefix && *all)
+    in->link = dr_image_link_new(in->move, dr_json_str(dr_job_request(in->job), "peer", NULL), prefix,
+                                 (const char *const *)all, error);
+  return prefix && (in->link || !*all);
+}
+
 /* They stand in the journal before they are made. */
 static gboolean
 make_images(Incoming *in, GError **error)
@@ -370,11 +420,12 @@ make_images(Incoming *in, GError **error)
   JsonArray *disks = dr_json_arr(in->spec, "disks"), *made;
   g_autoptr(GPtrArray) files = dr_arrival_storage_files(disks);
   g_autoptr(GHashTable) secrets = dr_move_spec_secrets(in->u.pre->truth);
+  g_autofree char *link = link_prefix(in, error);
   JsonObject *note;
 
   if (files->len == 0)
     return TRUE;
-  if (!choose_images(in, disks, files, error))
+  if (!link || !choose_images(in, disks, files, error))
     return FALSE;
   note = json_object_new();
   made = json_array_new();
@@ -382,7 +433,7 @@ make_images(Incoming *in, GError **error)
     json_array_add_string_element(made, in->made->pdata[i]);
   json_object_set_array_member(note, "made", made);
   return dr_job_enter(in->job, STAGE_STORAGE, note, error) && reserve_images(in, error) &&
-         dr_arrival_storage_make(disks, secrets, error);
+         dr_arrival_storage_make(disks, secrets, link, error) && open_link(in, error);
 }
 
 static gboolean
@@ -405,7 +456,8 @@ prepare(Incoming *in, GError **error)
   if (dr_findings_block(in->u.pre->findings))
     return dr_findings_to_error(in->u.pre->findings, doing, error);
   in->u.plan.forwards = json_array_ref(dr_json_arr(in->spec, "forwards"));
-  return make_images(in, error) && dr_vm_save(in->u.vm, error);
+  return make_images(in, error) && dr_arrival_overlay_argv(in->u.pre->truth, in->later, record->cwd, error) &&
+         dr_vm_save(in->u.vm, error);
 }
 
 gboolean
@@ -508,13 +560,29 @@ load_images(Incoming *in, JsonArray *journal)
   }
 }
 
+/* Its guest has arrived, or has ended; it is this host's, and may have gone on to end since. */
+static gboolean
+fetch_again(Incoming *in, JsonArray *journal, GError **error)
+{
+  JsonObject *last = json_array_get_object_element(journal, json_array_get_length(journal) - 1);
+  gboolean arrived = dr_json_bool(last, "note.arrived", TRUE);
+
+  dr_vm_give(in->u.vm, NULL);
+  dr_vm_attach(in->u.vm);
+  dr_job_remove_at_end(in->job, in->u.plan.mark_path);
+  if (!arrived)
+    dr_error_set(error, DR_ERROR_ATTENTION, "the guest of VM '%s' has ended on this host while it was coming",
+                 dr_vm_name(in->u.vm));
+  return fetch(in, arrived, error);
+}
+
 gboolean
 dr_incoming_recover(DrJob *job, GError **error)
 {
   g_auto(Incoming) in = { 0 };
   const char *stage = "queued";
   g_autoptr(JsonArray) journal = NULL;
-  g_autoptr(GError) cause = NULL;
+  g_autoptr(GError) cause = NULL, local = NULL;
   gboolean started;
 
   incoming_init(&in, job);
@@ -525,6 +593,10 @@ dr_incoming_recover(DrJob *job, GError **error)
     load_images(&in, journal);
   dr_job_step(job, stage);
   dr_job_hold(job, DR_STEP_RECOVER);
+  if (started && !open_link(&in, &local))
+    g_warning("VM '%s': %s", dr_vm_name(in.u.vm), local->message); /* its guest waits for its disks */
+  if (g_str_equal(stage, DR_STAGE_FETCH))
+    return fetch_again(&in, journal, error);
   take_up(&in, started, &cause);
   return end(&in, g_steal_pointer(&cause), error);
 }

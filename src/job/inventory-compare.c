@@ -249,14 +249,20 @@ protocol_of(const DrNode *node)
   return file ? file : node;
 }
 
+static const DrNode *
+below(const DrNode *node)
+{
+  return node->alone ? NULL : dr_node_child(node, "backing");
+}
+
 /* The same formats on the same files, all the way down. */
 static gboolean
 same_chain(const DrNode *a, const DrNode *b)
 {
-  for (; a && b; a = a->alone ? NULL : dr_node_child(a, "backing"), b = dr_node_child(b, "backing")) {
+  for (; a && b; a = below(a), b = below(b)) {
     const DrNode *file_a = protocol_of(a), *file_b = protocol_of(b);
 
-    if (!g_str_equal(a->driver, b->driver))
+    if (!g_str_equal(a->driver, b->driver) && !b->alone) /* an overlay is qcow2, whatever it stands for */
       return FALSE;
     if (!g_str_equal(file_a->file, file_b->file) &&
         !(dr_node_is_plain_file(file_a) && dr_node_is_plain_file(file_b) &&

@@ -33,6 +33,9 @@ typedef struct {
   JsonObject *storage_note;      /* nullable: of an earlier droverd's journal */
   gboolean link_is_away;         /* while disks are copied */
   gint64 storage_us;             /* that took */
+  struct DrImageServer *server;  /* nullable: of what is copied after the guest */
+  JsonArray *lent;               /* nullable: what that is; also of an earlier droverd's journal */
+  gint64 fetched;                /* bytes of it */
   DrStreams *streams;
   gboolean narrowed; /* the streams: the end is near */
   gboolean handed;   /* the first stream is QEMU's own socket: there is nothing to carry */

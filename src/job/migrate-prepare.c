@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "job/migrate-internal.h"
+#include "job/migrate-lend.h"
 #include "job/migrate-storage.h"
 #include "job/migration.h"
 #include "job/move-spec.h"
@@ -196,8 +197,8 @@ describe(Migrate *m, GError **error)
   g_autoptr(JsonArray) forwards = forwards_of(m);
 
   if (m->options.copy_storage) {
-    m->storage = dr_move_storage_new(m->source, dr_vm_record(m->vm)->cwd, m->options.copy_storage_inc,
-                                     m->pre->findings, error);
+    m->storage =
+        dr_move_storage_new(m->source, dr_vm_record(m->vm)->cwd, &m->options, m->pre->findings, error);
     if (!m->storage)
       return FALSE;
   }
@@ -251,8 +252,10 @@ compare(Migrate *m, GError **error)
   if (!theirs)
     return FALSE;
   dr_migrate_map_back(m, theirs);
-  if (m->storage)
+  if (m->storage) {
     dr_move_storage_stand_alone(m->storage, m->pre->inventory, TRUE);
+    dr_move_storage_see_through(m->storage, m, theirs);
+  }
   dr_inventory_compare(m->pre->inventory, theirs, findings);
   if (m->storage)
     dr_move_storage_stand_alone(m->storage, m->pre->inventory, FALSE);
@@ -271,7 +274,7 @@ capabilities(Migrate *m)
 
   if (!m->options.no_postcopy)
     g_strv_builder_add(builder, "postcopy-ram");
-  if (m->storage && !dr_move_storage_is_empty(m->storage))
+  if (dr_move_storage_goes_before(m->storage))
     g_strv_builder_add(builder, "pause-before-switchover");
   if (m->options.preempt)
     g_strv_builder_add(builder, "postcopy-preempt");
@@ -362,6 +365,8 @@ start(Migrate *m, GError **error)
   g_autoptr(JsonObject) begun = NULL, ready = NULL;
 
   put_tokens(m);
+  if (!dr_migrate_lend_begin(m, error))
+    return FALSE;
   begun = dr_migrate_ask(m, "move.start", arrival_request(m), ASK_MS, error);
   ready = begun ? dr_migrate_ask(m, "move.ready", NULL, START_MS, error) : NULL;
   g_clear_pointer(&m->tokens, dr_move_tokens_free);
@@ -382,7 +387,8 @@ dr_migrate_prepare(Migrate *m, GError **error)
   dr_job_set_findings(m->job, m->pre->findings);
   if (dr_findings_block(m->pre->findings))
     return dr_findings_to_error(m->pre->findings, doing, error);
-  return dr_job_enter(m->job, DR_STAGE_START, dr_json("{'move': <%s>}", m->move), error) && start(m, error) &&
+  return dr_job_enter(m->job, DR_STAGE_START, dr_migrate_lend_note(m), error) && start(m, error) &&
          dr_job_enter(m->job, DR_STAGE_VERIFY, NULL, error) && compare(m, error) &&
-         (!m->storage || dr_move_storage_is_empty(m->storage) || dr_move_storage_copy(m, error));
+         dr_migrate_lend_verify(m, error) &&
+         (!dr_move_storage_goes_before(m->storage) || dr_move_storage_copy(m, error));
 }

@@ -13,6 +13,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "job/migrate-internal.h"
+#include "job/migrate-lend.h"
 #include "job/migrate-storage.h"
 #include "job/migration.h"
 #include "job/upgrade-internal.h"
@@ -164,6 +165,7 @@ nowhere(Migrate *m, GError **ret_reason, const char *why)
 static MigrateWhere
 back_here(Migrate *m, GError **ret_reason)
 {
+  dr_migrate_lend_end(m);
   if (!connect_source(m) || source_ended(m))
     return source_ended(m) ? nowhere(m, ret_reason, "its QEMU ended before the other host had it")
                            : MIGRATE_HERE;
@@ -209,6 +211,8 @@ ask_until_known(Migrate *m, GError **ret_reason)
   for (;;) {
     g_autoptr(GError) error = NULL;
     g_autoptr(JsonObject) reply = dr_migrate_ask(m, "move.accept", NULL, ASK_MS, &error);
+
+    dr_migrate_lend_tend(m); /* it may run there already */
     const char *state = reply ? dr_json_str(reply, "state", "") : "";
 
     if (g_str_equal(state, "arrived")) {

@@ -4,6 +4,7 @@
 #include "argv/argv.h"
 #include "base/error.h"
 #include "job/block-job.h"
+#include "job/disk-fetch.h"
 #include "job/disk-image.h"
 #include "job/upgrade-internal.h"
 
@@ -40,6 +41,7 @@ typedef struct {
 struct DrMoveStorage {
   GPtrArray *images;
   gboolean inc;
+  gboolean later; /* after the guest: migrate-lend.c */
   DrStreams *streams;
 };
 
@@ -117,7 +119,7 @@ can_stand_alone(const DrDisk *disk)
 }
 
 static void
-check(const DrDisk *disk, const Image *image, gboolean inc, DrFindings *findings)
+check(const DrDisk *disk, const Image *image, gboolean inc, gboolean later, DrFindings *findings)
 {
   if (!g_path_is_absolute(image->path))
     dr_findings_add(findings, DR_FINDING_BLOCKER, "storage-source",
@@ -138,6 +140,11 @@ check(const DrDisk *disk, const Image *image, gboolean inc, DrFindings *findings
         findings, DR_FINDING_BLOCKER, "storage-chain",
         "copy its top image only (--copy-storage-inc), or make it stand alone first: drover disk pull",
         "disk '%s' stands on backing images that have block nodes of their own", image->disk);
+  else if (later && g_str_equal(image->format, "luks"))
+    dr_findings_add(findings, DR_FINDING_BLOCKER, "storage-source",
+                    "copy it before the guest (--copy-storage-all), or convert it first: drover disk copy "
+                    "--format qcow2",
+                    "disk '%s' is of the format luks, which cannot be copied after the guest", image->disk);
 }
 
 static gboolean
@@ -150,8 +157,10 @@ has_path(const DrMoveStorage *storage, const char *path)
 }
 
 DrMoveStorage *
-dr_move_storage_new(DrQmp *source, const char *cwd, gboolean inc, DrFindings *findings, GError **error)
+dr_move_storage_new(DrQmp *source, const char *cwd, const DrMigrateOptions *options, DrFindings *findings,
+                    GError **error)
 {
+  gboolean inc = options->copy_storage_inc;
   g_autoptr(DrDisks) disks = dr_disks_read(source, cwd, error);
   DrMoveStorage *storage;
 
@@ -159,6 +168,7 @@ dr_move_storage_new(DrQmp *source, const char *cwd, gboolean inc, DrFindings *fi
     return NULL;
   storage = g_new0(DrMoveStorage, 1);
   storage->inc = inc;
+  storage->later = options->storage_postcopy;
   storage->images = g_ptr_array_new_with_free_func(image_free);
   for (guint i = 0; i < dr_disks_count(disks); i++) {
     const DrDisk *disk = dr_disks_get(disks, i);
@@ -171,7 +181,7 @@ dr_move_storage_new(DrQmp *source, const char *cwd, gboolean inc, DrFindings *fi
       continue;
     }
     g_ptr_array_add(storage->images, image);
-    check(disk, image, inc, findings);
+    check(disk, image, inc, storage->later, findings);
   }
   return storage;
 }
@@ -190,7 +200,7 @@ image_of(const DrMoveStorage *storage, const Migrate *m, const char *path)
 }
 
 static void
-mark_copy(const Image *image, const Migrate *m, JsonObject *entry)
+mark_copy(const Image *image, gboolean later, const Migrate *m, JsonObject *entry)
 {
   json_object_set_string_member(entry, "role", image->copied ? "copy" : image->read_only ? "base" : "shared");
   json_object_set_string_member(entry, "format", image->format);
@@ -204,6 +214,10 @@ mark_copy(const Image *image, const Migrate *m, JsonObject *entry)
     json_object_set_string_member(entry, "backing", there);
     json_object_set_string_member(entry, "backing_format", image->backing_format);
   }
+  if (!later || !image->copied)
+    return;
+  json_object_set_string_member(entry, "later", image->export_name);
+  json_object_set_int_member(entry, "mib", m->options.bandwidth);
 }
 
 static gboolean
@@ -232,7 +246,7 @@ dr_move_storage_mark(const DrMoveStorage *storage, const Migrate *m, gboolean ov
     const Image *image = image_of(storage, m, path);
 
     if (image) {
-      mark_copy(image, m, entry);
+      mark_copy(image, storage->later, m, entry);
       json_object_set_boolean_member(entry, "overwrite", overwrite && !image->read_only);
     } else if (is_below_a_copied_one(storage, m, path)) {
       if (storage->inc)
@@ -245,7 +259,7 @@ dr_move_storage_mark(const DrMoveStorage *storage, const Migrate *m, gboolean ov
 
 /* An image that is only read, and is there already, is taken as it is: an ISO, firmware. */
 static void
-heed_one(Image *image, JsonObject *entry, gboolean overwrite, DrFindings *findings)
+heed_one(Image *image, JsonObject *entry, gboolean later, gboolean overwrite, DrFindings *findings)
 {
   const char *path = dr_json_str(entry, "path", "");
   gboolean shared = dr_json_bool(entry, "shared", FALSE), exists = dr_json_bool(entry, "exists", FALSE);
@@ -265,10 +279,15 @@ heed_one(Image *image, JsonObject *entry, gboolean overwrite, DrFindings *findin
                     "another name there "
                     "(--map disk=PATH:PATH)",
                     "the other host has another file '%s'", path);
+  else if (later && image->read_only)
+    dr_findings_add(findings, DR_FINDING_BLOCKER, "storage-source",
+                    "copy it there first, or copy all disks before the guest (--copy-storage-all)",
+                    "disk '%s' ('%s') is only read: after the guest nothing could be written to it",
+                    image->disk, path);
   else
     dr_findings_add(findings, DR_FINDING_NOTE, "storage-copied", NULL,
-                    "disk '%s' ('%s', %" G_GINT64_FORMAT " MiB) is copied to the other host", image->disk,
-                    path, image->bytes >> 20);
+                    "disk '%s' ('%s', %" G_GINT64_FORMAT " MiB) is copied to the other host%s", image->disk,
+                    path, image->bytes >> 20, later ? ", after the guest" : "");
 }
 
 void
@@ -280,7 +299,7 @@ dr_move_storage_heed(DrMoveStorage *storage, const Migrate *m, JsonArray *report
     Image *image = image_of(storage, m, dr_json_str(entry, "path", ""));
 
     if (image)
-      heed_one(image, entry, overwrite, findings);
+      heed_one(image, entry, storage->later, overwrite, findings);
   }
   for (guint i = 0; i < storage->images->len; i++) {
     const Image *image = storage->images->pdata[i];
@@ -301,14 +320,55 @@ dr_move_storage_is_empty(const DrMoveStorage *storage)
 }
 
 void
-dr_move_storage_stand_alone(const DrMoveStorage *storage, DrInventory *ours, gboolean alone)
+dr_move_storage_stand_alone(const DrMoveStorage *storage, DrInventory *inventory, gboolean alone)
 {
   for (guint i = 0; i < storage->images->len && !storage->inc; i++) {
     const Image *image = storage->images->pdata[i];
 
     if (image->copied)
-      dr_inventory_stand_alone(ours, image->path, alone);
+      dr_inventory_stand_alone(inventory, image->path, alone);
   }
+}
+
+void
+dr_move_storage_see_through(const DrMoveStorage *storage, const Migrate *m, DrInventory *theirs)
+{
+  for (guint i = 0; storage->later && i < storage->images->len; i++) {
+    const Image *image = storage->images->pdata[i];
+    g_autofree char *there = dr_migrate_there(m, image->path);
+    g_autofree char *overlay = dr_disk_fetch_overlay(there, image->format);
+
+    if (!image->copied)
+      continue;
+    dr_inventory_rename_file(theirs, overlay, image->path);
+    dr_inventory_stand_alone(theirs, image->path, TRUE);
+  }
+}
+
+JsonArray *
+dr_move_storage_lent(const DrMoveStorage *storage)
+{
+  JsonArray *images = json_array_new();
+
+  for (guint i = 0; storage->later && i < storage->images->len; i++) {
+    const Image *image = storage->images->pdata[i];
+    JsonObject *one;
+
+    if (!image->copied)
+      continue;
+    one = dr_json("{'name': <%s>, 'path': <%s>, 'format': <%s>}", image->export_name, image->path,
+                  image->format);
+    if (image->secret)
+      json_object_set_string_member(one, "secret", image->secret);
+    json_array_add_object_element(images, one);
+  }
+  return images;
+}
+
+gboolean
+dr_move_storage_goes_before(const DrMoveStorage *storage)
+{
+  return storage && !storage->later && !dr_move_storage_is_empty(storage);
 }
 
 gint64
@@ -594,7 +654,7 @@ names_to_drop(const DrMoveStorage *storage, JsonObject *said)
   GPtrArray *names = g_ptr_array_new_with_free_func(g_free);
   JsonArray *images = said ? dr_json_arr(said, "storage") : NULL;
 
-  for (guint i = 0; storage && i < storage->images->len; i++) {
+  for (guint i = 0; storage && !storage->later && i < storage->images->len; i++) {
     const Image *image = storage->images->pdata[i];
 
     if (!image->copied)

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
-/* A move's disks that the other host does not have: what of them goes, and its way there before the guest (pre-copy): the other
+/* A move's disks that the other host does not have: what of them goes, and its way there before the guest (pre-copy; after it:
+ * migrate-lend.h): the other
  * host makes the images and exports them by NBD, each is mirrored there (blockdev-mirror) through the port of the peers, and the mirrors
  * end when the guest has stopped. The source keeps its own images, and goes on with them if anything fails. */
 #pragma once
@@ -9,9 +10,9 @@
 typedef struct DrMoveStorage DrMoveStorage;
 
 /* What there is to copy, if the other host does not share it: the top images of all disks with a medium. Blockers into `findings`.
- * `inc`: each stands on backing images that the other host has; else all of a disk goes into one image. */
-DrMoveStorage *dr_move_storage_new(DrQmp *source, const char *cwd, gboolean inc, DrFindings *findings,
-                                   GError **error);
+ * With copy_storage_inc each stands on backing images that the other host has; else all of a disk goes into one image. */
+DrMoveStorage *dr_move_storage_new(DrQmp *source, const char *cwd, const DrMigrateOptions *options,
+                                   DrFindings *findings, GError **error);
 void dr_move_storage_free(DrMoveStorage *storage);
 
 /* Into the spec's list of disks: which of them are asked for ("candidate") or, once dr_move_storage_heed() was called, made. */
@@ -22,7 +23,13 @@ void dr_move_storage_heed(DrMoveStorage *storage, const Migrate *m, JsonArray *r
                           DrFindings *findings);
 gboolean dr_move_storage_is_empty(const DrMoveStorage *storage);
 /* While the two machines are compared: the images that are copied stand alone over there. */
-void dr_move_storage_stand_alone(const DrMoveStorage *storage, DrInventory *ours, gboolean alone);
+void dr_move_storage_stand_alone(const DrMoveStorage *storage, DrInventory *inventory, gboolean alone);
+/* The same of theirs, where what is copied later stands on overlays. */
+void dr_move_storage_see_through(const DrMoveStorage *storage, const Migrate *m, DrInventory *theirs);
+/* Whether there is something to copy before the guest. `storage`: nullable. */
+gboolean dr_move_storage_goes_before(const DrMoveStorage *storage);
+/* What is copied after it: [{"name","path","format","secret"?}], the paths of here. (transfer full) */
+JsonArray *dr_move_storage_lent(const DrMoveStorage *storage);
 
 /* From the exports to the mirrors' being in step; the guest runs. FALSE: dr_move_storage_drop(). */
 gboolean dr_move_storage_copy(Migrate *m, GError **error);

@@ -2,6 +2,7 @@
 /* The state's way to the other host: pre-copy with the policy's eye on it, the switchover, post-copy with its recoveries. */
 #include "base/error.h"
 #include "job/migrate-internal.h"
+#include "job/migrate-lend.h"
 #include "job/migrate-storage.h"
 #include "job/migration.h"
 #include "job/upgrade-internal.h"
@@ -331,7 +332,7 @@ switch_over(Migrate *m, GError **error)
     return FALSE;
   if (g_getenv("DROVER_HOLD_AT"))
     dr_job_step(m->job, DR_STEP_SWITCHOVER);
-  if (!dr_migrate_decide(m, error))
+  if (!dr_migrate_lend(m, error) || !dr_migrate_decide(m, error))
     return FALSE;
   reply = dr_migrate_ask(m, "move.accept", NULL, ACCEPT_MS, error);
   if (!reply)
@@ -396,8 +397,11 @@ static gboolean
 let_run(Migrate *m, GError **error)
 {
   g_autoptr(JsonObject) reply = NULL;
+  g_autoptr(GError) later = NULL;
   const char *state;
 
+  if (!dr_migrate_lend(m, &later)) /* it is tried again; there is no way back */
+    g_warning("VM '%s': %s", dr_vm_name(m->vm), later->message);
   if (!dr_migrate_decide(m, error))
     return FALSE;
   reply = dr_migrate_ask(m, "move.accept", NULL, ACCEPT_MS, error);
@@ -574,6 +578,7 @@ dr_migrate_finish_postcopy(Migrate *m, GError **error)
     g_autoptr(GError) lost = NULL;
     gboolean sent = source_is_closed(m) || carry_on(m);
 
+    dr_migrate_lend_tend(m);
     if (!source_is_closed(m))
       hear_user(m, NULL);
     if (!sent && source_ended(m, error))

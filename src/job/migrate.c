@@ -3,6 +3,8 @@
 #include "job/migrate.h"
 #include "base/error.h"
 #include "job/migrate-internal.h"
+#include "job/image-server.h"
+#include "job/migrate-lend.h"
 #include "job/migrate-storage.h"
 #include "job/move-spec.h"
 #include "job/upgrade-internal.h"
@@ -72,6 +74,8 @@ check_pairs(const DrMigrateOptions *o, GError **error)
 gboolean
 dr_migrate_read_options(JsonObject *request, DrMigrateOptions *o, GError **error)
 {
+  int ways;
+
   *o = (DrMigrateOptions){
     .postcopy = dr_json_bool(request, "postcopy", FALSE),
     .after_precopy = dr_json_bool(request, "postcopy_after_precopy", FALSE),
@@ -87,12 +91,15 @@ dr_migrate_read_options(JsonObject *request, DrMigrateOptions *o, GError **error
     .postcopy_bandwidth = dr_json_int(request, "postcopy_bandwidth", 0),
     .downtime_ms = dr_json_int(request, "downtime", 0),
     .copy_storage_inc = dr_json_bool(request, "copy_storage_inc", FALSE),
-    .copy_storage =
-        dr_json_bool(request, "copy_storage_all", FALSE) || dr_json_bool(request, "copy_storage_inc", FALSE),
+    .storage_postcopy = dr_json_bool(request, "copy_storage_postcopy", FALSE),
     .overwrite_storage = dr_json_bool(request, "overwrite_storage", FALSE),
   };
-  if (dr_json_bool(request, "copy_storage_all", FALSE) && o->copy_storage_inc)
-    return dr_error_set(error, DR_ERROR_INVALID, "copy all of the disks, or their top images, not both");
+  ways = dr_json_bool(request, "copy_storage_all", FALSE) + o->copy_storage_inc + o->storage_postcopy;
+  o->copy_storage = ways > 0;
+  if (ways > 1)
+    return dr_error_set(
+        error, DR_ERROR_INVALID,
+        "copy all of the disks before the guest, or after it, or only their top images: not two of these");
   return read_transport(request, &o->transport, error) && check_pairs(o, error);
 }
 
@@ -124,6 +131,8 @@ migrate_clear(Migrate *m)
   g_clear_pointer(&m->streams, dr_streams_free);
   g_clear_pointer(&m->storage, dr_move_storage_free);
   g_clear_pointer(&m->storage_note, json_object_unref);
+  g_clear_pointer(&m->server, dr_image_server_free);
+  g_clear_pointer(&m->lent, json_array_unref);
   g_clear_pointer(&m->peer, dr_peer_free);
   g_clear_pointer(&m->tokens, dr_move_tokens_free);
   g_clear_pointer(&m->source, dr_qmp_free);
@@ -182,7 +191,7 @@ result(Migrate *m)
   json_object_set_boolean_member(object, "postcopy", m->postcopy_begun);
   json_object_set_int_member(object, "recoveries", m->recoveries);
   if (m->storage) {
-    json_object_set_int_member(object, "storage_bytes", dr_move_storage_bytes(m->storage));
+    json_object_set_int_member(object, "storage_bytes", dr_move_storage_bytes(m->storage) + m->fetched);
     json_object_set_double_member(object, "storage_ms", (double)m->storage_us / 1000.0);
   }
   json_object_set_string_member(object, "transport", dr_move_transport_name(m->options.transport));
@@ -209,6 +218,8 @@ leave(Migrate *m)
     g_warning("VM '%s': %s", dr_vm_name(m->vm), error->message);
   dr_vm_give(m->vm, NULL);
   dr_vm_check(m->vm);
+  dr_migrate_lend_serve(m);
+  dr_job_set_result(m->job, result(m));
   dr_upgrade_note(m->vm, text, TRUE);
   dr_job_remove_at_end(m->job, m->mark_path);
 }
@@ -247,6 +258,8 @@ settle(Migrate *m, GError *cause, GError **error)
     leave(m);
     return TRUE;
   }
+  if (where == MIGRATE_NOWHERE && dr_migrate_is_decided(m))
+    dr_migrate_lend_serve(m); /* what it wrote there stands on the images of here */
   stay(m, where, reason);
   if (reason) {
     g_error_free(cause);
@@ -411,6 +424,8 @@ load(Migrate *m, const char **ret_stage, GError **error)
       g_clear_pointer(&m->storage_note, json_object_unref);
       m->storage_note = json_object_ref(note);
     }
+    if (note)
+      dr_migrate_lend_load(m, note);
     if (move) {
       g_free(m->move);
       m->move = g_strdup(move);

@@ -28,6 +28,7 @@ typedef struct {
   DrMoveTransport transport;
   gboolean copy_storage,
       copy_storage_inc;       /* disks that the other host does not have: all of each, or its top image */
+  gboolean storage_postcopy;  /* with copy_storage: all of each, after the guest */
   gboolean overwrite_storage; /* also over a file that is there */
 } DrMigrateOptions;
 

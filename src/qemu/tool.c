@@ -17,16 +17,17 @@
 #define STDERR_MAX 65536
 #define END_MS 5000
 
-typedef struct {
+struct DrTool {
   const char *name;
   pid_t pid;
   int fds[2]; /* what it writes to stdout and stderr; -1: closed */
   GString *texts[2];
   gsize max[2];
-} Tool;
+  int pidfd; /* of dr_tool_start(); -1 */
+};
 
 static gboolean
-start(Tool *tool, const char *path, const char *const *argv, GError **error)
+start(DrTool *tool, const char *path, const char *const *argv, GError **error)
 {
   dr_autofd int null_fd = open("/dev/null", O_RDONLY | O_CLOEXEC);
   dr_autofd int out = -1, err = -1;
@@ -53,7 +54,7 @@ start(Tool *tool, const char *path, const char *const *argv, GError **error)
 
 /* What is there of one of the two. */
 static gboolean
-take(Tool *tool, guint i, GError **error)
+take(DrTool *tool, guint i, GError **error)
 {
   char buffer[16384];
   gssize n = read(tool->fds[i], buffer, sizeof buffer);
@@ -72,13 +73,13 @@ take(Tool *tool, guint i, GError **error)
 }
 
 static gboolean
-too_late(const Tool *tool, GError **error)
+too_late(const DrTool *tool, GError **error)
 {
   return dr_error_set(error, DR_ERROR_TIMEOUT, "%s did not end in time", tool->name);
 }
 
 static gboolean
-read_all(Tool *tool, DrDeadline deadline, GError **error)
+read_all(DrTool *tool, DrDeadline deadline, GError **error)
 {
   while (tool->fds[0] >= 0 || tool->fds[1] >= 0) {
     struct pollfd fds[] = { { .fd = tool->fds[0], .events = POLLIN },
@@ -107,7 +108,7 @@ last_line(const GString *text)
 }
 
 static gboolean
-ended_well(Tool *tool, DrDeadline deadline, GError **error)
+ended_well(DrTool *tool, DrDeadline deadline, GError **error)
 {
   dr_autofd int pidfd = pidfd_open(tool->pid, 0);
   struct pollfd end = { .fd = pidfd, .events = POLLIN };
@@ -128,7 +129,7 @@ ended_well(Tool *tool, DrDeadline deadline, GError **error)
 
 /* One that does not end even so waits for a disk that hangs, and is left to the kernel. */
 static void
-end(Tool *tool)
+end(DrTool *tool)
 {
   dr_autofd int pidfd = pidfd_open(tool->pid, 0);
   struct pollfd ended = { .fd = pidfd, .events = POLLIN };
@@ -140,10 +141,11 @@ end(Tool *tool)
 }
 
 static void
-clear(Tool *tool)
+clear(DrTool *tool)
 {
   if (tool->pid > 0)
     end(tool);
+  dr_fd_cleanup(&tool->pidfd);
   for (guint i = 0; i < 2; i++) {
     dr_fd_cleanup(&tool->fds[i]);
     g_string_free(tool->texts[i], TRUE);
@@ -155,10 +157,11 @@ dr_tool_run(const char *const *argv, gsize max, int timeout_ms, GError **error)
 {
   DrDeadline deadline = dr_deadline_in(timeout_ms);
   g_autofree char *path = dr_find_program(argv[0], g_getenv("PATH"), "/", error);
-  Tool tool = { .name = argv[0],
-                .fds = { -1, -1 },
-                .texts = { g_string_new(NULL), g_string_new(NULL) },
-                .max = { max, STDERR_MAX } };
+  DrTool tool = { .name = argv[0],
+                  .fds = { -1, -1 },
+                  .texts = { g_string_new(NULL), g_string_new(NULL) },
+                  .max = { max, STDERR_MAX },
+                  .pidfd = -1 };
   char *said = NULL;
 
   if (path && start(&tool, path, argv, error) && read_all(&tool, deadline, error) &&
@@ -166,4 +169,47 @@ dr_tool_run(const char *const *argv, gsize max, int timeout_ms, GError **error)
     said = g_strndup(tool.texts[0]->str, tool.texts[0]->len);
   clear(&tool);
   return said;
+}
+
+DrTool *
+dr_tool_start(const char *const *argv, GError **error)
+{
+  g_autofree char *path = dr_find_program(argv[0], g_getenv("PATH"), "/", error);
+  g_autoptr(DrTool) tool = g_new0(DrTool, 1);
+
+  *tool = (DrTool){ .name = g_intern_string(argv[0]),
+                    .fds = { -1, -1 },
+                    .texts = { g_string_new(NULL), g_string_new(NULL) },
+                    .max = { STDERR_MAX, STDERR_MAX },
+                    .pidfd = -1 };
+  if (!path || !start(tool, path, argv, error))
+    return NULL;
+  tool->pidfd = pidfd_open(tool->pid, 0);
+  if (tool->pidfd >= 0)
+    return g_steal_pointer(&tool);
+  dr_error_set_errno(error, errno, "cannot watch '%s'", path);
+  return NULL;
+}
+
+int
+dr_tool_fd(const DrTool *tool)
+{
+  return tool->pidfd;
+}
+
+gboolean
+dr_tool_end(DrTool *tool, GError **error)
+{
+  DrDeadline deadline = dr_deadline_in(END_MS);
+
+  return read_all(tool, deadline, error) && ended_well(tool, deadline, error);
+}
+
+void
+dr_tool_free(DrTool *tool)
+{
+  if (!tool)
+    return;
+  clear(tool);
+  g_free(tool);
 }

@@ -1,0 +1,543 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* Fetching the blocks of a guest that has come without them.
+ *
+ * While its QEMU lives, each overlay is made whole by a block-stream, which QEMU carries on without us. When the QEMU has ended, by its
+ * guest's own will or not, `qemu-img rebase` to no backing image does the same. Both leave an overlay that stands alone, as its
+ * header says, and both can be begun again at any time: what is there already is not fetched twice. */
+#include "job/disk-fetch.h"
+#include "base/error.h"
+#include "job/disk-job.h"
+#include "job/disk.h"
+#include "job/fetch-mirror.h"
+#include "job/move-spec.h"
+#include "qemu/tool.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <string.h>
+#include <unistd.h>
+
+#define KILL_MS 30000
+#define AGAIN_MS 2000 /* until what failed is tried again */
+
+typedef struct {
+  const char *name, *path, *overlay, *format, *secret; /* of the list */
+  gint64 mib;
+  char *job;
+  gboolean done;
+} Image;
+
+typedef struct {
+  DrDiskJob d;
+  const char *move, *peer;
+  Image *images;
+  guint n;
+  gboolean abandoned, told;
+  gint64 again_us;
+  gint64 done, total; /* under `lock` */
+} Fetch;
+
+static GMutex lock;
+static GHashTable *under_way; /* move -> Fetch, on its thread's stack; under `lock` */
+
+char *
+dr_disk_fetch_overlay(const char *path, const char *format)
+{
+  return g_str_equal(format, "qcow2") ? g_strdup(path) : g_strconcat(path, ".drover-overlay", NULL);
+}
+
+JsonArray *
+dr_disk_fetch_list(JsonArray *disks)
+{
+  JsonArray *list = json_array_new();
+
+  for (guint i = 0; disks && i < json_array_get_length(disks); i++) {
+    JsonObject *disk = json_array_get_object_element(disks, i), *one;
+    const char *name = dr_json_str(disk, "later", NULL), *secret = dr_json_str(disk, "secret", NULL);
+    g_autofree char *overlay = NULL;
+
+    if (!name || !g_str_equal(dr_json_str(disk, "role", ""), "copy"))
+      continue;
+    overlay = dr_disk_fetch_overlay(dr_json_str(disk, "path", ""), dr_json_str(disk, "format", ""));
+    one = dr_json("{'name': <%s>, 'path': <%s>, 'overlay': <%s>, 'format': <%s>, 'mib': <%x>}", name,
+                  dr_json_str(disk, "path", ""), overlay, dr_json_str(disk, "format", ""),
+                  dr_json_int(disk, "mib", 0));
+    if (secret)
+      json_object_set_string_member(one, "secret", secret);
+    json_array_add_object_element(list, one);
+  }
+  return list;
+}
+
+/* --- What the other host asks --- */
+
+static JsonObject *
+say(const char *state, gint64 done, gint64 total)
+{
+  return dr_json("{'state': <%s>, 'done': <%x>, 'total': <%x>}", state, done, total);
+}
+
+/* The row of its end stands behind that of the guest's own. */
+static char *
+row_of(const char *move)
+{
+  return g_strconcat(move, "/disks", NULL);
+}
+
+JsonObject *
+dr_disk_fetch_status(DrStore *store, const char *move, const char *peer)
+{
+  g_autofree char *row = row_of(move), *state = NULL;
+  JsonObject *reply = NULL;
+  gint64 nothing;
+  Fetch *f;
+
+  g_mutex_lock(&lock);
+  f = under_way ? g_hash_table_lookup(under_way, move) : NULL;
+  if (f && g_strcmp0(f->peer, peer) == 0)
+    reply = say("fetching", f->done, f->total);
+  g_mutex_unlock(&lock);
+  if (reply)
+    return reply;
+  if (!dr_store_get_move(store, row, &state, &nothing, NULL) || !state)
+    return say("unknown", 0, 0);
+  return say(state, nothing, nothing);
+}
+
+static void
+note_progress(Fetch *f)
+{
+  gint64 done = 0, total = 0;
+
+  for (guint i = 0; i < f->d.watches->len; i++) {
+    const DrBlockWatch *watch = f->d.watches->pdata[i];
+
+    done += watch->look.done;
+    total += watch->look.total;
+  }
+  g_mutex_lock(&lock);
+  f->done = MAX(f->done, done);
+  f->total = MAX(f->total, total);
+  g_mutex_unlock(&lock);
+}
+
+static void
+tell(Fetch *f, const char *why)
+{
+  g_autoptr(DrFindings) findings = dr_findings_new();
+
+  if (f->told)
+    return;
+  f->told = TRUE;
+  g_message("VM '%s': its disks are still on peer '%s': %s", dr_vm_name(f->d.vm), f->peer, why);
+  dr_findings_add(findings, DR_FINDING_WARNING, "disk-pull-waits",
+                  "see to it that the other host can be reached and its images be read, and that there is "
+                  "room here",
+                  "fetching the disks is tried again every %d s: %s", AGAIN_MS / 1000, why);
+  dr_job_set_findings(f->d.job, findings);
+}
+
+/* --- By its QEMU --- */
+
+/* A guest whose write found no room waits for somebody to say `cont`. */
+static gboolean
+waits_for_room(Fetch *f, DrQmp *qmp)
+{
+  g_autoptr(JsonObject) status = dr_qmp_call_object(qmp, "query-status", NULL, NULL);
+  g_autoptr(JsonArray) devices = NULL;
+
+  if (!status || !g_str_equal(dr_json_str(status, "status", ""), "io-error"))
+    return FALSE;
+  devices = dr_qmp_call_array(qmp, "query-block", NULL, NULL);
+  for (guint i = 0; devices && i < json_array_get_length(devices); i++) {
+    JsonObject *device = json_array_get_object_element(devices, i);
+
+    for (guint n = 0; n < f->n; n++)
+      if (g_str_equal(dr_json_str(device, "io-status", ""), "nospace") &&
+          dr_same_file(dr_json_str(device, "inserted.file", ""), f->images[n].overlay,
+                       dr_vm_record(f->d.vm)->cwd))
+        return TRUE;
+  }
+  return FALSE;
+}
+
+static gboolean
+try_again(DrDiskJob *d, DrQmp *qmp, GError **error)
+{
+  Fetch *f = d->data;
+  gint64 now = g_get_monotonic_time();
+
+  note_progress(f);
+  if (now < f->again_us)
+    return TRUE;
+  f->again_us = now + AGAIN_MS * 1000;
+  for (guint i = 0; i < d->watches->len; i++) {
+    const DrBlockWatch *watch = d->watches->pdata[i];
+    gboolean full = watch->look.state == DR_BLOCK_JOB_NO_SPACE;
+
+    if (watch->look.state != DR_BLOCK_JOB_STOPPED && !full)
+      continue;
+    tell(f, full ? "there is no room here any more" : "an I/O error stopped it");
+    dr_qmp_do(qmp, "block-job-resume", dr_json("{'device': <%s>}", watch->id), NULL);
+  }
+  if (waits_for_room(f, qmp)) {
+    tell(f, "the guest waits for room on this host");
+    dr_qmp_do(qmp, "cont", NULL, NULL);
+  }
+  return TRUE;
+}
+
+static gboolean
+asked(DrDiskJob *d, const char *method, JsonObject *params, JsonObject **ret_reply, GError **error)
+{
+  Fetch *f = d->data;
+
+  if (!g_str_equal(method, "abort"))
+    return FALSE;
+  if (dr_vm_check(d->vm)) {
+    dr_error_set(error, DR_ERROR_REFUSED,
+                 "the guest of VM '%s' runs, and the rest of its disks is on peer '%s'", dr_vm_name(d->vm),
+                 f->peer);
+    dr_error_remedy(error, "stop the VM first, if that host is lost for good");
+    return FALSE;
+  }
+  *ret_reply = json_object_new();
+  f->abandoned = TRUE;
+  return TRUE;
+}
+
+static gboolean
+start_stream(Fetch *f, const Image *image, const char *top, DrQmp *qmp, GError **error)
+{
+  return dr_qmp_do(qmp, "block-stream",
+                   dr_json("{'job-id': <%s>, 'device': <%s>, 'speed': <%x>, 'on-error': <'stop'>, "
+                           "'auto-finalize': <false>, 'auto-dismiss': <true>}",
+                           image->job, top, image->mib << 20),
+                   error);
+}
+
+static gboolean
+is_beside(const Image *image)
+{
+  return !g_str_equal(image->overlay, image->path);
+}
+
+static DrFetchMirror
+mirror_of(const Image *image)
+{
+  return (
+      DrFetchMirror){ .job = image->job, .path = image->path, .format = image->format, .mib = image->mib };
+}
+
+/* An overlay that is whole by itself has no backing image; another one's image has taken its place. */
+static gboolean
+is_whole(const Image *image, const DrDisk *disk)
+{
+  DrFetchMirror mirror = mirror_of(image);
+
+  return is_beside(image) ? dr_fetch_mirror_is_done(&mirror, disk) : !dr_node_backing(disk->top);
+}
+
+static gboolean
+begin(Fetch *f, const Image *image, const DrDisk *disk, DrQmp *qmp, GError **error)
+{
+  DrFetchMirror mirror = mirror_of(image);
+
+  return is_beside(image) ? dr_fetch_mirror_begin(&mirror, disk, qmp, error)
+                          : start_stream(f, image, dr_node_name(disk->top), qmp, error);
+}
+
+static gboolean
+close_one(Image *image, DrQmp *qmp, GError **error)
+{
+  DrFetchMirror mirror = mirror_of(image);
+
+  image->done = !is_beside(image) || dr_fetch_mirror_close(&mirror, image->overlay, qmp, error);
+  return image->done;
+}
+
+/* By what it stands on now. */
+static const DrDisk *
+find_disk(const Image *image, const DrDisks *disks, GError **error)
+{
+  const DrDisk *disk = dr_disks_find(disks, image->overlay, NULL);
+
+  return disk ? disk : dr_disks_find(disks, image->path, error);
+}
+
+/* What there is of it: under way already, to be begun, or done. */
+static gboolean
+begin_one(Fetch *f, Image *image, const DrDisks *disks, DrQmp *qmp, GError **error)
+{
+  const DrDisk *disk = find_disk(image, disks, error);
+  g_auto(DrBlockJobLook) look = { 0 };
+  g_autofree char *what = g_strdup_printf("fetching disk '%s'", disk ? disk->name : "?");
+  DrBlockWatch *watch;
+
+  if (!disk || !dr_block_job_look(qmp, image->job, &look, error))
+    return FALSE;
+  if (is_whole(image, disk))
+    return close_one(image, qmp, error);
+  if (look.state == DR_BLOCK_JOB_ENDED && /* a mirror that failed */
+      !dr_block_job_kill(qmp, image->job, dr_deadline_in(KILL_MS), error))
+    return FALSE;
+  if ((look.state == DR_BLOCK_JOB_GONE || look.state == DR_BLOCK_JOB_ENDED) &&
+      !begin(f, image, disk, qmp, error))
+    return FALSE;
+  watch = dr_disk_job_watch(&f->d, image->job, what);
+  watch->vanishes = !is_beside(image);
+  watch->flush_node = is_beside(image) ? NULL : g_strdup(dr_node_name(disk->top));
+  watch->flush_file = is_beside(image) ? NULL : g_strdup(image->path);
+  return TRUE;
+}
+
+static gboolean
+begin_all(Fetch *f, GError **error)
+{
+  DrQmp *qmp = dr_disk_job_take(&f->d, error);
+  g_autoptr(DrDisks) disks = qmp ? dr_disks_read(qmp, dr_vm_record(f->d.vm)->cwd, error) : NULL;
+  gboolean begun = disks != NULL;
+
+  g_ptr_array_set_size(f->d.watches, 0);
+  for (guint i = 0; begun && i < f->n; i++)
+    begun = f->images[i].done || begin_one(f, &f->images[i], disks, qmp, error);
+  if (qmp)
+    dr_disk_job_give(&f->d, qmp);
+  return begun;
+}
+
+/* Mirrors in step are told to take the overlays' places. */
+static gboolean
+complete_ready(Fetch *f, GError **error)
+{
+  DrQmp *qmp = dr_disk_job_take(&f->d, error);
+  gboolean done = qmp != NULL;
+
+  for (guint i = 0; done && i < f->d.watches->len; i++) {
+    const DrBlockWatch *watch = f->d.watches->pdata[i];
+
+    if (watch->look.state == DR_BLOCK_JOB_READY)
+      done = dr_qmp_do(qmp, "block-job-complete", dr_json("{'device': <%s>}", watch->id), error);
+  }
+  if (qmp)
+    dr_disk_job_give(&f->d, qmp);
+  return done;
+}
+
+/* One round: until all have ended, well or not. */
+static gboolean
+by_qemu(Fetch *f, GError **error)
+{
+  DrDiskEvent event;
+
+  if (!begin_all(f, error))
+    return FALSE;
+  if (f->d.watches->len == 0)
+    return TRUE;
+  if (!dr_disk_job_follow(&f->d, DR_DEADLINE_NEVER, FALSE, &event, error))
+    return FALSE;
+  return event != DR_DISK_READY ||
+         (complete_ready(f, error) && dr_disk_job_follow(&f->d, DR_DEADLINE_NEVER, TRUE, &event, error));
+}
+
+/* --- By qemu-img --- */
+
+static char *
+secret_of(Fetch *f, const Image *image)
+{
+  g_autoptr(DrArgv) argv = dr_argv_parse((const char *const *)dr_vm_record(f->d.vm)->argv_running, NULL);
+  g_autoptr(GHashTable) secrets = argv ? dr_move_spec_secrets(argv) : NULL;
+
+  return image->secret && secrets ? g_strdup(g_hash_table_lookup(secrets, image->secret)) : NULL;
+}
+
+/* QEMU's options for it: a path with a comma has two of them. */
+static char *
+options_of(const Image *image)
+{
+  g_auto(GStrv) parts = g_strsplit(image->path, ",", -1);
+  g_autofree char *path = g_strjoinv(",,", parts);
+
+  return image->secret
+             ? g_strdup_printf("driver=qcow2,encrypt.key-secret=%s,file.driver=file,file.filename=%s",
+                               image->secret, path)
+             : g_strdup_printf("driver=qcow2,file.driver=file,file.filename=%s", path);
+}
+
+/* An overlay beside its image is written into that; any other into itself. */
+static DrTool *
+start_tool(Fetch *f, const Image *image, GError **error)
+{
+  g_autofree char *secret = secret_of(f, image), *options = options_of(image);
+  g_autoptr(GStrvBuilder) argv = g_strv_builder_new();
+  g_auto(GStrv) words = NULL;
+
+  g_strv_builder_add_many(argv, "qemu-img", is_beside(image) ? "convert" : "rebase", "-q", NULL);
+  if (is_beside(image))
+    g_strv_builder_add_many(argv, "-n", "-f", "qcow2", "-O", image->format, image->overlay, image->path,
+                            NULL);
+  else
+    g_strv_builder_add_many(argv, "-b", "", NULL);
+  if (secret)
+    g_strv_builder_add_many(argv, "--object", secret, NULL);
+  if (!is_beside(image))
+    g_strv_builder_add_many(argv, "--image-opts", options, NULL);
+  words = g_strv_builder_end(argv);
+  return dr_tool_start((const char *const *)words, error);
+}
+
+static void
+answer_user(Fetch *f)
+{
+  g_autofree char *method = NULL;
+  g_autoptr(JsonObject) params = NULL, reply = NULL;
+  g_autoptr(GError) error = NULL;
+
+  if (!dr_mailbox_take(f->d.box, &method, &params))
+    return;
+  asked(&f->d, method, params, &reply, &error);
+  if (!reply && !error)
+    dr_error_set(&error, DR_ERROR_REFUSED, "the QEMU of VM '%s' has ended, and qemu-img fetches its disks",
+                 dr_vm_name(f->d.vm));
+  dr_mailbox_answer(f->d.box, g_steal_pointer(&reply), error);
+}
+
+static gboolean
+whole_by_tool(Fetch *f, Image *image, GError **error)
+{
+  gboolean over = is_beside(image) && access(image->overlay, F_OK) < 0; /* it was removed at its end */
+  g_autoptr(DrTool) tool = over ? NULL : start_tool(f, image, error);
+  struct pollfd fds[] = { { .fd = tool ? dr_tool_fd(tool) : -1, .events = POLLIN },
+                          { .fd = dr_mailbox_fd(f->d.box), .events = POLLIN } };
+
+  while (tool && !f->abandoned) {
+    poll(fds, G_N_ELEMENTS(fds), AGAIN_MS); /* it may take days: its end, or a user's word, ends it */
+    if (fds[0].revents)
+      return dr_tool_end(tool, error) &&
+             (!is_beside(image) || unlink(image->overlay) == 0 ||
+              dr_error_set_errno(error, errno, "cannot remove '%s'", image->overlay));
+    answer_user(f);
+  }
+  return over;
+}
+
+static gboolean
+by_tool(Fetch *f, GError **error)
+{
+  for (guint i = 0; i < f->n && !f->abandoned; i++)
+    if (!f->images[i].done && !whole_by_tool(f, &f->images[i], error))
+      return FALSE;
+    else
+      f->images[i].done = TRUE;
+  return TRUE;
+}
+
+/* --- All of it --- */
+
+static gboolean
+all_done(const Fetch *f)
+{
+  for (guint i = 0; i < f->n; i++)
+    if (!f->images[i].done)
+      return FALSE;
+  return TRUE;
+}
+
+/* Readable when a user has a question. */
+static void
+wait_a_while(Fetch *f)
+{
+  struct pollfd fd = { .fd = dr_mailbox_fd(f->d.box), .events = POLLIN };
+
+  poll(&fd, 1, AGAIN_MS);
+  answer_user(f);
+}
+
+static void
+one_round(Fetch *f)
+{
+  g_autoptr(GError) error = NULL;
+  gboolean lives = dr_vm_check(f->d.vm);
+
+  if (lives ? by_qemu(f, &error) : by_tool(f, &error))
+    return;
+  if (lives != dr_vm_check(f->d.vm) || f->abandoned)
+    return;
+  tell(f, error ? error->message : "it was ended");
+  wait_a_while(f);
+}
+
+/* The other host keeps its images until this is on disk. */
+static gboolean
+note_end(Fetch *f)
+{
+  g_autofree char *row = row_of(f->move);
+  g_autoptr(GError) error = NULL;
+
+  if (dr_store_put_move(dr_job_host(f->d.job)->store, row, dr_vm_name(f->d.vm),
+                        f->abandoned ? "abandoned" : "fetched", f->total, &error))
+    return TRUE;
+  tell(f, error->message);
+  return FALSE;
+}
+
+static void
+fetch_init(Fetch *f, DrJob *job, JsonArray *images)
+{
+  dr_disk_job_init(&f->d, job);
+  dr_vm_set_aside(dr_job_vm(job));
+  f->d.asked = asked;
+  f->d.tick = try_again;
+  f->d.data = f;
+  f->n = json_array_get_length(images);
+  f->images = g_new0(Image, f->n);
+  for (guint i = 0; i < f->n; i++) {
+    JsonObject *one = json_array_get_object_element(images, i);
+
+    f->images[i] = (Image){ .name = dr_json_str(one, "name", ""),
+                            .path = dr_json_str(one, "path", ""),
+                            .overlay = dr_json_str(one, "overlay", ""),
+                            .format = dr_json_str(one, "format", ""),
+                            .secret = dr_json_str(one, "secret", NULL),
+                            .mib = dr_json_int(one, "mib", 0) };
+    f->images[i].job = g_strdup_printf("drover-fetch-%s", f->images[i].name);
+  }
+  g_mutex_lock(&lock);
+  if (!under_way)
+    under_way = g_hash_table_new(g_str_hash, g_str_equal);
+  g_hash_table_insert(under_way, (gpointer)f->move, f);
+  g_mutex_unlock(&lock);
+}
+
+static void
+fetch_clear(Fetch *f)
+{
+  g_mutex_lock(&lock);
+  g_hash_table_remove(under_way, f->move);
+  g_mutex_unlock(&lock);
+  dr_disk_job_clear(&f->d);
+  for (guint i = 0; i < f->n; i++)
+    g_free(f->images[i].job);
+  g_free(f->images);
+}
+
+gboolean
+dr_disk_fetch_run(DrJob *job, const char *move, const char *peer, JsonArray *images, GError **error)
+{
+  Fetch f = { .move = move, .peer = peer };
+  gboolean whole;
+
+  fetch_init(&f, job, images);
+  while (!all_done(&f) && !f.abandoned)
+    one_round(&f);
+  while (!note_end(&f))
+    wait_a_while(&f);
+  whole = !f.abandoned;
+  if (!whole)
+    dr_error_set(
+        error, DR_ERROR_ATTENTION,
+        "the disks of VM '%s' were given up before all of them had come from peer '%s': they are not whole",
+        dr_vm_name(f.d.vm), peer);
+  fetch_clear(&f);
+  return whole;
+}
