@@ -60,6 +60,75 @@ check_run(DrCli *cli, const char *memory, char **env, GError **error)
   return TRUE;
 }
 
+/* Takes ",key=value" off the end of `text`. NULL: it is not there. (transfer full) */
+static char *
+take_option(char *text, const char *key)
+{
+  g_autofree char *begin = g_strdup_printf(",%s=", key);
+  char *comma = strrchr(text, ',');
+  char *value;
+
+  if (!comma || !g_str_has_prefix(comma, begin))
+    return NULL;
+  value = g_strdup(comma + strlen(begin));
+  *comma = '\0';
+  return value;
+}
+
+/* DISK=SOURCE[,format=FMT][,sslverify=on|off]; a source without a scheme is a file, told from here. */
+static JsonObject *
+read_stream(const char *word, GError **error)
+{
+  g_autofree char *disk = g_strndup(word, strcspn(word, "="));
+  g_autofree char *source = g_strdup(word[strlen(disk)] ? word + strlen(disk) + 1 : "");
+  g_autofree char *format = NULL, *verify = NULL;
+  g_autofree char *path = NULL;
+  JsonObject *stream;
+
+  for (guint i = 0; i < 2; i++) { /* in either order */
+    if (!format)
+      format = take_option(source, "format");
+    if (!verify)
+      verify = take_option(source, "sslverify");
+  }
+  if (!*disk || !*source || !g_utf8_validate(word, -1, NULL) ||
+      (verify && !g_str_equal(verify, "on") && !g_str_equal(verify, "off"))) {
+    dr_error_set(error, DR_ERROR_INVALID,
+                 "run: --stream takes DISK=SOURCE[,format=FORMAT][,sslverify=on|off], not '%s'", word);
+    return NULL;
+  }
+  path = strstr(source, "://") ? g_strdup(source) : g_canonicalize_filename(source, NULL);
+  stream = dr_json("{'disk': <%s>, 'source': <%s>, 'sslverify': <%b>}", disk, path,
+                   !verify || g_str_equal(verify, "on"));
+  if (format)
+    json_object_set_string_member(stream, "format", format);
+  return stream;
+}
+
+static gboolean
+add_streams(JsonObject *body, char **streams, int bandwidth, GError **error)
+{
+  JsonArray *array;
+
+  if (bandwidth < 0)
+    return dr_error_set(error, DR_ERROR_INVALID, "run: --bandwidth is a number of MiB/s from 1 on, not %d",
+                        bandwidth);
+  if (bandwidth)
+    json_object_set_int_member(body, "bandwidth", bandwidth);
+  if (!streams)
+    return TRUE;
+  array = json_array_new();
+  json_object_set_array_member(body, "stream", array);
+  for (char **one = streams; *one; one++) {
+    JsonObject *stream = read_stream(*one, error);
+
+    if (!stream)
+      return FALSE;
+    json_array_add_object_element(array, stream);
+  }
+  return TRUE;
+}
+
 /* "web1: running under QEMU 7.2.22, pid 4711, shared RAM" */
 static int
 print_started(DrCli *cli, const char *did, JsonNode *answer, const GError *error)
@@ -74,6 +143,9 @@ print_started(DrCli *cli, const char *did, JsonNode *answer, const GError *error
     printf("%s: %s, %s, QEMU %s, pid %" G_GINT64_FORMAT ", %s RAM\n", dr_json_str(vm, "name", cli->words[0]),
            did, dr_json_str(vm, "state", "?"), dr_json_str(vm, "qemu_version", "?"),
            dr_json_int(vm, "pid", 0), dr_json_str(vm, "memory_mode", "?"));
+  if (!cli->json && dr_json_str(vm, "job", NULL))
+    printf("%s: job %s pulls its disks: drover watch %s\n", dr_json_str(vm, "name", cli->words[0]),
+           dr_json_str(vm, "job", "?"), dr_json_str(vm, "job", "?"));
   return DR_EXIT_DONE;
 }
 
@@ -82,13 +154,19 @@ dr_cmd_run(DrCli *cli, int argc, char **argv)
 {
   g_autofree char *memory = NULL;
   g_auto(GStrv) env = NULL;
+  g_auto(GStrv) streams = NULL;
   gboolean hugetlb = FALSE;
+  int bandwidth = 0;
   const GOptionEntry entries[] = {
     { "memory", 0, 0, G_OPTION_ARG_STRING, &memory, "How the guest's RAM is made (default: shared)",
       "shared|private" },
     { "hugetlb", 0, 0, G_OPTION_ARG_NONE, &hugetlb, "Take the RAM from the huge page pool", NULL },
     { "env", 'e', 0, G_OPTION_ARG_FILENAME_ARRAY, &env, "Set a variable for QEMU; may be repeated",
       "NAME=VALUE" },
+    { "stream", 0, 0, G_OPTION_ARG_FILENAME_ARRAY, &streams,
+      "Start on a disk that lives elsewhere, and pull it in meanwhile; may be repeated",
+      "DISK=SOURCE[,format=FORMAT]" },
+    { "bandwidth", 0, 0, G_OPTION_ARG_INT, &bandwidth, "At most so much is pulled for each disk", "MiB/s" },
     { NULL },
   };
   g_autoptr(GError) error = NULL;
@@ -96,7 +174,8 @@ dr_cmd_run(DrCli *cli, int argc, char **argv)
   g_autoptr(JsonNode) answer = NULL;
   g_autofree char *cwd = g_get_current_dir();
 
-  if (!dr_cli_parse(cli, argc, argv, entries, 1, 1, &error) || !check_run(cli, memory, env, &error))
+  if (!dr_cli_parse(cli, argc, argv, entries, 1, 1, &error) || !check_run(cli, memory, env, &error) ||
+      !add_streams(body, streams, bandwidth, &error))
     return dr_cli_fail(cli, error);
   json_object_set_string_member(body, "name", cli->words[0]);
   json_object_set_array_member(body, "argv", dr_json_array_from_strv((const char *const *)cli->rest));

@@ -63,6 +63,8 @@ disk_sentence(JsonObject *job, JsonObject *result)
   if (g_str_equal(dr_json_str(job, "kind", ""), "disk-pull"))
     return g_strdup_printf("%s: pulled disk %s, %s, took %s", vm, dr_json_str(result, "disk", "?"), bytes,
                            total);
+  if (g_str_equal(dr_json_str(job, "kind", ""), "disk-stream"))
+    return g_strdup_printf("%s: its disks are here, %s, took %s", vm, bytes, total);
   if (g_str_equal(dr_json_str(job, "kind", ""), "disk-snapshot"))
     return g_strdup_printf("%s: snapshot %s taken of %u disk%s%s, took %s", vm,
                            dr_json_str(result, "name", "?"),

@@ -8,11 +8,11 @@
 #include "job/disk-job.h"
 #include "job/disk-merge.h"
 #include "job/disk-pull.h"
+#include "job/disk-stream.h"
 #include "job/disk.h"
 #include "job/snapshot.h"
 
 #define ASK_MS 20000
-#define MIB_MAX 1000000
 
 /* --- Looking --- */
 
@@ -50,7 +50,7 @@ dr_service_disk_copy(DrService *service, const char *name, JsonObject *request, 
                                       { "format", DR_MEMBER_TEXT },
                                       { "sync", DR_MEMBER_TEXT },
                                       { "reuse_external", DR_MEMBER_FLAG },
-                                      { "bandwidth", DR_MEMBER_NUMBER, 1, MIB_MAX },
+                                      { "bandwidth", DR_MEMBER_NUMBER, 1, DR_MIB_MAX },
                                       { "granularity", DR_MEMBER_NUMBER, 512, 67108864 },
                                       { "buf_size", DR_MEMBER_NUMBER, 1, 1073741824 },
                                       { "synchronous_writes", DR_MEMBER_FLAG },
@@ -68,7 +68,7 @@ dr_service_disk_pull(DrService *service, const char *name, JsonObject *request, 
 {
   static const DrMember members[] = { { "disk", DR_MEMBER_TEXT },
                                       { "base", DR_MEMBER_TEXT },
-                                      { "bandwidth", DR_MEMBER_NUMBER, 1, MIB_MAX },
+                                      { "bandwidth", DR_MEMBER_NUMBER, 1, DR_MIB_MAX },
                                       { NULL } };
 
   if (!dr_request_check(request, members, error))
@@ -84,7 +84,7 @@ JsonObject *
 dr_service_disk_ask(DrService *service, const char *name, const char *what, JsonObject *params,
                     GError **error)
 {
-  static const DrMember members[] = { { "mib", DR_MEMBER_NUMBER, 0, MIB_MAX }, { NULL } };
+  static const DrMember members[] = { { "mib", DR_MEMBER_NUMBER, 0, DR_MIB_MAX }, { NULL } };
   g_autoptr(DrVm) vm = dr_service_find(service, name, error);
   g_autoptr(DrMailbox) box = vm ? dr_disk_job_find(name) : NULL;
 
@@ -148,7 +148,7 @@ dr_service_snapshot_merge(DrService *service, const char *name, JsonObject *requ
   static const DrMember members[] = { { "snapshot", DR_MEMBER_TEXT },
                                       { "up", DR_MEMBER_FLAG },
                                       { "disks", DR_MEMBER_TEXTS },
-                                      { "bandwidth", DR_MEMBER_NUMBER, 1, MIB_MAX },
+                                      { "bandwidth", DR_MEMBER_NUMBER, 1, DR_MIB_MAX },
                                       { NULL } };
 
   if (!dr_request_check(request, members, error) || !names_snapshot(request, error))
@@ -183,6 +183,7 @@ dr_service_recover_disk(DrJob *job, GError **error)
     DrJobFunc recover;
   } kinds[] = { { "disk-copy", dr_disk_copy_recover },
                 { "disk-pull", dr_disk_pull_recover },
+                { "disk-stream", dr_disk_stream_recover },
                 { "disk-snapshot", dr_snapshot_recover },
                 { "disk-merge", dr_disk_merge_recover } };
 

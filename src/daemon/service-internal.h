@@ -5,7 +5,8 @@
 #include "job/job.h"
 #include "vm/vm.h"
 
-#define DR_LEASE_MS 5000 /* how long a request waits for a VM's monitor */
+#define DR_MIB_MAX 1000000 /* of a bandwidth */
+#define DR_LEASE_MS 5000   /* how long a request waits for a VM's monitor */
 
 typedef struct DrServiceNet DrServiceNet;
 
@@ -48,3 +49,10 @@ void dr_service_remove(DrService *service, const char *name);
 
 /* A job on disks that an earlier droverd began. Its VM's monitor is free. */
 gboolean dr_service_recover_disk(DrJob *job, GError **error);
+
+/* --- service-stream.c --- */
+gboolean dr_service_check_stream(JsonObject *request, GError **error);
+/* dr_vm_run(); the disks of "stream" are made before, and a job pulls them. */
+DrVm *dr_service_run_stream(DrService *service, JsonObject *request, GError **error);
+/* At droverd's start, when each VM is watched: those of which an earlier droverd had not come to make the job. */
+void dr_service_take_up_streams(DrService *service);

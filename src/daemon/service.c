@@ -186,13 +186,16 @@ dr_service_run(DrService *service, JsonObject *request, GError **error)
                                       { "env", DR_MEMBER_TEXTS },
                                       { "memory", DR_MEMBER_TEXT },
                                       { "hugetlb", DR_MEMBER_FLAG },
+                                      { "stream", DR_MEMBER_ANY },
+                                      { "bandwidth", DR_MEMBER_NUMBER, 1, DR_MIB_MAX },
                                       { NULL } };
   const char *name = dr_json_str(request, "name", NULL);
   g_autoptr(DrVm) vm = NULL;
 
-  if (!dr_request_check(request, members, error) || !dr_service_reserve(service, name, error))
+  if (!dr_request_check(request, members, error) || !dr_service_check_stream(request, error) ||
+      !dr_service_reserve(service, name, error))
     return NULL;
-  vm = dr_vm_run(service->host, request, error);
+  vm = dr_service_run_stream(service, request, error);
   return dr_service_settle(service, name, vm);
 }
 
@@ -417,6 +420,7 @@ dr_service_new(DrHost *host, const DrConfig *config, GError **error)
   for (guint i = 0; i < vms->len; i++)
     if (!dr_vm_job(vms->pdata[i]))
       dr_vm_attach(vms->pdata[i]);
+  dr_service_take_up_streams(service);
   if (!dr_service_listen(service, error)) {
     dr_service_free(service, 0);
     return NULL;

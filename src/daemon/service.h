@@ -10,7 +10,8 @@ typedef struct DrService DrService;
 
 /* --- VMs. The shapes of the objects stand in docs/API.md. --- */
 
-/* {"name","argv":[…],"cwd","env":["A=B"],"memory":"shared"|"private","hugetlb":bool}: starts one. -> VM object */
+/* {"name","argv":[…],"cwd","env":["A=B"],"memory":"shared"|"private","hugetlb":bool}: starts one; with "stream" (job/stream-plan.h) and
+ * "bandwidth" on disks that live elsewhere, which a job then pulls. -> VM object */
 JsonObject *dr_service_run(DrService *service, JsonObject *request, GError **error);
 
 /* {"name","pid"} or {"name","qmp":PATH}: takes over one that runs. -> VM object */

@@ -243,6 +243,12 @@ dr_node_backing(const DrNode *node)
   return dr_node_child(node, "backing");
 }
 
+const char *
+dr_node_backing_name(const DrNode *node)
+{
+  return dr_json_str(node->info, "image.backing-filename", NULL);
+}
+
 char *
 dr_node_detect_zeroes(const DrNode *node)
 {

@@ -38,7 +38,8 @@ gint64 dr_node_allocated(const DrNode *node); /* bytes; -1: not known */
 gboolean dr_node_flag(const DrNode *node,
                       const char *path); /* of query-named-block-nodes, dotted: "cache.direct" */
 DrNode *dr_node_backing(const DrNode *node);
-char *dr_node_detect_zeroes(const DrNode *node); /* NULL: off. (transfer full) */
+const char *dr_node_backing_name(const DrNode *node); /* nullable: as its header has it */
+char *dr_node_detect_zeroes(const DrNode *node);      /* NULL: off. (transfer full) */
 /* The id of the secret that an encrypted image is opened with; NULL: it is not encrypted. (transfer full) */
 char *dr_node_secret(const DrNode *node);
 /* Whether a raw node shows only a part of what it stands on. */

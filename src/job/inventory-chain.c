@@ -1,16 +1,17 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Running block nodes written down as sub-options of -blockdev and -drive.
  *
- * Only what is known to be complete is written: files and host devices, and the image formats that consist of a file and
- * maybe a backing chain. All else (filters, network protocols, encryption) has options that QEMU does not tell; there the
- * answer is a blocker. Options of the host's side that no query shows (aio, locking, discard, cache sizes) get what the
+ * Only what is known to be complete is written: files, host devices and NBD exports, and the image formats that consist of a file and
+ * maybe a backing chain, encrypted by LUKS or not. All else (filters, other network protocols) has options that QEMU does not tell; there
+ * the answer is a blocker. Options of the host's side that no query shows (aio, locking, discard, cache sizes) get what the
  * surrounding option gives, or the default: they change speed, not data. */
+#include "job/disk-target.h"
 #include "job/inventory-internal.h"
 
 #include <string.h>
 
-static const char *const formats[] = { "raw",  "qcow2",     "qcow",  "qed",   "vmdk", "vdi", "vpc",
-                                       "vhdx", "parallels", "bochs", "cloop", "dmg",  NULL };
+static const char *const formats[] = { "raw",  "qcow2",     "qcow",  "qed",   "vmdk", "vdi",  "vpc",
+                                       "vhdx", "parallels", "bochs", "cloop", "dmg",  "luks", NULL };
 static const char *const plain_files[] = { "file", "host_device", "host_cdrom", NULL };
 
 gboolean
@@ -52,15 +53,89 @@ set_number(DrOpts *opts, const char *prefix, const char *name, JsonNode *value)
     dr_opts_set_uint(opts, key, g_ascii_strtoull(json_node_get_string(value), NULL, 0));
 }
 
+/* --- Encryption --- */
+
+static gboolean
+is_encrypted(const DrNode *node)
+{
+  return dr_json_bool(node->info, "image.encrypted", FALSE) || dr_json_bool(node->info, "encrypted", FALSE) ||
+         g_str_equal(node->driver, "luks");
+}
+
+/* The key is an object of the command line, which the new QEMU has, too; its name is in QEMU's name of the node. */
+static gboolean
+spell_secret(DrApply *a, DrOpts *opts, const char *prefix, const DrNode *node)
+{
+  gboolean luks = g_str_equal(node->driver, "luks");
+  g_autofree char *secret = dr_node_secret(node);
+  g_autofree char *format = g_strconcat(prefix, "encrypt.format", NULL);
+  g_autofree char *key = g_strconcat(prefix, luks ? "key-secret" : "encrypt.key-secret", NULL);
+
+  if (!is_encrypted(node))
+    return TRUE;
+  if (!secret)
+    return refuse(a, node, "it is encrypted, and QEMU does not tell its secret");
+  if (!dr_argv_find_id(a->argv, "object", secret))
+    return refuse(a, node, "it is encrypted, and its secret is not on the command line");
+  if (!luks && !g_str_equal(dr_json_str(node->info, "image.format-specific.data.encrypt.format", ""), "luks"))
+    return refuse(a, node, "it is encrypted, and not by LUKS");
+  if (!luks)
+    dr_opts_set(opts, format, "luks");
+  dr_opts_set(opts, key, secret);
+  return TRUE;
+}
+
+/* An URL names all of it but what concerns a connection that breaks. With TLS, QEMU's name is json:. */
+gboolean
+dr_node_is_export(const DrNode *node)
+{
+  return g_str_equal(node->driver, "nbd") && g_str_has_prefix(node->file, "nbd") &&
+         strstr(node->file, "://") != NULL;
+}
+
+static gboolean
+spell_export(DrApply *a, DrOpts *opts, const char *prefix, const DrNode *node)
+{
+  static const char *const members[] = { "server.type", "server.path", "server.host", "server.port",
+                                         "export" };
+  DrTargetKind kind;
+  g_autoptr(JsonObject) options = dr_target_parse_options(node->file, &kind, NULL);
+
+  if (!options)
+    return refuse(a, node, "its name does not tell its server");
+  for (guint i = 0; i < G_N_ELEMENTS(members); i++) {
+    g_autofree char *key = g_strconcat(prefix, members[i], NULL);
+    const char *value = dr_json_str(options, members[i], NULL);
+
+    if (value && *value)
+      dr_opts_set(opts, key, value);
+  }
+  dr_note_export(a, node);
+  return TRUE;
+}
+
+void
+dr_note_export(DrApply *a, const DrNode *node)
+{
+  dr_findings_add(
+      a->findings, DR_FINDING_WARNING, "disk-nbd",
+      "let the server take two clients at a time (qemu-nbd --shared=2)",
+      "%s: the new QEMU connects to '%s' while the first is still connected; reconnect-delay= cannot "
+      "be read and is the default",
+      a->disk, node->file);
+}
+
 gboolean
 dr_spell_strong_options(DrApply *a, DrOpts *opts, const char *prefix, const DrNode *node)
 {
-  static const char *const spelled[] = { "driver", "file", "backing", "data-file", NULL };
+  static const char *const spelled[] = { "driver",     "file",    "backing",        "data-file",
+                                         "key-secret", "encrypt", "encrypt.format", "encrypt.key-secret",
+                                         NULL };
   g_autoptr(JsonObject) object = NULL;
   g_autoptr(GList) members = NULL;
 
-  if (dr_json_bool(node->info, "image.encrypted", FALSE) || dr_json_bool(node->info, "encrypted", FALSE))
-    return refuse(a, node, "it is encrypted");
+  if (!spell_secret(a, opts, prefix, node))
+    return FALSE;
   if (!g_str_has_prefix(node->file, "json:"))
     return TRUE;
   object = dr_json_parse_object(node->file + strlen("json:"), -1, 1024 * 1024, NULL);
@@ -170,6 +245,9 @@ dr_spell_node(DrApply *a, DrOpts *opts, const char *prefix, DrNode *node, const 
     if (g_str_has_prefix(dr_node_path(node), "/dev/fdset/"))
       return refuse(a, node, "its descriptor was passed to the running QEMU");
     dr_opts_set(opts, filename, dr_node_path(node));
+  } else if (dr_node_is_export(node)) {
+    if (!spell_export(a, opts, prefix, node))
+      return FALSE;
   } else if (!g_strv_contains(formats, node->driver)) {
     return refuse(a, node, "drover does not know all options of this driver");
   } else if (!dr_spell_strong_options(a, opts, prefix, node) || !spell_children(a, opts, prefix, node)) {

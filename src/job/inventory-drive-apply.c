@@ -90,7 +90,8 @@ write_source(DrApply *a, DrOpts *opts, const DrNode *top)
   const DrNode *file = protocol_of(top);
   g_autofree char *path = NULL;
 
-  if (!dr_node_is_plain_file(file) || g_str_has_prefix(dr_node_path(file), "/dev/fdset/")) {
+  if (!(dr_node_is_plain_file(file) || dr_node_is_export(file)) ||
+      g_str_has_prefix(dr_node_path(file), "/dev/fdset/")) {
     dr_apply_block(
         a, "disk-source",
         "move the disk back onto a file or a host device, or shut the guest down and start it anew",
@@ -103,7 +104,9 @@ write_source(DrApply *a, DrOpts *opts, const DrNode *top)
   keep_only(opts, g_strcmp0(dr_drive_format(opts), "qcow2") == 0 && g_str_equal(top->driver, "qcow2")
                       ? is_option_of_any_qcow2
                       : is_option_of_any_image);
-  path = file_argument(dr_node_path(file));
+  if (dr_node_is_export(file))
+    dr_note_export(a, file);
+  path = dr_node_is_export(file) ? g_strdup(file->file) : file_argument(dr_node_path(file));
   dr_opts_set(opts, "file", path);
   dr_opts_set(opts, "format", top->driver);
   return dr_spell_strong_options(a, opts, "", top);

@@ -114,3 +114,19 @@ dr_inventory_stand_alone(DrInventory *inventory, const char *path, gboolean alon
       node->alone = alone;
   }
 }
+
+const char *
+dr_inventory_local_export(const DrInventory *inventory)
+{
+  static const char *const prefixes[] = { "nbd+unix:", "nbd:unix:", "nbd://localhost", "nbd://127.",
+                                          "nbd://[::1]" };
+  GHashTableIter iter;
+  gpointer key, value;
+
+  g_hash_table_iter_init(&iter, inventory->block_nodes);
+  while (g_hash_table_iter_next(&iter, &key, &value))
+    for (guint i = 0; i < G_N_ELEMENTS(prefixes); i++)
+      if (g_str_has_prefix(((DrNode *)value)->file, prefixes[i]))
+        return ((DrNode *)value)->file;
+  return NULL;
+}

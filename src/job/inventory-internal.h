@@ -173,6 +173,8 @@ gboolean dr_apply_disks(DrApply *a, GError **error);
 /* --- inventory-chain.c: a running node as sub-options; each adds a blocker and returns FALSE where it cannot --- */
 gboolean dr_node_is_plain_file(const DrNode *node); /* file, host_device, host_cdrom */
 const char *dr_node_path(const DrNode *node);       /* of a plain file */
+gboolean dr_node_is_export(const DrNode *node);     /* of an NBD server, by an URL */
+void dr_note_export(DrApply *a, const DrNode *node);
 /* Everything of `node` under `prefix` ("" or "backing."), children included. `parent` gives what it inherits. */
 gboolean dr_spell_node(DrApply *a, DrOpts *opts, const char *prefix, DrNode *node, const DrNode *parent);
 /* One child under prefix + edge, by reference if it has a name, else spelled. */

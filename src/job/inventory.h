@@ -68,6 +68,10 @@ char *dr_inventory_port_chardev(DrQmp *qmp, const char *name, GError **error);
 /* The absolute paths of the image files that are in use. (transfer full) (element-type utf8) */
 GPtrArray *dr_inventory_files(const DrInventory *inventory, const char *cwd);
 
+/* The name of an NBD export in use that another host cannot reach, or would find another one under: by a unix socket or by loopback.
+ * (transfer none) (nullable) */
+const char *dr_inventory_local_export(const DrInventory *inventory);
+
 /* From now on an image is compared without what is below it, as it would be when it had been copied with all of its data. */
 void dr_inventory_stand_alone(DrInventory *inventory, const char *path, gboolean alone);
 

@@ -98,6 +98,17 @@ wants_postcopy(const Migrate *m)
          m->options.preempt;
 }
 
+static void
+check_exports(Migrate *m)
+{
+  const char *export = dr_inventory_local_export(m->pre->inventory);
+
+  if (export)
+    block(m, "disk-nbd-here",
+          "put the disk onto a file (drover disk copy --pivot), or serve it by an address",
+          "a disk is on '%s', which only this host can reach", export);
+}
+
 /* Pairs that QEMU cannot do, resolved by what was asked for aloud; what was not is left out, and said. */
 static void
 choose_ways(Migrate *m)
@@ -233,6 +244,7 @@ dr_migrate_look(Migrate *m, GError **error)
   m->version_number = (int)dr_json_int(report, "qemu_number", 0);
   m->other_uffd = dr_json_bool(report, "userfaultfd", FALSE);
   choose_ways(m);
+  check_exports(m);
   warn_tcg(m);
   return TRUE;
 }

@@ -31,7 +31,7 @@ static const struct {
   FIELD(shared, FLAG),       FIELD(machine, TEXT),
   FIELD(qemu_version, TEXT), FIELD(state, TEXT),
   FIELD(exit_text, TEXT),    FIELD(note, TEXT),
-  FIELD(upgrades, NUMBER),
+  FIELD(upgrades, NUMBER),   FIELD(stream, TEXT),
 #undef FIELD
 };
 

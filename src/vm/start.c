@@ -391,7 +391,7 @@ make_it(Start *s, GError **error)
 }
 
 DrVm *
-dr_vm_run(DrHost *host, JsonObject *request, GError **error)
+dr_vm_run(DrHost *host, JsonObject *request, DrVmPrepare prepare, gpointer data, GError **error)
 {
   g_auto(Start) s = { .ram_fd = -1, .log_from = -1 };
   const char *name = dr_json_str(request, "name", NULL);
@@ -399,7 +399,7 @@ dr_vm_run(DrHost *host, JsonObject *request, GError **error)
   if (!dr_vm_check_name(name, error))
     return NULL;
   s.vm = dr_vm_new(host, name);
-  if (read_request(&s, request, error)) {
+  if (read_request(&s, request, error) && (!prepare || prepare(dr_vm_record(s.vm), s.given, data, error))) {
     if (name_paths(s.vm, error) && make_it(&s, error))
       return g_steal_pointer(&s.vm);
     dr_error_not_the_words(error);

@@ -1,10 +1,15 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* How a VM comes under drover: started by it, taken over while it runs, or found again after droverd was away. */
 #pragma once
+#include "argv/argv.h"
 #include "vm/vm.h"
 
-/* Starts the VM of a new record: `request` as in docs/API.md. Nothing is left behind on error. (transfer full) */
-DrVm *dr_vm_run(DrHost *host, JsonObject *request, GError **error);
+/* Called once the command line has been read, before anything is made of it: may change `argv`, which is then started while the one that
+ * was given stays on record, and the record. */
+typedef gboolean (*DrVmPrepare)(DrVmRecord *record, DrArgv *argv, gpointer data, GError **error);
+
+/* Starts the VM of a new record: `request` as in docs/API.md; `prepare` is nullable. Nothing is left behind on error. (transfer full) */
+DrVm *dr_vm_run(DrHost *host, JsonObject *request, DrVmPrepare prepare, gpointer data, GError **error);
 
 /* Takes over a QEMU that runs: {"name","pid"} or {"name","qmp"}. It is not touched. (transfer full) */
 DrVm *dr_vm_adopt(DrHost *host, JsonObject *request, GError **error);

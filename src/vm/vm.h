@@ -40,6 +40,8 @@ typedef struct {
   char *state;     /* starting, running, paused, stopped, attention */
   char *exit_text; /* nullable: how it ended */
   char *note;      /* nullable: what recovery found */
+  char *
+      stream; /* nullable: JSON, the request of the job that is to pull its disks and has not been made yet */
   guint upgrades;
 } DrVmRecord;
 

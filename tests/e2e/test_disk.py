@@ -1251,8 +1251,8 @@ def test_a_pull_from_a_server_that_is_away_for_a_while_goes_on_by_itself(scene, 
         job = daemon.json("disk", "pull", vm, "d0", "--bandwidth", 1, "--async")
         wait_until(lambda: (daemon.json("job", job["id"])["progress"] or {}).get("bytes_done", 0) > 0, PATIENT, "some progress")
         server.stop()
-        told = wait_until(lambda: (now := daemon.json("job", job["id"]))["findings"] and now, PATIENT, "drover to tell that it waits")
-        assert [finding["code"] for finding in told["findings"]] == ["disk-pull-waits"] and told["state"] == "running"
+        told = wait_until(lambda: len((now := daemon.json("job", job["id"]))["findings"]) == 2 and now, PATIENT, "drover to tell that it waits")
+        assert [finding["code"] for finding in told["findings"]] == ["disk-pull-remote", "disk-pull-waits"] and told["state"] == "running"
         server.start()
         daemon.run("disk", "bandwidth", vm, 0)
         job = daemon.ended_job(job["id"])
