@@ -220,6 +220,14 @@ snapshot_merge_work(DrCall *call, GError **error)
 }
 
 static gboolean
+snapshot_revert_work(DrCall *call, GError **error)
+{
+  call->status = SOUP_STATUS_ACCEPTED;
+  return dr_call_take_array(call,
+                            dr_service_snapshot_revert(call->api->service, call->name, call->body, error));
+}
+
+static gboolean
 snapshot_forget_work(DrCall *call, GError **error)
 {
   return dr_call_take_object(call,
@@ -317,6 +325,7 @@ static const DrRoute routes[] = {
   { "GET", "/v1/vms/{}/snapshots", DR_BODY_NONE, snapshots_work },
   { "POST", "/v1/vms/{}/snapshots", DR_BODY_OPTIONAL, snapshot_create_work },
   { "POST", "/v1/vms/{}/snapshots/merge", DR_BODY_REQUIRED, snapshot_merge_work },
+  { "POST", "/v1/vms/{}/snapshots/revert", DR_BODY_REQUIRED, snapshot_revert_work },
   { "POST", "/v1/vms/{}/snapshots/forget", DR_BODY_REQUIRED, snapshot_forget_work },
   { "GET", "/v1/jobs", DR_BODY_NONE, jobs_work },
   { "GET", "/v1/jobs/{}", DR_BODY_NONE, job_work },

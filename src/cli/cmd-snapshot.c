@@ -10,8 +10,8 @@
 #include <unistd.h>
 
 typedef struct {
-  char **disks, *name, *description;
-  gboolean quiesce, up, metadata, async;
+  char **disks, *name, *description, *memory_file;
+  gboolean quiesce, memory, discard, up, metadata, async;
   int bandwidth;
 } Options;
 
@@ -57,6 +57,7 @@ create(DrCli *cli, const void *data)
 {
   const Options *o = data;
   g_autoptr(JsonObject) body = json_object_new();
+  g_autofree char *file = o->memory_file ? g_canonicalize_filename(o->memory_file, NULL) : NULL;
 
   if (o->name)
     json_object_set_string_member(body, "name", o->name);
@@ -64,6 +65,10 @@ create(DrCli *cli, const void *data)
     json_object_set_string_member(body, "description", o->description);
   if (o->quiesce)
     json_object_set_boolean_member(body, "quiesce", TRUE);
+  if (o->memory || o->memory_file)
+    json_object_set_boolean_member(body, "memory", TRUE);
+  if (file)
+    json_object_set_string_member(body, "memory_file", file);
   if (o->disks)
     json_object_set_array_member(body, "disks", disks_of(o->disks));
   return start(cli, "", body, o->async);
@@ -95,13 +100,26 @@ kind_of(JsonObject *snapshot)
 {
   if (dr_json_bool(snapshot, "spoiled", FALSE))
     return "half merged";
+  if (dr_json_obj(snapshot, "memory"))
+    return "as it ran";
   return dr_json_bool(snapshot, "quiesced", FALSE) ? "file systems frozen" : "as after a power cut";
+}
+
+/* "153 MiB", or "-". */
+static char *
+memory_text(JsonObject *snapshot)
+{
+  return dr_json_obj(snapshot, "memory")
+             ? dr_render_bytes(dr_render_number(dr_json_obj(snapshot, "memory"), "bytes", 0))
+             : g_strdup("-");
 }
 
 static void
 print_table(JsonArray *snapshots, gboolean color)
 {
-  static const char *const titles[] = { "SNAPSHOT", "CREATED", "DISKS", "STATE", "DESCRIPTION", NULL };
+  static const char *const titles[] = {
+    "SNAPSHOT", "CREATED", "DISKS", "MEMORY", "STATE", "DESCRIPTION", NULL
+  };
   DrTable *table = dr_table_new(titles);
 
   for (guint i = 0; i < json_array_get_length(snapshots); i++) {
@@ -111,6 +129,7 @@ print_table(JsonArray *snapshots, gboolean color)
     dr_table_add(table, dr_render_member(snapshot, "name"), FALSE);
     dr_table_add(table, time_text(snapshot), FALSE);
     dr_table_add(table, g_strdup_printf("%u", disks ? json_array_get_length(disks) : 0), FALSE);
+    dr_table_add(table, memory_text(snapshot), FALSE);
     dr_table_add(table, g_strdup(kind_of(snapshot)), FALSE);
     dr_table_add(table, dr_render_member(snapshot, "description"), FALSE);
   }
@@ -143,6 +162,11 @@ print_snapshot(JsonObject *snapshot)
 
   printf("%-12s %s\n%-12s %s\n%-12s %s\n%-12s %s\n", "snapshot", dr_json_str(snapshot, "name", "?"),
          "created", created, "state", kind_of(snapshot), "description", description);
+  if (dr_json_obj(snapshot, "memory")) {
+    g_autofree char *bytes = memory_text(snapshot);
+
+    printf("%-12s %s, %s\n", "memory", dr_json_str(snapshot, "memory.file", "?"), bytes);
+  }
   for (guint i = 0; disks && i < json_array_get_length(disks); i++) {
     JsonObject *disk = json_array_get_object_element(disks, i);
 
@@ -213,6 +237,17 @@ merge(DrCli *cli, const void *data)
 }
 
 static int
+revert(DrCli *cli, const void *data)
+{
+  const Options *o = data;
+  g_autoptr(JsonObject) body = dr_json("{'snapshot': <%s>}", cli->words[1]);
+
+  if (o->discard)
+    json_object_set_boolean_member(body, "discard", TRUE);
+  return start(cli, "/revert", body, o->async);
+}
+
+static int
 forget(DrCli *cli)
 {
   g_autofree char *path = path_of(cli, "/forget");
@@ -233,17 +268,23 @@ static int
 delete_snapshot(DrCli *cli, const void *data)
 {
   const Options *o = data;
+  g_autoptr(JsonObject) body = NULL;
 
-  return o->metadata ? forget(cli) : merge(cli, data);
+  if (o->metadata)
+    return forget(cli);
+  body = merge_request(cli, o);
+  json_object_set_boolean_member(body, "delete", TRUE);
+  return start(cli, "/merge", body, o->async);
 }
 
 int
 dr_cmd_snapshot(DrCli *cli, int argc, char **argv)
 {
   static const DrSubverb subverbs[] = {
-    { "create", "NAME", 1, 1, " disk name quiesce description async ", create },
+    { "create", "NAME", 1, 1, " disk name quiesce memory memory-file description async ", create },
     { "list", "NAME", 1, 1, "", list },
     { "show", "NAME SNAPSHOT", 2, 2, "", show },
+    { "revert", "NAME SNAPSHOT", 2, 2, " discard async ", revert },
     { "merge", "NAME SNAPSHOT", 2, 2, " up disk bandwidth async ", merge },
     { "delete", "NAME SNAPSHOT", 2, 2, " metadata bandwidth async ", delete_snapshot },
     { NULL },
@@ -257,6 +298,12 @@ dr_cmd_snapshot(DrCli *cli, int argc, char **argv)
       "DISK[=FILE]" },
     { "quiesce", 0, 0, G_OPTION_ARG_NONE, &o.quiesce,
       "create: freeze the guest's file systems by its agent meanwhile", NULL },
+    { "memory", 0, 0, G_OPTION_ARG_NONE, &o.memory,
+      "create: with RAM and device state, saved while the guest runs", NULL },
+    { "memory-file", 0, 0, G_OPTION_ARG_FILENAME, &o.memory_file,
+      "create: with memory, into this file (default: beside the first disk's overlay)", "PATH" },
+    { "discard", 0, 0, G_OPTION_ARG_NONE, &o.discard,
+      "revert: remove the overlays with what the guest has written since", NULL },
     { "description", 0, 0, G_OPTION_ARG_STRING, &o.description, "create: what it is for", "TEXT" },
     { "up", 0, 0, G_OPTION_ARG_NONE, &o.up,
       "merge: copy the images below into the overlays; they stay as they are", NULL },
@@ -271,5 +318,6 @@ dr_cmd_snapshot(DrCli *cli, int argc, char **argv)
   g_strfreev(o.disks);
   g_free(o.name);
   g_free(o.description);
+  g_free(o.memory_file);
   return code;
 }

@@ -51,6 +51,36 @@ copies_text(JsonArray *copies)
   return g_string_free(text, FALSE);
 }
 
+/* ", with 153 MiB of memory, paused 23 ms"; NULL without memory. */
+static char *
+memory_text(JsonObject *result)
+{
+  JsonObject *memory = dr_json_obj(result, "memory");
+  g_autofree char *bytes = memory ? dr_render_bytes(dr_render_number(memory, "bytes", 0)) : NULL;
+  double pause_ms = memory ? dr_render_number(memory, "pause_ms", -1) : -1;
+  g_autofree char *pause = dr_render_ms(pause_ms);
+
+  if (!memory)
+    return NULL;
+  return g_strdup_printf(", with %s of memory%s%s", bytes, pause_ms >= 0 ? ", paused " : "",
+                         pause_ms >= 0 ? pause : "");
+}
+
+/* What the guest wrote since is not silently gone. */
+static char *
+revert_sentence(JsonObject *job, JsonObject *result)
+{
+  g_autofree char *total = dr_render_ms(dr_render_number(result, "total_ms", 0));
+  g_auto(GStrv) kept = dr_json_strv(dr_json_arr(result, "kept"));
+  g_autofree char *files = kept ? g_strjoinv(", ", kept) : g_strdup("");
+
+  return g_strdup_printf("%s: back at snapshot %s, %s, took %s%s%s", dr_json_str(job, "vm", "?"),
+                         dr_json_str(result, "snapshot", "?"),
+                         dr_json_bool(result, "memory", FALSE) ? "the guest goes on from there"
+                                                               : "the guest boots from its disks",
+                         total, *files ? "; what it wrote since is in " : "", files);
+}
+
 /* Of a job on disks. */
 static char *
 disk_sentence(JsonObject *job, JsonObject *result)
@@ -58,7 +88,7 @@ disk_sentence(JsonObject *job, JsonObject *result)
   const char *vm = dr_json_str(job, "vm", "?");
   g_autofree char *total = dr_render_ms(dr_render_number(result, "total_ms", 0));
   g_autofree char *bytes = dr_render_bytes(dr_render_number(result, "bytes_moved", 0));
-  g_autofree char *copies = NULL;
+  g_autofree char *copies = NULL, *memory = memory_text(result);
 
   if (g_str_equal(dr_json_str(job, "kind", ""), "disk-pull"))
     return g_strdup_printf("%s: pulled disk %s, %s, took %s", vm, dr_json_str(result, "disk", "?"), bytes,
@@ -66,11 +96,11 @@ disk_sentence(JsonObject *job, JsonObject *result)
   if (g_str_equal(dr_json_str(job, "kind", ""), "disk-stream"))
     return g_strdup_printf("%s: its disks are here, %s, took %s", vm, bytes, total);
   if (g_str_equal(dr_json_str(job, "kind", ""), "disk-snapshot"))
-    return g_strdup_printf("%s: snapshot %s taken of %u disk%s%s, took %s", vm,
-                           dr_json_str(result, "name", "?"),
-                           json_array_get_length(dr_json_arr(result, "disks")),
-                           json_array_get_length(dr_json_arr(result, "disks")) == 1 ? "" : "s",
-                           dr_json_bool(result, "quiesced", FALSE) ? ", file systems frozen" : "", total);
+    return g_strdup_printf(
+        "%s: snapshot %s taken of %u disk%s%s%s, took %s", vm, dr_json_str(result, "name", "?"),
+        json_array_get_length(dr_json_arr(result, "disks")),
+        json_array_get_length(dr_json_arr(result, "disks")) == 1 ? "" : "s",
+        dr_json_bool(result, "quiesced", FALSE) ? ", file systems frozen" : "", memory ? memory : "", total);
   if (g_str_equal(dr_json_str(job, "kind", ""), "disk-merge"))
     return g_strdup_printf("%s: snapshot %s merged %s, %s, took %s", vm, dr_json_str(result, "snapshot", "?"),
                            dr_json_bool(result, "up", FALSE) ? "up" : "down", bytes, total);
@@ -96,6 +126,8 @@ success_sentence(JsonObject *job)
     return g_strdup_printf("%s: %s succeeded", dr_json_str(job, "vm", "?"), dr_json_str(job, "kind", "job"));
   if (g_str_has_prefix(dr_json_str(job, "kind", ""), "disk-"))
     return disk_sentence(job, result);
+  if (g_str_equal(dr_json_str(job, "kind", ""), "snapshot-revert"))
+    return revert_sentence(job, result);
   if (dr_json_str(result, "peer", NULL))
     what = g_strdup_printf("moved to %s (%s -> %s)", dr_json_str(result, "peer", "?"),
                            dr_json_str(result, "qemu_before", "?"), dr_json_str(result, "qemu_after", "?"));
@@ -203,7 +235,8 @@ dr_job_view_print_end(JsonObject *job)
     puts(sentence);
   } else if (blockers > 0 && g_str_equal(dr_json_str(job, "error.code", ""), "refused")) {
     print_refusal(dr_json_str(job, "vm", "?"), findings, blockers,
-                  g_str_has_prefix(dr_json_str(job, "kind", ""), "disk-"));
+                  g_str_has_prefix(dr_json_str(job, "kind", ""), "disk-") ||
+                      g_str_equal(dr_json_str(job, "kind", ""), "snapshot-revert"));
   } else {
     fprintf(stderr, "drover: %s\n", sentence);
     if (remedy)

@@ -65,12 +65,14 @@ const DrVerb dr_verbs[] = {
     "  disk pull NAME DISK              pull a disk's backing images into it\n"
     "TARGET is a file, a block device, nbd://HOST[:PORT]/EXPORT or nbd+unix:///EXPORT?socket=PATH.",
     dr_cmd_disk },
-  { "snapshot", "create|list|show|merge|delete NAME …",
-    "take, show and merge snapshots of a running VM's disks",
+  { "snapshot", "create|list|show|revert|merge|delete NAME …",
+    "take, show, go back to and merge snapshots of a running VM",
     "  snapshot create NAME             keep all disks as they are at this moment; the guest goes on in "
     "overlays\n"
     "  snapshot list NAME               list them\n"
     "  snapshot show NAME SNAPSHOT      show one, with the images of each disk\n"
+    "  snapshot revert NAME SNAPSHOT    go back to it: with memory the guest goes on from there, else it "
+    "boots\n"
     "  snapshot merge NAME SNAPSHOT     merge its overlays down into the images below them, or --up\n"
     "  snapshot delete NAME SNAPSHOT    give the point in time up; the disks are as they are: merges down",
     dr_cmd_snapshot },

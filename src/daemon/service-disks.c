@@ -10,6 +10,7 @@
 #include "job/disk-pull.h"
 #include "job/disk-stream.h"
 #include "job/disk.h"
+#include "job/revert.h"
 #include "job/snapshot.h"
 
 #define ASK_MS 20000
@@ -124,6 +125,8 @@ dr_service_snapshot_create(DrService *service, const char *name, JsonObject *req
   static const DrMember members[] = { { "name", DR_MEMBER_TEXT },
                                       { "disks", DR_MEMBER_TEXTS },
                                       { "quiesce", DR_MEMBER_FLAG },
+                                      { "memory", DR_MEMBER_FLAG },
+                                      { "memory_file", DR_MEMBER_TEXT },
                                       { "description", DR_MEMBER_TEXT },
                                       { NULL } };
 
@@ -147,6 +150,7 @@ dr_service_snapshot_merge(DrService *service, const char *name, JsonObject *requ
 {
   static const DrMember members[] = { { "snapshot", DR_MEMBER_TEXT },
                                       { "up", DR_MEMBER_FLAG },
+                                      { "delete", DR_MEMBER_FLAG },
                                       { "disks", DR_MEMBER_TEXTS },
                                       { "bandwidth", DR_MEMBER_NUMBER, 1, DR_MIB_MAX },
                                       { NULL } };
@@ -154,6 +158,18 @@ dr_service_snapshot_merge(DrService *service, const char *name, JsonObject *requ
   if (!dr_request_check(request, members, error) || !names_snapshot(request, error))
     return NULL;
   return start(service, name, "disk-merge", request, dr_disk_merge_run, error);
+}
+
+JsonArray *
+dr_service_snapshot_revert(DrService *service, const char *name, JsonObject *request, GError **error)
+{
+  static const DrMember members[] = { { "snapshot", DR_MEMBER_TEXT },
+                                      { "discard", DR_MEMBER_FLAG },
+                                      { NULL } };
+
+  if (!dr_request_check(request, members, error) || !names_snapshot(request, error))
+    return NULL;
+  return start(service, name, "snapshot-revert", request, dr_revert_run, error);
 }
 
 JsonObject *

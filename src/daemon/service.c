@@ -6,6 +6,7 @@
 #include "daemon/service-net.h"
 #include "daemon/service-new.h"
 #include "job/inventory.h"
+#include "job/revert.h"
 #include "job/upgrade.h"
 #include "vm/start.h"
 
@@ -352,9 +353,10 @@ recover(DrJob *job, GError **error)
     dr_vm_attach(dr_job_vm(job));
     return dr_service_recover_disk(job, error);
   }
-  if (!g_str_equal(dr_job_kind(job), "upgrade"))
+  if (!g_str_equal(dr_job_kind(job), "upgrade") && !g_str_equal(dr_job_kind(job), "snapshot-revert"))
     return dr_service_recover_move(job, error);
-  done = dr_upgrade_recover(job, error);
+  done = g_str_equal(dr_job_kind(job), "upgrade") ? dr_upgrade_recover(job, error)
+                                                  : dr_revert_recover(job, error);
   dr_vm_attach(dr_job_vm(job));
   return done;
 }

@@ -74,6 +74,9 @@ JsonArray *dr_service_snapshot_create(DrService *service, const char *name, Json
                                       GError **error);
 JsonArray *dr_service_snapshot_merge(DrService *service, const char *name, JsonObject *request,
                                      GError **error);
+/* As job/revert.h has it. */
+JsonArray *dr_service_snapshot_revert(DrService *service, const char *name, JsonObject *request,
+                                      GError **error);
 JsonObject *dr_service_snapshot_forget(DrService *service, const char *name, JsonObject *request,
                                        GError **error);
 

@@ -7,6 +7,7 @@
 #include "job/disk.h"
 #include "job/snapshot.h"
 
+#include <errno.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -20,6 +21,7 @@ typedef struct {
   char *disk, *base, *overlay;                        /* files */
   char *root, *base_node, *overlay_node, *below_node; /* below_node: what the base stands on; nullable */
   char *below;                                        /* its file; nullable */
+  char *base_format;
   char *job;
   gboolean active; /* the overlay is what the guest writes to */
   GPtrArray *old;
@@ -37,8 +39,8 @@ static void
 item_free(gpointer data)
 {
   Item *item = data;
-  char *texts[] = { item->disk,         item->base,       item->overlay, item->root, item->base_node,
-                    item->overlay_node, item->below_node, item->job,     item->below };
+  char *texts[] = { item->disk,         item->base,       item->overlay, item->root,  item->base_node,
+                    item->overlay_node, item->below_node, item->job,     item->below, item->base_format };
 
   for (guint i = 0; i < G_N_ELEMENTS(texts); i++)
     g_free(texts[i]);
@@ -100,6 +102,7 @@ add_item(Merge *m, const DrDisks *disks, JsonObject *split, GError **error)
   item = g_new0(Item, 1);
   item->disk = g_strdup(disk->name);
   item->base = g_strdup(dr_node_file(base));
+  item->base_format = g_strdup(dr_node_driver(base));
   item->overlay = g_strdup(dr_node_file(overlay));
   item->root = g_strdup(dr_node_name(disk->root));
   item->base_node = g_strdup(dr_node_name(base));
@@ -113,11 +116,43 @@ add_item(Merge *m, const DrDisks *disks, JsonObject *split, GError **error)
   return TRUE;
 }
 
+/* Memory is of the instant of all its disks: merged down it is of none. */
+static gboolean
+may_lose_memory(const Merge *m, JsonObject *record, GError **error)
+{
+  if (m->up || !dr_json_obj(record, "memory") || dr_json_bool(m->request, "delete", FALSE))
+    return TRUE;
+  dr_error_set(error, DR_ERROR_REFUSED,
+               "snapshot '%s' has the guest's memory, which could not be gone back to any more", m->name);
+  return dr_error_remedy(
+      error, "drover snapshot delete %s %s merges it down and removes the memory, too; merge --up keeps it",
+      dr_vm_name(m->d.vm), m->name);
+}
+
+/* Nobody else's images are changed. */
+static gboolean
+others_allow(const Merge *m, const DrDisks *disks, GError **error)
+{
+  g_autoptr(JsonArray) all =
+      dr_store_load_snapshots(dr_job_host(m->d.job)->store, dr_vm_name(m->d.vm), error);
+
+  for (guint i = 0; all && !m->up && i < m->items->len; i++) {
+    const Item *item = m->items->pdata[i];
+    const DrDisk *disk = dr_disks_find(disks, item->disk, error);
+
+    if (!disk || !dr_snapshot_others_allow(all, m->name, disk, item->base, error))
+      return FALSE;
+  }
+  return all != NULL;
+}
+
 static gboolean
 preflight(Merge *m, DrQmp *qmp, GError **error)
 {
   g_autoptr(JsonObject) record = dr_snapshot_load(m->d.vm, m->name, error);
-  g_autoptr(DrDisks) disks = record ? dr_disks_read(qmp, dr_vm_record(m->d.vm)->cwd, error) : NULL;
+  g_autoptr(DrDisks) disks = record && may_lose_memory(m, record, error)
+                                 ? dr_disks_read(qmp, dr_vm_record(m->d.vm)->cwd, error)
+                                 : NULL;
   JsonArray *splits = record ? dr_json_arr(record, "disks") : NULL;
 
   if (!disks)
@@ -128,8 +163,9 @@ preflight(Merge *m, DrQmp *qmp, GError **error)
     if (is_wanted(m, dr_json_str(split, "disk", "")) && !add_item(m, disks, split, error))
       return FALSE;
   }
-  return m->items->len > 0 ||
-         dr_error_set(error, DR_ERROR_NOT_FOUND, "snapshot '%s' has no such disk", m->name);
+  if (m->items->len == 0)
+    return dr_error_set(error, DR_ERROR_NOT_FOUND, "snapshot '%s' has no such disk", m->name);
+  return others_allow(m, disks, error);
 }
 
 /* --- The record --- */
@@ -155,6 +191,19 @@ merged(const Merge *m, const char *overlay)
   return NULL;
 }
 
+static gboolean
+rebase(const Merge *m, JsonObject *split)
+{
+  gboolean changed = FALSE;
+
+  for (guint i = 0; i < m->items->len; i++) {
+    const Item *item = m->items->pdata[i];
+
+    changed |= dr_snapshot_rebase(split, item->overlay, item->base, item->base_format, m->up);
+  }
+  return changed;
+}
+
 /* A later snapshot whose base was the overlay stands on our base now. */
 static gboolean
 rebase_others(Merge *m, JsonArray *all, GError **error)
@@ -165,15 +214,8 @@ rebase_others(Merge *m, JsonArray *all, GError **error)
     const char *name = dr_json_str(record, "name", "");
     gboolean changed = FALSE;
 
-    for (guint n = 0; splits && n < json_array_get_length(splits); n++) {
-      JsonObject *split = json_array_get_object_element(splits, n);
-      const Item *item = merged(m, dr_json_str(split, "base", ""));
-
-      if (!item)
-        continue;
-      json_object_set_string_member(split, "base", item->base);
-      changed = TRUE;
-    }
+    for (guint n = 0; splits && n < json_array_get_length(splits); n++)
+      changed |= rebase(m, json_array_get_object_element(splits, n));
     if (changed &&
         !dr_store_put_snapshot(dr_job_host(m->d.job)->store, dr_vm_name(m->d.vm), name, record, error))
       return FALSE;
@@ -215,9 +257,9 @@ static gboolean
 write_records(Merge *m, GError **error)
 {
   g_autoptr(JsonArray) all =
-      m->up ? NULL : dr_store_load_snapshots(dr_job_host(m->d.job)->store, dr_vm_name(m->d.vm), error);
+      dr_store_load_snapshots(dr_job_host(m->d.job)->store, dr_vm_name(m->d.vm), error);
 
-  return m->up || (all && rebase_others(m, all, error) && shrink(m, all, error));
+  return all && rebase_others(m, all, error) && (m->up || shrink(m, all, error));
 }
 
 /* --- The jobs in QEMU --- */
@@ -310,6 +352,17 @@ remove_files(Merge *m)
   }
 }
 
+/* Before its record goes, which names it. */
+static void
+remove_memory(Merge *m)
+{
+  g_autoptr(JsonObject) record = m->up ? NULL : dr_snapshot_load(m->d.vm, m->name, NULL);
+  const char *file = record ? dr_json_str(record, "memory.file", NULL) : NULL;
+
+  if (file && unlink(file) < 0 && errno != ENOENT)
+    g_warning("the memory of snapshot '%s', '%s', cannot be removed", m->name, file);
+}
+
 /* --- All of it --- */
 
 static gboolean
@@ -364,8 +417,9 @@ note(const Merge *m)
 
   for (guint i = 0; i < m->items->len; i++) {
     const Item *item = m->items->pdata[i];
-    JsonObject *one = dr_json("{'disk': <%s>, 'base': <%s>, 'overlay': <%s>, 'job': <%s>, 'active': <%b>}",
-                              item->disk, item->base, item->overlay, item->job, item->active);
+    JsonObject *one = dr_json(
+        "{'disk': <%s>, 'base': <%s>, 'base_format': <%s>, 'overlay': <%s>, 'job': <%s>, 'active': <%b>}",
+        item->disk, item->base, item->base_format, item->overlay, item->job, item->active);
     JsonArray *old = json_array_new();
 
     for (guint n = 0; n < item->old->len; n++)
@@ -427,7 +481,10 @@ is_merged(Merge *m, GError **error)
 static gboolean
 finish(Merge *m, GError **error)
 {
-  if (!end_all(m, error) || !is_merged(m, error) || !write_records(m, error))
+  if (!end_all(m, error) || !is_merged(m, error))
+    return FALSE;
+  remove_memory(m);
+  if (!write_records(m, error))
     return FALSE;
   remove_files(m);
   dr_job_set_result(m->d.job, result(m));
@@ -496,6 +553,7 @@ load(Merge *m, const char **ret_stage, GError **error)
 
       item->disk = g_strdup(dr_json_str(one, "disk", ""));
       item->base = g_strdup(dr_json_str(one, "base", ""));
+      item->base_format = g_strdup(dr_json_str(one, "base_format", ""));
       item->overlay = g_strdup(dr_json_str(one, "overlay", ""));
       item->job = g_strdup(dr_json_str(one, "job", ""));
       item->active = dr_json_bool(one, "active", FALSE);

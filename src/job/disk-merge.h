@@ -5,7 +5,8 @@
 #pragma once
 #include "job/job.h"
 
-/* Request: {"snapshot": name,"up":bool,"disks": names, absent: all of the snapshot's,"bandwidth":MiB/s}. A snapshot all of whose disks
+/* Request: {"snapshot": name,"up":bool,"disks": names, absent: all of the snapshot's,"bandwidth":MiB/s,
+ * "delete": its memory may go}. A snapshot all of whose disks
  * have been merged down is off the record. Questions while it runs: "abort" {}, "bandwidth" {"mib"}. */
 gboolean dr_disk_merge_run(DrJob *job, GError **error);
 gboolean dr_disk_merge_recover(DrJob *job, GError **error);

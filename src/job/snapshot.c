@@ -1,13 +1,12 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Takes snapshots. */
-#include "job/snapshot.h"
 #include "base/address.h"
 #include "base/error.h"
 #include "job/block-job.h"
 #include "job/disk-image.h"
-#include "job/disk-job.h"
 #include "job/disk-target.h"
 #include "job/guest-agent.h"
+#include "job/snapshot-internal.h"
 
 #include <string.h>
 #include <sys/stat.h>
@@ -20,26 +19,6 @@
 #define CREATE_MS 60000
 #define SUFFIX ".qcow2"
 
-typedef struct {
-  char *disk, *top, *base, *base_format, *overlay, *secret;
-  char *node, *file_node;
-  gboolean made, direct, no_flush;
-  gboolean reserved; /* its overlay's file is ours */
-  gint64 bytes;
-  JsonArray *bitmaps; /* nullable: those that record: they go on in the overlay */
-} Split;
-
-typedef struct {
-  DrDiskJob d;
-  JsonObject *request;
-  const char *name;
-  GPtrArray *splits;
-  DrFindings *findings;
-  char *agent; /* nullable: its socket */
-  gint64 frozen;
-  gboolean switched;
-} Snapshot;
-
 static void
 split_free(gpointer data)
 {
@@ -50,6 +29,7 @@ split_free(gpointer data)
   for (guint i = 0; i < G_N_ELEMENTS(texts); i++)
     g_free(texts[i]);
   g_clear_pointer(&split->bitmaps, json_array_unref);
+  g_clear_pointer(&split->chain, json_array_unref);
   g_free(split);
 }
 
@@ -64,6 +44,8 @@ dr_snapshot_check(JsonObject *request, GError **error)
     return FALSE;
   if (disks && json_array_get_length(disks) == 0)
     return dr_error_set(error, DR_ERROR_INVALID, "the list of disks is empty");
+  if (!dr_snapshot_memory_check(request, error))
+    return FALSE;
   for (guint i = 0; disks && i < json_array_get_length(disks); i++) {
     const char *file = strchr(json_array_get_string_element(disks, i), '=');
 
@@ -178,6 +160,7 @@ add_split(Snapshot *s, const DrDisks *disks, const DrDisk *disk, const char *wis
   split->file_node = g_strconcat(split->node, "-file", NULL);
   split->made = is_ours(snapshots, split->base);
   split->bitmaps = recording_bitmaps(dr_json_arr(shown, "bitmaps"));
+  split->chain = dr_snapshot_chain(disk->top);
   if (!file && *split->base != '/') {
     block(s, "target", "give the overlay a file: --disk DISK=FILE",
           "the image '%s' of disk '%s' is in no directory that its overlay could be put into", split->base,
@@ -255,6 +238,8 @@ preflight(Snapshot *s, DrQmp *qmp, GError **error)
     if (!s->agent)
       return FALSE;
   }
+  if (!dr_snapshot_look(s, disks, qmp, error))
+    return FALSE;
   dr_job_set_findings(s->d.job, s->findings);
   return dr_findings_block(s->findings) ? dr_findings_to_error(s->findings, doing, error) : TRUE;
 }
@@ -294,9 +279,8 @@ create_overlays(Snapshot *s, DrQmp *qmp, GError **error)
   return TRUE;
 }
 
-/* Of a snapshot that was not taken. */
-static void
-remove_overlays(Snapshot *s, DrQmp *qmp)
+void
+dr_snapshot_remove_overlays(Snapshot *s, DrQmp *qmp)
 {
   for (guint i = 0; i < s->splits->len; i++) {
     const Split *split = s->splits->pdata[i];
@@ -337,8 +321,8 @@ add_bitmaps(JsonArray *actions, const Split *split)
 }
 
 /* One transaction: no write of the guest's is on one disk's side of it and not on another's. */
-static gboolean
-switch_disks(Snapshot *s, DrQmp *qmp, GError **error)
+gboolean
+dr_snapshot_switch(Snapshot *s, DrQmp *qmp, GError **error)
 {
   JsonArray *actions = json_array_new();
   JsonObject *arguments = json_object_new();
@@ -363,11 +347,15 @@ switch_disks(Snapshot *s, DrQmp *qmp, GError **error)
 static JsonObject *
 split_json(const Split *split)
 {
-  return dr_json(
+  JsonObject *object = dr_json(
       "{'disk': <%s>, 'base': <%s>, 'base_format': <%s>, 'overlay': <%s>, 'made': <%b>, 'node': <%s>, "
-      "'file_node': <%s>}",
+      "'file_node': <%s>, 'bytes': <%x>, 'encrypted': <%b>}",
       split->disk, split->base, split->base_format, split->overlay, split->made, split->node,
-      split->file_node);
+      split->file_node, split->bytes, split->secret != NULL);
+
+  if (split->chain)
+    json_object_set_array_member(object, "chain", json_array_ref(split->chain));
+  return object;
 }
 
 static JsonObject *
@@ -383,6 +371,7 @@ record_of(const Snapshot *s)
   json_object_set_array_member(record, "disks", disks);
   if (description)
     json_object_set_string_member(record, "description", description);
+  dr_snapshot_add_machine(s, record);
   return record;
 }
 
@@ -391,6 +380,7 @@ write_record(Snapshot *s, GError **error)
 {
   g_autoptr(JsonObject) record = record_of(s);
 
+  dr_snapshot_mark_images(record);
   return dr_store_put_snapshot(dr_job_host(s->d.job)->store, dr_vm_name(s->d.vm), s->name, record, error);
 }
 
@@ -422,6 +412,7 @@ snapshot_init(Snapshot *s, DrJob *job)
   s->name = dr_json_str(s->request, "name", "");
   s->splits = g_ptr_array_new_with_free_func(split_free);
   s->findings = dr_findings_new();
+  s->save.fd = -1;
 }
 
 static void
@@ -431,6 +422,11 @@ snapshot_clear(Snapshot *s)
   g_ptr_array_unref(s->splits);
   dr_findings_free(s->findings);
   g_free(s->agent);
+  g_free(s->memory_file);
+  g_strfreev(s->argv);
+  g_clear_pointer(&s->machine, json_object_unref);
+  if (s->save.fd >= 0)
+    close(s->save.fd);
 }
 
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Snapshot, snapshot_clear)
@@ -464,11 +460,13 @@ take_it(Snapshot *s, DrQmp *qmp, GError **error)
 {
   gboolean taken;
 
+  if (s->memory_file)
+    return dr_snapshot_take_memory(s, qmp, error);
   if (s->agent && !dr_job_enter(s->d.job, STAGE_FREEZE, NULL, error))
     return FALSE;
   if (s->agent && !dr_guest_freeze(s->agent, &s->frozen, error))
     return FALSE;
-  taken = dr_job_enter(s->d.job, STAGE_SWITCH, NULL, error) && switch_disks(s, qmp, error);
+  taken = dr_job_enter(s->d.job, STAGE_SWITCH, NULL, error) && dr_snapshot_switch(s, qmp, error);
   if (s->agent)
     thaw(s);
   return taken;
@@ -482,12 +480,14 @@ result(const Snapshot *s)
   json_object_set_string_member(object, "name", s->name);
   json_object_set_int_member(object, "frozen", s->frozen);
   json_object_set_double_member(object, "total_ms", (double)(g_get_monotonic_time() - s->d.begun_us) / 1000);
+  json_object_remove_member(object, "argv");
+  json_object_remove_member(object, "machine");
   return object;
 }
 
 /* It was one transaction: one disk tells for all. */
-static gboolean
-was_taken(Snapshot *s, DrQmp *qmp, gboolean *ret_taken, GError **error)
+gboolean
+dr_snapshot_was_taken(Snapshot *s, DrQmp *qmp, gboolean *ret_taken, GError **error)
 {
   const Split *split = s->splits->pdata[0];
   g_autoptr(DrDisks) disks = dr_disks_read(qmp, dr_vm_record(s->d.vm)->cwd, error);
@@ -512,10 +512,12 @@ take(Snapshot *s, DrQmp *qmp, GError **error)
     return FALSE;
   if (create_overlays(s, qmp, &local) && take_it(s, qmp, &local))
     return TRUE;
-  if (was_taken(s, qmp, &taken, NULL) && taken) /* its answer did not come in time */
+  if (s->memory_file)
+    return dr_snapshot_undo_memory(s, qmp, g_steal_pointer(&local), error);
+  if (dr_snapshot_was_taken(s, qmp, &taken, NULL) && taken) /* its answer did not come in time */
     return TRUE;
   if (local->code != DR_ERROR_CLOSED && local->code != DR_ERROR_TIMEOUT)
-    remove_overlays(s, qmp);
+    dr_snapshot_remove_overlays(s, qmp);
   g_propagate_error(error, g_steal_pointer(&local));
   return FALSE;
 }
@@ -556,6 +558,9 @@ load_splits(Snapshot *s, JsonArray *disks)
     split->made = dr_json_bool(object, "made", FALSE);
     split->node = g_strdup(dr_json_str(object, "node", ""));
     split->file_node = g_strdup(dr_json_str(object, "file_node", ""));
+    split->bytes = dr_json_int(object, "bytes", 0);
+    split->secret = dr_json_bool(object, "encrypted", FALSE) ? g_strdup("") : NULL; /* that it has one */
+    split->chain = dr_json_arr(object, "chain") ? json_array_ref(dr_json_arr(object, "chain")) : NULL;
     split->reserved = TRUE; /* it was not there when the journal was written */
     g_ptr_array_add(s->splits, split);
   }
@@ -572,9 +577,11 @@ load(Snapshot *s, const char **ret_stage, GError **error)
     JsonArray *disks = said ? dr_json_arr(said, "disks") : NULL;
 
     *ret_stage = g_intern_string(dr_json_str(entry, "stage", ""));
+    s->halted |= said && dr_json_bool(said, "halted", FALSE);
     if (!disks)
       continue;
     load_splits(s, disks);
+    dr_snapshot_load_machine(s, said);
     s->agent = g_strdup(dr_json_str(said, "agent", NULL));
   }
   return journal != NULL;
@@ -585,11 +592,13 @@ settle(Snapshot *s, DrQmp *qmp, const char *stage, GError **error)
 {
   gboolean taken;
 
-  if (!was_taken(s, qmp, &taken, error))
+  if (s->memory_file)
+    return dr_snapshot_settle_memory(s, qmp, stage, error) && write_record(s, error);
+  if (!dr_snapshot_was_taken(s, qmp, &taken, error))
     return FALSE;
   if (taken)
     return write_record(s, error);
-  remove_overlays(s, qmp);
+  dr_snapshot_remove_overlays(s, qmp);
   dr_error_set(error, DR_ERROR_CLOSED, "droverd ended at stage '%s', before the snapshot was taken", stage);
   return dr_error_remedy(error, "take it again");
 }
@@ -614,9 +623,12 @@ dr_snapshot_recover(DrJob *job, GError **error)
   if (qmp) {
     settled = settle(&s, qmp, stage, error);
     dr_disk_job_give(&s.d, qmp);
-  } else if (!g_str_equal(stage, STAGE_SWITCH)) {
-    remove_overlays(&s, NULL);
+  } else if (!g_str_equal(stage, STAGE_SWITCH) && !g_str_equal(stage, DR_STAGE_MEMORY) &&
+             !g_str_equal(stage, DR_STAGE_ROLLBACK)) {
+    dr_snapshot_remove_overlays(&s, NULL);
+    dr_snapshot_remove_memory(&s);
   } else {
+    dr_snapshot_remove_memory(&s);
     dr_error_remedy(
         error,
         "the guest's last writes may be in the overlays: look with qemu-img map before they are removed");

@@ -70,7 +70,7 @@ take_record(DrUpgrade *u)
   g_strv_builder_unref(sockets);
   g_strfreev(record->argv_running);
   record->argv_running = g_strdupv(u->plan.argv);
-  if (record->generation != u->plan.generation)
+  if (record->generation != u->plan.generation && !u->plan.revert)
     record->upgrades++; /* once, also where a recovery comes through here again */
   record->generation = u->plan.generation;
   g_clear_pointer(&record->exit_text, g_free);

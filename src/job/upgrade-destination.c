@@ -276,6 +276,8 @@ write_argv(DrUpgrade *u, GArray *ram, GError **error)
     return FALSE;
   if (dr_findings_block(findings))
     return dr_findings_to_error(findings, doing, error);
+  if (u->plan.cold)
+    dr_argv_remove_all(rewrite->argv, "incoming"); /* it boots, once it is told to run */
   u->plan.argv = dr_argv_to_strv(rewrite->argv);
   u->plan.console = rewrite->console;
   u->plan.renames = absolute_renames(u, rewrite);
@@ -424,6 +426,12 @@ next_console(DrUpgrade *u)
 }
 
 gboolean
+dr_upgrade_prepare_console(DrUpgrade *u, GError **error)
+{
+  return dr_console_prepare(dr_vm_console(u->vm), next_console(u), error);
+}
+
+gboolean
 dr_upgrade_verify_destination(DrUpgrade *u, GError **error)
 {
   g_autoptr(DrInventory) inventory = dr_inventory_read(u->dest, error);
@@ -442,5 +450,5 @@ dr_upgrade_verify_destination(DrUpgrade *u, GError **error)
   dr_job_set_findings(u->job, u->pre->findings);
   if (!same)
     return FALSE;
-  return dr_console_prepare(dr_vm_console(u->vm), next_console(u), error);
+  return dr_upgrade_prepare_console(u, error);
 }

@@ -19,6 +19,10 @@ typedef struct {
   char *mark_path;      /* names the destination once it has been chosen to run; in the run directory */
   gboolean console;     /* it has drover's console */
   gboolean was_running; /* at the last look: others may pause and resume it until the switchover */
+  gboolean
+      revert; /* the state comes from a snapshot: the two guests share nothing, and the old one stays whole */
+  gboolean cold;   /* likewise, and from its disks only: the new QEMU boots */
+  gboolean halted; /* likewise: the old guest ran, and we have told it to stop */
   DrMemoryMode mode;
   gboolean shared_after; /* the new QEMU's RAM can be handed over next time */
   char **argv;           /* the new QEMU's */
@@ -77,6 +81,8 @@ typedef struct {
 /* destination.c */
 /* Takes over `fd`; returns its number in the new QEMU. `number` -1: the next free one. */
 int dr_upgrade_hand(DrUpgrade *u, int fd, int number);
+/* The console that the new QEMU will have. */
+gboolean dr_upgrade_prepare_console(DrUpgrade *u, GError **error);
 /* For a guest that comes from another host: u->source is NULL, u->pre was made from what that host says, plan.forwards is
  * set. `make_needs` fills the numbers of u->pre->needs. */
 typedef gboolean (*DrUpgradeNeedsFunc)(DrUpgrade *u, GError **error);
@@ -100,6 +106,8 @@ gboolean dr_upgrade_note_running(DrUpgrade *u, gboolean running, GError **error)
 /* transfer.c */
 gboolean dr_upgrade_transfer(DrUpgrade *u, GError **error);
 gboolean dr_upgrade_reset_capabilities(DrQmp *qmp, GError **error);
+/* The destination has the guest, the source stands still for good: no return, the mark, `cont`. */
+gboolean dr_upgrade_switch_over(DrUpgrade *u, GError **error);
 guint64 dr_upgrade_memory(const DrUpgrade *u); /* bytes that the two QEMUs take now */
 gboolean dr_upgrade_wait_postcopy(DrUpgrade *u, GError **error);
 
@@ -139,6 +147,16 @@ void dr_upgrade_clear(DrUpgrade *u);
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(DrUpgrade, dr_upgrade_clear)
 /* The last steps, wherever the guest is: the monitor goes back to the VM, the record says how things are. */
 void dr_upgrade_finish(DrUpgrade *u, DrWhere where, const GError *reason);
+/* The old QEMU, and what goes with it, into the plan. */
+void dr_upgrade_note_source(DrUpgrade *u);
+/* Before anything was changed: gives the monitor back. `ran`: when the job began. `cause` consumed. */
+gboolean dr_upgrade_give_up(DrUpgrade *u, gboolean ran, GError *cause, GError **error);
+/* In recovery, with a plan: connects to both, and settles. */
+DrWhere dr_upgrade_find_guest(DrUpgrade *u, GError **ret_reason);
+/* Pids of an earlier boot mean other processes now: none is looked at. */
+gboolean dr_upgrade_was_rebooted(DrUpgrade *u, const char *what, const char *stage, GError **error);
+/* Turns an error into the news that the guest has ended, if that is what is behind it. */
+void dr_upgrade_say_if_ended(DrUpgrade *u, GError **error);
 /* Reads the journal. FALSE: nothing had been started. */
 gboolean dr_upgrade_load_plan(DrUpgrade *u, JsonArray *journal, const char **ret_stage);
 /* A destination that was spawned, but whose pid did not reach the journal, has its monitor's path on its command line. */

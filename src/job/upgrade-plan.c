@@ -60,6 +60,8 @@ dr_upgrade_plan_write(const DrUpgradePlan *plan)
   json_object_set_string_member(object, "mark_path", plan->mark_path);
   json_object_set_boolean_member(object, "console", plan->console);
   json_object_set_boolean_member(object, "was_running", plan->was_running);
+  json_object_set_boolean_member(object, "revert", plan->revert);
+  json_object_set_boolean_member(object, "cold", plan->cold);
   json_object_set_string_member(object, "mode", dr_memory_mode_name(plan->mode));
   json_object_set_boolean_member(object, "shared_after", plan->shared_after);
   json_object_set_array_member(object, "argv", dr_json_array_from_strv((const char *const *)plan->argv));
@@ -102,6 +104,8 @@ dr_upgrade_plan_read(DrUpgradePlan *plan, JsonObject *object)
   plan->mark_path = g_strdup(dr_json_str(object, "mark_path", NULL));
   plan->console = dr_json_bool(object, "console", FALSE);
   plan->was_running = dr_json_bool(object, "was_running", TRUE);
+  plan->revert = dr_json_bool(object, "revert", FALSE);
+  plan->cold = dr_json_bool(object, "cold", FALSE);
   dr_memory_mode_parse(dr_json_str(object, "mode", "shared"), &plan->mode, NULL);
   plan->shared_after = dr_json_bool(object, "shared_after", FALSE);
   plan->argv = dr_json_strv(dr_json_arr(object, "argv"));

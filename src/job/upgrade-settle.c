@@ -131,7 +131,7 @@ resume_source(DrUpgrade *u, GError **error)
     g_autofree char *state = dr_migration_run_state(u->source);
     g_autoptr(GError) last = NULL;
 
-    if (is_stopped_by_owner(state))
+    if (is_stopped_by_owner(state) && !u->plan.halted)
       return TRUE;
     if (u->plan.was_running ? !dr_migration_waits_for_cont(state) : !g_str_equal(state, "finish-migrate"))
       return TRUE;
@@ -204,6 +204,8 @@ destination_is_complete(DrUpgrade *u)
 {
   g_autofree char *status = u->dest ? dr_migration_status(u->dest) : g_strdup("gone");
 
+  if (u->plan.cold)
+    return u->dest != NULL; /* its disks are all that it needs */
   return g_str_equal(status, "completed");
 }
 
@@ -216,6 +218,8 @@ destination_completes(DrUpgrade *u)
   for (;;) {
     g_autofree char *status = u->dest ? dr_migration_status(u->dest) : g_strdup("gone");
 
+    if (u->plan.cold)
+      return u->dest != NULL;
     if (!g_strv_contains((const char *const[]){ "active", "postcopy-active", "device", NULL }, status))
       return g_str_equal(status, "completed");
     if (dr_qmp_closed(u->dest) || dr_deadline_passed(deadline))
@@ -261,12 +265,19 @@ take_back(DrUpgrade *u, GError **ret_reason)
   return back_to_source(u, ret_reason);
 }
 
+/* In a revert the destination had RAM and images of its own: whatever it did, the source is as it was when it was stopped. */
+static gboolean
+is_untouched(DrUpgrade *u)
+{
+  return u->plan.revert && !dr_upgrade_is_dest(u, &dr_vm_record(u->vm)->id);
+}
+
 static DrWhere
 lost_destination(DrUpgrade *u, GError **ret_reason)
 {
   if (u->starved)
     return nowhere(u, ret_reason, "the old QEMU ended during post-copy, with a part of the guest's memory");
-  if (dr_upgrade_never_ran(u))
+  if (dr_upgrade_never_ran(u) || is_untouched(u))
     return take_back(u, ret_reason);
   return nowhere(u, ret_reason, "the new QEMU ended after it had been told to run");
 }

@@ -293,15 +293,16 @@ wait_resumed(DrUpgrade *u, GError **error)
 static gboolean
 pass_no_return(DrUpgrade *u, GError **error)
 {
-  dr_qmp_set_cancel_fd(u->source, -1);
+  if (u->source) /* a revert of a VM that has ended has none */
+    dr_qmp_set_cancel_fd(u->source, -1);
   dr_qmp_set_cancel_fd(u->dest, -1);
   return dr_job_no_return(u->job, error);
 }
 
 /* The source has stopped for good. The mark says that the destination is the one from here on; `cont` may reach a
  * QEMU that still loads, which then runs as soon as it has: its loading and our message overlap. */
-static gboolean
-switch_over(DrUpgrade *u, GError **error)
+gboolean
+dr_upgrade_switch_over(DrUpgrade *u, GError **error)
 {
   if (!pass_no_return(u, error))
     return FALSE;
@@ -337,7 +338,8 @@ precopy(DrUpgrade *u, Progress *progress, GError **error)
   int limit = u->plan.mode == DR_MEMORY_SHARED ? SHARED_MS : COPY_MS;
 
   return dr_upgrade_prepare_mark(u, error) && dr_upgrade_look_again(u, error) && start_migration(u, error) &&
-         wait_status(u, progress, "completed", dr_deadline_in(limit), error) && switch_over(u, error);
+         wait_status(u, progress, "completed", dr_deadline_in(limit), error) &&
+         dr_upgrade_switch_over(u, error);
 }
 
 gboolean
@@ -368,7 +370,7 @@ postcopy(DrUpgrade *u, Progress *progress, GError **error)
   if (!start_migration(u, error) || !dr_qmp_do(u->source, "migrate-start-postcopy", NULL, error) ||
       !wait_status(u, progress, "postcopy-active|completed", dr_deadline_in(SHARED_MS), error))
     return FALSE;
-  return switch_over(u, error) && dr_upgrade_wait_postcopy(u, error);
+  return dr_upgrade_switch_over(u, error) && dr_upgrade_wait_postcopy(u, error);
 }
 
 static void

@@ -132,9 +132,8 @@ dr_upgrade_finish(DrUpgrade *u, DrWhere where, const GError *reason)
     g_warning("%s", error->message);
 }
 
-/* Turns an error into the news that the guest has ended, if that is what is behind it. */
-static void
-say_if_ended(DrUpgrade *u, GError **error)
+void
+dr_upgrade_say_if_ended(DrUpgrade *u, GError **error)
 {
   if (dr_vm_check(u->vm))
     return;
@@ -194,9 +193,8 @@ settle(DrUpgrade *u, GError *cause, GError **error)
   return FALSE;
 }
 
-/* The old QEMU, and what goes with it. */
-static void
-note_source(DrUpgrade *u)
+void
+dr_upgrade_note_source(DrUpgrade *u)
 {
   const DrVmRecord *record = dr_vm_record(u->vm);
   g_autofree char *run_dir = dr_host_run_dir(u->host, record->name, NULL);
@@ -218,16 +216,15 @@ may_be_ending(const GError *error)
   return g_error_matches(error, DR_ERROR, DR_ERROR_CLOSED) || g_error_matches(error, DR_ERROR, DR_ERROR_IO);
 }
 
-/* Before anything was changed. `ran`: when the job began. */
-static gboolean
-give_up(DrUpgrade *u, gboolean ran, GError *cause, GError **error)
+gboolean
+dr_upgrade_give_up(DrUpgrade *u, gboolean ran, GError *cause, GError **error)
 {
   if (may_be_ending(cause))
     dr_upgrade_ends_within(&u->plan.source, DYING_MS);
   if (u->source)
     dr_upgrade_finish(u, DR_ON_SOURCE, NULL); /* which gives the monitor back */
   if (ran)
-    say_if_ended(u, &cause);
+    dr_upgrade_say_if_ended(u, &cause);
   g_propagate_error(error, cause);
   return FALSE;
 }
@@ -244,9 +241,9 @@ dr_upgrade_run(DrJob *job, GError **error)
   if (!dr_job_enter(job, DR_STAGE_PREFLIGHT, NULL, error))
     return FALSE;
   u.source = dr_vm_take(u.vm, "an upgrade", LEASE_MS, &cause);
-  note_source(&u);
+  dr_upgrade_note_source(&u);
   if (!u.source || !preflight(&u, &cause))
-    return give_up(&u, ran, cause, error);
+    return dr_upgrade_give_up(&u, ran, cause, error);
   return move(&u, &cause) ? commit(&u, error) : settle(&u, cause, error);
 }
 
@@ -322,6 +319,8 @@ dr_upgrade_load_plan(DrUpgrade *u, JsonArray *journal, const char **ret_stage)
     } else if (g_str_equal(stage, DR_STAGE_POSTCOPY)) {
       u->postcopy_begun = TRUE;
     }
+    if (entry_note && json_object_has_member(entry_note, "halted"))
+      u->plan.halted = dr_json_bool(entry_note, "halted", FALSE);
     /* Paused or resumed by somebody since the plan was made: see dr_upgrade_note_running(). */
     if (entry_note && json_object_has_member(entry_note, "was_running"))
       u->plan.was_running = dr_json_bool(entry_note, "was_running", TRUE);
@@ -346,8 +345,8 @@ connect_both(DrUpgrade *u)
     u->source = dr_qmp_connect(u->plan.source_qmp, FALSE, dr_deadline_in(CONNECT_MS), NULL);
 }
 
-static DrWhere
-find_guest(DrUpgrade *u, GError **ret_reason)
+DrWhere
+dr_upgrade_find_guest(DrUpgrade *u, GError **ret_reason)
 {
   DrWhere where = DR_ON_DESTINATION;
 
@@ -360,17 +359,15 @@ find_guest(DrUpgrade *u, GError **ret_reason)
   return where;
 }
 
-/* Pids of an earlier boot mean other processes now: none is looked at. */
-static gboolean
-was_rebooted(DrUpgrade *u, const char *stage, GError **error)
+gboolean
+dr_upgrade_was_rebooted(DrUpgrade *u, const char *what, const char *stage, GError **error)
 {
   if (g_strcmp0(dr_vm_record(u->vm)->boot_id, dr_boot_id()) == 0)
     return FALSE;
   u->dest_id = (DrProcId){ 0 };
   dr_upgrade_remove_leftovers(u);
-  dr_error_set(error, DR_ERROR_ATTENTION,
-               "the host was rebooted while the upgrade of VM '%s' was at stage '%s'", dr_vm_name(u->vm),
-               stage);
+  dr_error_set(error, DR_ERROR_ATTENTION, "the host was rebooted while the %s of VM '%s' was at stage '%s'",
+               what, dr_vm_name(u->vm), stage);
   dr_error_remedy(error, "start the VM again");
   return TRUE;
 }
@@ -383,7 +380,7 @@ interrupted(DrUpgrade *u, const char *stage, GError **error)
       "droverd ended while the upgrade of VM '%s' was at stage '%s'; the guest runs on under its old QEMU",
       dr_vm_name(u->vm), stage);
   dr_error_remedy(error, "start the upgrade again: drover upgrade %s", dr_vm_name(u->vm));
-  say_if_ended(u, error);
+  dr_upgrade_say_if_ended(u, error);
 }
 
 /* The guest runs under the new QEMU, which droverd did not live to see. */
@@ -411,7 +408,7 @@ dr_upgrade_recover(DrJob *job, GError **error)
   gboolean started;
 
   dr_upgrade_init(&u, job);
-  note_source(&u);
+  dr_upgrade_note_source(&u);
   journal = dr_store_load_journal(u.host->store, dr_job_id(job), error);
   if (!journal) {
     dr_vm_give(u.vm, NULL);
@@ -420,8 +417,8 @@ dr_upgrade_recover(DrJob *job, GError **error)
   started = dr_upgrade_load_plan(&u, journal, &stage);
   dr_job_step(job, stage);
   dr_job_hold(job, DR_STEP_RECOVER);
-  if (!was_rebooted(&u, stage, &reason) && started)
-    where = find_guest(&u, &reason);
+  if (!dr_upgrade_was_rebooted(&u, "upgrade", stage, &reason) && started)
+    where = dr_upgrade_find_guest(&u, &reason);
   if (where == DR_ON_DESTINATION)
     return commit_late(&u, stage, error);
   if (where == DR_ON_SOURCE && !reason)

@@ -553,6 +553,12 @@ dr_service_snapshot_merge(DrService *service, const char *name, JsonObject *requ
   return json_array_new();
 }
 
+JsonArray *
+dr_service_snapshot_revert(DrService *service, const char *name, JsonObject *request, GError **error)
+{
+  return json_array_new();
+}
+
 JsonObject *
 dr_service_snapshot_forget(DrService *service, const char *name, JsonObject *request, GError **error)
 {
