@@ -235,6 +235,79 @@ snapshot_forget_work(DrCall *call, GError **error)
 }
 
 static gboolean
+bitmaps_work(DrCall *call, GError **error)
+{
+  return dr_call_take_array(
+      call, dr_service_bitmaps(call->api->service, call->name, dr_call_query(call, "disk"), error));
+}
+
+static gboolean
+change_bitmap(DrCall *call, const char *what, GError **error)
+{
+  return dr_call_take_object(
+      call, dr_service_bitmap_change(call->api->service, call->name, what, call->body, error));
+}
+
+static gboolean
+bitmap_add_work(DrCall *call, GError **error)
+{
+  call->status = SOUP_STATUS_CREATED;
+  return change_bitmap(call, "add", error);
+}
+
+static gboolean
+bitmap_remove_work(DrCall *call, GError **error)
+{
+  return change_bitmap(call, "remove", error);
+}
+
+static gboolean
+bitmap_merge_work(DrCall *call, GError **error)
+{
+  return change_bitmap(call, "merge", error);
+}
+
+static gboolean
+bitmap_enable_work(DrCall *call, GError **error)
+{
+  return change_bitmap(call, "enable", error);
+}
+
+static gboolean
+bitmap_disable_work(DrCall *call, GError **error)
+{
+  return change_bitmap(call, "disable", error);
+}
+
+static gboolean
+backups_work(DrCall *call, GError **error)
+{
+  return dr_call_take_array(call, dr_service_backups(call->api->service, call->name, error));
+}
+
+static gboolean
+backup_create_work(DrCall *call, GError **error)
+{
+  call->status = SOUP_STATUS_ACCEPTED;
+  return dr_call_take_array(call,
+                            dr_service_backup_create(call->api->service, call->name, call->body, error));
+}
+
+static gboolean
+backup_serve_work(DrCall *call, GError **error)
+{
+  call->status = SOUP_STATUS_ACCEPTED;
+  return dr_call_take_array(call, dr_service_backup_serve(call->api->service, call->name, call->body, error));
+}
+
+static gboolean
+backup_finish_work(DrCall *call, GError **error)
+{
+  return dr_call_take_object(call,
+                             dr_service_backup_finish(call->api->service, call->name, call->body, error));
+}
+
+static gboolean
 jobs_work(DrCall *call, GError **error)
 {
   return dr_call_take_array(call, dr_service_jobs(call->api->service, error));
@@ -327,6 +400,16 @@ static const DrRoute routes[] = {
   { "POST", "/v1/vms/{}/snapshots/merge", DR_BODY_REQUIRED, snapshot_merge_work },
   { "POST", "/v1/vms/{}/snapshots/revert", DR_BODY_REQUIRED, snapshot_revert_work },
   { "POST", "/v1/vms/{}/snapshots/forget", DR_BODY_REQUIRED, snapshot_forget_work },
+  { "GET", "/v1/vms/{}/bitmaps", DR_BODY_NONE, bitmaps_work },
+  { "POST", "/v1/vms/{}/bitmaps", DR_BODY_REQUIRED, bitmap_add_work },
+  { "POST", "/v1/vms/{}/bitmaps/remove", DR_BODY_REQUIRED, bitmap_remove_work },
+  { "POST", "/v1/vms/{}/bitmaps/merge", DR_BODY_REQUIRED, bitmap_merge_work },
+  { "POST", "/v1/vms/{}/bitmaps/enable", DR_BODY_REQUIRED, bitmap_enable_work },
+  { "POST", "/v1/vms/{}/bitmaps/disable", DR_BODY_REQUIRED, bitmap_disable_work },
+  { "GET", "/v1/vms/{}/backups", DR_BODY_NONE, backups_work },
+  { "POST", "/v1/vms/{}/backups", DR_BODY_REQUIRED, backup_create_work },
+  { "POST", "/v1/vms/{}/backups/serve", DR_BODY_OPTIONAL, backup_serve_work },
+  { "POST", "/v1/vms/{}/backups/finish", DR_BODY_OPTIONAL, backup_finish_work },
   { "GET", "/v1/jobs", DR_BODY_NONE, jobs_work },
   { "GET", "/v1/jobs/{}", DR_BODY_NONE, job_work },
   { "POST", "/v1/jobs/{}/cancel", DR_BODY_NONE, cancel_work },

@@ -45,6 +45,7 @@ typedef struct {
   int min, max;        /* how many */
   const char *options; /* the long names of the verb's options that it takes, with spaces around each */
   int (*run)(DrCli *cli, const void *options);
+  gboolean otherwise; /* meant where the first word is none of them, or all words stand behind "--" */
 } DrSubverb;
 
 /* dr_cli_parse() for such a verb, and then the subverb's run() with cli->words behind its name. `subverbs` ends with a nameless one;
@@ -100,5 +101,7 @@ int dr_cmd_watch(DrCli *cli, int argc, char **argv);
 int dr_cmd_cancel(DrCli *cli, int argc, char **argv);
 int dr_cmd_disk(DrCli *cli, int argc, char **argv);
 int dr_cmd_snapshot(DrCli *cli, int argc, char **argv);
+int dr_cmd_bitmap(DrCli *cli, int argc, char **argv);
+int dr_cmd_backup(DrCli *cli, int argc, char **argv);
 int dr_cmd_peer(DrCli *cli, int argc, char **argv);
 int dr_cmd_pki(DrCli *cli, int argc, char **argv);

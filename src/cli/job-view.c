@@ -81,6 +81,40 @@ revert_sentence(JsonObject *job, JsonObject *result)
                          total, *files ? "; what it wrote since is in " : "", files);
 }
 
+/* "d0 to /b/d0.qcow2", or "d0 at nbd+unix:///d0?socket=/s", a line each. (transfer full) */
+static char *
+backup_text(JsonObject *result, const char *before, const char *member)
+{
+  GString *text = g_string_new(NULL);
+  JsonArray *disks = dr_json_arr(result, "disks");
+
+  for (guint i = 0; disks && i < json_array_get_length(disks); i++) {
+    JsonObject *disk = json_array_get_object_element(disks, i);
+
+    g_string_append_printf(text, "\n  %s %s %s", dr_json_str(disk, "disk", "?"), before,
+                           dr_json_str(disk, member, "?"));
+  }
+  return g_string_free(text, FALSE);
+}
+
+static char *
+backup_sentence(JsonObject *job, JsonObject *result)
+{
+  const char *vm = dr_json_str(job, "vm", "?");
+  g_autofree char *total = dr_render_ms(dr_render_number(result, "total_ms", 0));
+  g_autofree char *bytes = dr_render_bytes(dr_render_number(result, "bytes_moved", 0));
+  g_autofree char *files = NULL;
+
+  if (g_str_equal(dr_json_str(job, "kind", ""), "disk-serve"))
+    return g_strdup_printf("%s: its disks are not served any more%s", vm,
+                           dr_json_bool(result, "success", FALSE) ? "; the next backup goes on from this one"
+                                                                  : "");
+  files = backup_text(result, "to", "file");
+  return g_strdup_printf("%s: backed up%s, %s, took %s%s", vm,
+                         dr_json_bool(result, "incremental", FALSE) ? " what was written since" : "", bytes,
+                         total, files);
+}
+
 /* Of a job on disks. */
 static char *
 disk_sentence(JsonObject *job, JsonObject *result)
@@ -90,6 +124,9 @@ disk_sentence(JsonObject *job, JsonObject *result)
   g_autofree char *bytes = dr_render_bytes(dr_render_number(result, "bytes_moved", 0));
   g_autofree char *copies = NULL, *memory = memory_text(result);
 
+  if (g_str_equal(dr_json_str(job, "kind", ""), "disk-backup") ||
+      g_str_equal(dr_json_str(job, "kind", ""), "disk-serve"))
+    return backup_sentence(job, result);
   if (g_str_equal(dr_json_str(job, "kind", ""), "disk-pull"))
     return g_strdup_printf("%s: pulled disk %s, %s, took %s", vm, dr_json_str(result, "disk", "?"), bytes,
                            total);
@@ -156,6 +193,13 @@ dr_job_view_sentence(JsonObject *job)
         "%s: the copy is complete and kept in step; go on with it by drover disk pivot %s, or keep the "
         "disk: drover disk abort %s",
         vm, vm, vm);
+  if (g_str_equal(dr_json_str(job, "stage", ""), "serve") && g_str_equal(state, "running")) {
+    g_autofree char *uris = backup_text(dr_json_obj(job, "result"), "at", "uri");
+
+    return g_strdup_printf("%s: its disks, as they were at this moment, can be read%s\n"
+                           "end it with drover backup finish %s, and with --success if the backup is good",
+                           vm, uris, vm);
+  }
   if (dr_job_view_ended(job))
     return g_strdup_printf("%s: %s: %s", vm, state, dr_json_str(job, "error.message", "no reason was given"));
   return g_strdup_printf("%s: %s", vm, state);

@@ -76,6 +76,21 @@ const DrVerb dr_verbs[] = {
     "  snapshot merge NAME SNAPSHOT     merge its overlays down into the images below them, or --up\n"
     "  snapshot delete NAME SNAPSHOT    give the point in time up; the disks are as they are: merges down",
     dr_cmd_snapshot },
+  { "bitmap", "add|list|remove|merge|enable|disable NAME …", "keep the books of what changes on disks",
+    "  bitmap add NAME DISK BITMAP          note from now on what is written to a disk\n"
+    "  bitmap list NAME [DISK]              list the bitmaps\n"
+    "  bitmap remove NAME DISK BITMAP       drop one\n"
+    "  bitmap merge NAME DISK INTO FROM…    note in one what is dirty in others, too\n"
+    "  bitmap enable|disable NAME DISK BITMAP   let one record, or leave it as it is\n"
+    "An incremental backup (drover backup --incremental) begins and clears them itself.",
+    dr_cmd_bitmap },
+  { "backup", "NAME TARGET | serve|finish|list NAME", "back up the disks of a running VM",
+    "  backup NAME TARGET               write all disks, as they are at one moment, into images\n"
+    "  backup serve NAME                serve them by NBD, for other tools to read\n"
+    "  backup finish NAME               end that\n"
+    "  backup list NAME                 list what incremental backups go on from\n"
+    "A VM called as one of these words is named behind --: drover backup -- serve TARGET.",
+    dr_cmd_backup },
   { "jobs", "", "list the jobs, newest first", NULL, dr_cmd_jobs },
   { "job", "ID", "show a job", NULL, dr_cmd_job },
   { "watch", "[JOB]", "follow what happens, or one job to its end", NULL, dr_cmd_watch },

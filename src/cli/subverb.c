@@ -14,6 +14,18 @@ find_subverb(const DrSubverb *subverbs, const char *name)
   return NULL;
 }
 
+/* Its name is left out: a VM's may be that of another one. */
+static const DrSubverb *
+find_unnamed(const DrCli *cli, const DrSubverb *subverbs, gboolean named)
+{
+  gboolean behind = cli->rest && g_strv_length(cli->rest) == g_strv_length(cli->words);
+
+  for (; subverbs->name; subverbs++)
+    if (subverbs->otherwise && (behind || !named))
+      return subverbs;
+  return NULL;
+}
+
 static gboolean
 usage(const DrCli *cli, const DrSubverb *sub, GError **error)
 {
@@ -80,17 +92,21 @@ dr_cli_subverb(DrCli *cli, int argc, char **argv, const GOptionEntry *entries, c
                const void *options)
 {
   g_autoptr(GError) error = NULL;
-  const DrSubverb *sub;
+  const DrSubverb *sub, *unnamed;
 
   if (!dr_cli_parse(cli, argc, argv, entries, 1, -1, &error))
     return dr_cli_fail(cli, error);
   sub = find_subverb(subverbs, cli->words[0]);
+  unnamed = find_unnamed(cli, subverbs, sub != NULL);
+  if (unnamed)
+    sub = unnamed;
   if (!sub) {
     dr_error_set(&error, DR_ERROR_INVALID, "%s: there is no '%s' in it", cli->verb->name, cli->words[0]);
     dr_error_remedy(&error, "drover help %s shows what there is", cli->verb->name);
     return dr_cli_fail(cli, error);
   }
-  drop_first_word(cli);
+  if (!unnamed)
+    drop_first_word(cli);
   if (!check_options(cli, sub, argv, entries, &error) || !check_words(cli, sub, &error))
     return dr_cli_fail(cli, error);
   return sub->run(cli, options);

@@ -4,6 +4,8 @@
 #include "daemon/request.h"
 #include "daemon/service-internal.h"
 #include "daemon/service-new.h"
+#include "job/backup-serve.h"
+#include "job/backup.h"
 #include "job/disk-copy.h"
 #include "job/disk-job.h"
 #include "job/disk-merge.h"
@@ -31,9 +33,9 @@ dr_service_disks(DrService *service, const char *name, GError **error)
 
 /* --- Jobs --- */
 
-static JsonArray *
-start(DrService *service, const char *name, const char *kind, JsonObject *request, DrJobFunc run,
-      GError **error)
+JsonArray *
+dr_service_start_disk(DrService *service, const char *name, const char *kind, JsonObject *request,
+                      DrJobFunc run, GError **error)
 {
   g_autoptr(GPtrArray) vms = g_ptr_array_new_with_free_func((GDestroyNotify)dr_vm_unref);
   DrVm *vm = dr_service_find(service, name, error);
@@ -61,7 +63,7 @@ dr_service_disk_copy(DrService *service, const char *name, JsonObject *request, 
 
   if (!dr_request_check(request, members, error) || !dr_disk_copy_check(request, error))
     return NULL;
-  return start(service, name, "disk-copy", request, dr_disk_copy_run, error);
+  return dr_service_start_disk(service, name, "disk-copy", request, dr_disk_copy_run, error);
 }
 
 JsonArray *
@@ -78,7 +80,7 @@ dr_service_disk_pull(DrService *service, const char *name, JsonObject *request, 
     dr_error_set(error, DR_ERROR_INVALID, "name the disk");
     return NULL;
   }
-  return start(service, name, "disk-pull", request, dr_disk_pull_run, error);
+  return dr_service_start_disk(service, name, "disk-pull", request, dr_disk_pull_run, error);
 }
 
 JsonObject *
@@ -134,7 +136,7 @@ dr_service_snapshot_create(DrService *service, const char *name, JsonObject *req
     return NULL;
   name_snapshot(request);
   return dr_snapshot_check(request, error)
-             ? start(service, name, "disk-snapshot", request, dr_snapshot_run, error)
+             ? dr_service_start_disk(service, name, "disk-snapshot", request, dr_snapshot_run, error)
              : NULL;
 }
 
@@ -157,7 +159,7 @@ dr_service_snapshot_merge(DrService *service, const char *name, JsonObject *requ
 
   if (!dr_request_check(request, members, error) || !names_snapshot(request, error))
     return NULL;
-  return start(service, name, "disk-merge", request, dr_disk_merge_run, error);
+  return dr_service_start_disk(service, name, "disk-merge", request, dr_disk_merge_run, error);
 }
 
 JsonArray *
@@ -197,10 +199,9 @@ dr_service_recover_disk(DrJob *job, GError **error)
   static const struct {
     const char *kind;
     DrJobFunc recover;
-  } kinds[] = { { "disk-copy", dr_disk_copy_recover },
-                { "disk-pull", dr_disk_pull_recover },
-                { "disk-stream", dr_disk_stream_recover },
-                { "disk-snapshot", dr_snapshot_recover },
+  } kinds[] = { { "disk-copy", dr_disk_copy_recover },     { "disk-backup", dr_backup_recover },
+                { "disk-serve", dr_backup_serve_recover }, { "disk-pull", dr_disk_pull_recover },
+                { "disk-stream", dr_disk_stream_recover }, { "disk-snapshot", dr_snapshot_recover },
                 { "disk-merge", dr_disk_merge_recover } };
 
   for (guint i = 0; i < G_N_ELEMENTS(kinds); i++)

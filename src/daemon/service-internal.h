@@ -47,6 +47,10 @@ JsonArray *dr_service_check_all(GPtrArray *vms, JsonObject *request, DrServiceCh
 /* Drops a VM that is in no store any more from the registry. */
 void dr_service_remove(DrService *service, const char *name);
 
+/* A job on one VM's disks. -> an array of one job object */
+JsonArray *dr_service_start_disk(DrService *service, const char *name, const char *kind, JsonObject *request,
+                                 DrJobFunc run, GError **error);
+
 /* A job on disks that an earlier droverd began. Its VM's monitor is free. */
 gboolean dr_service_recover_disk(DrJob *job, GError **error);
 

@@ -80,6 +80,21 @@ JsonArray *dr_service_snapshot_revert(DrService *service, const char *name, Json
 JsonObject *dr_service_snapshot_forget(DrService *service, const char *name, JsonObject *request,
                                        GError **error);
 
+/* Bitmaps of all disks or of one (`disk` nullable). change: `what` is "add" {"disk","bitmap","granularity","disabled","transient"},
+ * "merge" {"disk","bitmap": into,"from":[…]}, "remove", "enable" or "disable" {"disk","bitmap"}; returns the bitmap. */
+JsonArray *dr_service_bitmaps(DrService *service, const char *name, const char *disk, GError **error);
+JsonObject *dr_service_bitmap_change(DrService *service, const char *name, const char *what,
+                                     JsonObject *request, GError **error);
+
+/* The last backup by each bitmap. create, serve: as job/backup.h and job/backup-serve.h have it; an array of one job object. finish:
+ * {"success"}: ends one that is served. */
+JsonArray *dr_service_backups(DrService *service, const char *name, GError **error);
+JsonArray *dr_service_backup_create(DrService *service, const char *name, JsonObject *request,
+                                    GError **error);
+JsonArray *dr_service_backup_serve(DrService *service, const char *name, JsonObject *request, GError **error);
+JsonObject *dr_service_backup_finish(DrService *service, const char *name, JsonObject *params,
+                                     GError **error);
+
 JsonArray *dr_service_jobs(DrService *service, GError **error);
 JsonObject *dr_service_job(DrService *service, const char *id, GError **error);
 

@@ -247,3 +247,21 @@ dr_disk_job_follow(DrDiskJob *d, DrDeadline deadline, gboolean stay, DrDiskEvent
     tick_ms = MIN(tick_ms * 2, TICK_MAX_MS);
   }
 }
+
+gboolean
+dr_disk_job_linger(DrDiskJob *d, GError **error)
+{
+  for (;;) {
+    DrQmp *qmp = dr_disk_job_take(d, error);
+    gboolean looked = qmp && look(d, qmp, error);
+
+    if (qmp)
+      dr_disk_job_give(d, qmp);
+    if (!looked)
+      return FALSE;
+    if (is_cancelled(d, TICK_MAX_MS))
+      return dr_error_set(error, DR_ERROR_CANCELLED, "cancelled");
+    if (answer(d))
+      return TRUE;
+  }
+}

@@ -55,6 +55,9 @@ DrMailbox *dr_disk_job_find(const char *vm);
 DrQmp *dr_disk_job_take(DrDiskJob *d, GError **error);
 void dr_disk_job_give(DrDiskJob *d, DrQmp *qmp);
 
+/* Waits, with no job of QEMU's to look at, until asked() says so. tick() as ever. */
+gboolean dr_disk_job_linger(DrDiskJob *d, GError **error);
+
 typedef enum { DR_DISK_ENDED, DR_DISK_READY, DR_DISK_ASKED } DrDiskEvent;
 
 /* Waits until all watched jobs are ready (or have ended; one that ended with an error ends the wait, and so does one that is gone), or

@@ -36,7 +36,8 @@ device_id(DrDisks *disks, const char *qdev)
 static DrNode *
 below_filters(DrNode *node)
 {
-  static const char *const filters[] = { "throttle", "copy-on-read", "preallocate", "compress", NULL };
+  static const char *const filters[] = { "throttle", "copy-on-read",      "preallocate",
+                                         "compress", "copy-before-write", NULL };
 
   while (node && g_strv_contains(filters, node->driver) && dr_node_child(node, "file"))
     node = dr_node_child(node, "file");

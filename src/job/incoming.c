@@ -264,6 +264,21 @@ keep_snapshots(Incoming *in)
   }
 }
 
+static void
+keep_backups(Incoming *in)
+{
+  JsonArray *backups = dr_json_arr(in->spec, "backups");
+
+  for (guint i = 0; backups && i < json_array_get_length(backups); i++) {
+    JsonNode *node = json_array_get_element(backups, i);
+    g_autoptr(GError) error = NULL;
+
+    if (JSON_NODE_HOLDS_OBJECT(node) &&
+        !dr_store_put_backup(in->u.host->store, dr_vm_name(in->u.vm), json_node_get_object(node), &error))
+      g_warning("%s", error->message); /* the next backup can be told what it stands on */
+  }
+}
+
 /* The guest is ours. */
 static gboolean
 arrive(Incoming *in, GError **error)
@@ -276,6 +291,7 @@ arrive(Incoming *in, GError **error)
   dr_job_set_findings(in->job, findings);
   dr_upgrade_finish(&in->u, DR_ON_DESTINATION, lost);
   keep_snapshots(in);
+  keep_backups(in);
   dr_job_remove_at_end(in->job, in->u.plan.mark_path);
   if (lost)
     g_propagate_error(error, g_steal_pointer(&lost));

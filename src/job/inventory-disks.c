@@ -57,6 +57,19 @@ check_loops(DrApply *a)
   }
 }
 
+gboolean
+dr_inventory_has_kept_bitmaps(const DrInventory *inventory)
+{
+  for (guint i = 0; inventory->nodes && i < json_array_get_length(inventory->nodes); i++) {
+    JsonArray *bitmaps = dr_json_arr(json_array_get_object_element(inventory->nodes, i), "dirty-bitmaps");
+
+    for (guint n = 0; bitmaps && n < json_array_get_length(bitmaps); n++)
+      if (dr_json_bool(json_array_get_object_element(bitmaps, n), "persistent", FALSE))
+        return TRUE;
+  }
+  return FALSE;
+}
+
 static void
 warn_bitmaps(DrApply *a)
 {

@@ -78,6 +78,9 @@ void dr_inventory_stand_alone(DrInventory *inventory, const char *path, gboolean
 /* The same image under another name. */
 void dr_inventory_rename_file(DrInventory *inventory, const char *from, const char *to);
 
+/* Whether an image in use has a bitmap that QEMU writes into it when it lets go of it. */
+gboolean dr_inventory_has_kept_bitmaps(const DrInventory *inventory);
+
 /* Whether a drive with a medium belongs to no device (any more). */
 gboolean dr_inventory_has_loose_drive(const DrInventory *inventory);
 

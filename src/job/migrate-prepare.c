@@ -202,6 +202,18 @@ add_snapshots(Migrate *m, GError **error)
   return TRUE;
 }
 
+/* What incremental backups go on from. */
+static gboolean
+add_backups(Migrate *m, GError **error)
+{
+  JsonArray *backups = dr_store_load_backups(m->host->store, dr_vm_name(m->vm), error);
+
+  if (!backups)
+    return FALSE;
+  json_object_set_array_member(m->spec, "backups", backups);
+  return TRUE;
+}
+
 static gboolean
 describe(Migrate *m, GError **error)
 {
@@ -214,7 +226,7 @@ describe(Migrate *m, GError **error)
       return FALSE;
   }
   m->spec = dr_move_spec_write(m->vm, m->pre, forwards, m->source, error);
-  if (!m->spec || !dr_migrate_map(m, error) || !add_snapshots(m, error))
+  if (!m->spec || !dr_migrate_map(m, error) || !add_snapshots(m, error) || !add_backups(m, error))
     return FALSE;
   put_tokens(m);
   return TRUE;
@@ -264,6 +276,8 @@ compare(Migrate *m, GError **error)
   if (!theirs)
     return FALSE;
   dr_migrate_map_back(m, theirs);
+  if (m->storage && !dr_move_storage_map_bitmaps(m->storage, m, dr_remote_qmp(remote), error))
+    return FALSE;
   if (m->storage) {
     dr_move_storage_stand_alone(m->storage, m->pre->inventory, TRUE);
     dr_move_storage_see_through(m->storage, m, theirs);
@@ -288,6 +302,10 @@ capabilities(Migrate *m)
     g_strv_builder_add(builder, "postcopy-ram");
   if (dr_move_storage_goes_before(m->storage))
     g_strv_builder_add(builder, "pause-before-switchover");
+  if (m->storage && dr_move_storage_has_bitmaps(m->storage))
+    g_strv_builder_add(builder, "dirty-bitmaps");
+  if (m->was_running && dr_inventory_has_kept_bitmaps(m->pre->inventory)) /* as in an upgrade */
+    g_strv_builder_add(builder, "late-block-activate");
   if (m->options.preempt)
     g_strv_builder_add(builder, "postcopy-preempt");
   if (m->options.auto_converge)
@@ -299,12 +317,15 @@ capabilities(Migrate *m)
   return g_strv_builder_end(builder);
 }
 
-/* Those that both sides must have alike. */
+/* Those that both sides must have alike; each calls its block nodes as it likes. */
 static JsonObject *
-stream_parameters(Migrate *m)
+stream_parameters(Migrate *m, gboolean there)
 {
   JsonObject *parameters = json_object_new();
 
+  if (m->storage && dr_move_storage_has_bitmaps(m->storage))
+    json_object_set_array_member(parameters, "block-bitmap-mapping",
+                                 dr_move_storage_bitmaps(m->storage, there));
   if (m->options.parallel > 0) {
     json_object_set_int_member(parameters, "multifd-channels", m->options.parallel);
     if (m->options.compress && !g_str_equal(m->options.compress, "xbzrle"))
@@ -316,7 +337,7 @@ stream_parameters(Migrate *m)
 static gboolean
 set_source(Migrate *m, char **wanted, GError **error)
 {
-  JsonObject *parameters = stream_parameters(m);
+  JsonObject *parameters = stream_parameters(m, FALSE);
   gint64 bandwidth = m->options.bandwidth > 0 ? m->options.bandwidth : NO_LIMIT;
 
   json_object_set_int_member(parameters, "max-bandwidth", bandwidth << 20);
@@ -364,7 +385,7 @@ dr_migrate_listen(Migrate *m, GError **error)
   g_autoptr(JsonObject) reply = NULL;
 
   json_object_set_array_member(params, "capabilities", dr_json_array_from_strv((const char *const *)wanted));
-  json_object_set_object_member(params, "parameters", stream_parameters(m));
+  json_object_set_object_member(params, "parameters", stream_parameters(m, TRUE));
   reply = dr_migrate_ask(m, "move.listen", params, ASK_MS, error);
   if (!reply || (m->epoch == 0 && !set_source(m, wanted, error)))
     return FALSE;

@@ -30,6 +30,8 @@ typedef struct {
   char *root;       /* the node that is mirrored */
   char *node, *job; /* of ours in the source's QEMU */
   char *export_name;
+  char *top, *there; /* the nodes that its bitmaps are in: here, and over there */
+  char **bitmaps;    /* their names; those that are inconsistent stay behind */
   gint64 bytes, allocated, done;
   gboolean copied; /* the other host does not share it */
   gboolean read_only, named;
@@ -50,11 +52,13 @@ image_free(gpointer data)
 {
   Image *image = data;
   char *texts[] = { image->disk,   image->path, image->format, image->backing, image->backing_format,
-                    image->secret, image->root, image->node,   image->job,     image->export_name };
+                    image->secret, image->root, image->node,   image->job,     image->export_name,
+                    image->top,    image->there };
 
   for (guint i = 0; i < G_N_ELEMENTS(texts); i++)
     g_free(texts[i]);
   g_ptr_array_unref(image->below);
+  g_strfreev(image->bitmaps);
   g_free(image);
 }
 
@@ -79,8 +83,24 @@ path_of(const DrNode *node)
   return *file == '/' ? g_canonicalize_filename(file, "/") : g_strdup(file);
 }
 
+static char **
+bitmaps_of(const DrDisks *disks, const DrDisk *disk)
+{
+  g_autoptr(GStrvBuilder) names = g_strv_builder_new();
+  g_autoptr(JsonObject) shown = dr_disk_json(disks, disk);
+  JsonArray *bitmaps = dr_json_arr(shown, "bitmaps");
+
+  for (guint i = 0; bitmaps && i < json_array_get_length(bitmaps); i++) {
+    JsonObject *bitmap = json_array_get_object_element(bitmaps, i);
+
+    if (!dr_json_bool(bitmap, "inconsistent", FALSE))
+      g_strv_builder_add(names, dr_json_str(bitmap, "name", ""));
+  }
+  return g_strv_builder_end(names);
+}
+
 static Image *
-image_new(const DrDisk *disk, guint i, gboolean inc)
+image_new(const DrDisks *disks, const DrDisk *disk, guint i, gboolean inc)
 {
   const DrNode *backing = dr_node_backing(disk->top);
   Image *image = g_new0(Image, 1);
@@ -97,6 +117,8 @@ image_new(const DrDisk *disk, guint i, gboolean inc)
     image->allocated += MAX(dr_node_allocated(node), 0);
   image->secret = dr_node_secret(disk->top);
   image->root = g_strdup(dr_node_name(disk->root));
+  image->top = g_strdup(dr_node_name(disk->top));
+  image->bitmaps = bitmaps_of(disks, disk);
   image->node = dr_block_id("move");
   image->job = g_strconcat(image->node, "-job", NULL);
   image->export_name = g_strdup_printf("disk%u", i);
@@ -172,7 +194,7 @@ dr_move_storage_new(DrQmp *source, const char *cwd, const DrMigrateOptions *opti
   storage->images = g_ptr_array_new_with_free_func(image_free);
   for (guint i = 0; i < dr_disks_count(disks); i++) {
     const DrDisk *disk = dr_disks_get(disks, i);
-    Image *image = disk->top ? image_new(disk, i, inc) : NULL;
+    Image *image = disk->top ? image_new(disks, disk, i, inc) : NULL;
 
     if (!image)
       continue;
@@ -379,6 +401,84 @@ dr_move_storage_bytes(const DrMoveStorage *storage)
   for (guint i = 0; i < storage->images->len; i++)
     bytes += ((Image *)storage->images->pdata[i])->done;
   return bytes;
+}
+
+/* --- Bitmaps --- */
+
+static gboolean
+has_bitmaps(const Image *image)
+{
+  return image->copied && *image->bitmaps;
+}
+
+gboolean
+dr_move_storage_has_bitmaps(const DrMoveStorage *storage)
+{
+  for (guint i = 0; i < storage->images->len; i++)
+    if (has_bitmaps(storage->images->pdata[i]))
+      return TRUE;
+  return FALSE;
+}
+
+static char *
+node_on(const DrDisks *disks, const char *path)
+{
+  for (guint i = 0; i < dr_disks_count(disks); i++) {
+    const DrDisk *disk = dr_disks_get(disks, i);
+    g_autofree char *file = disk->top ? path_of(disk->top) : NULL;
+
+    if (g_strcmp0(file, path) == 0)
+      return g_strdup(dr_node_name(disk->top));
+  }
+  return NULL;
+}
+
+gboolean
+dr_move_storage_map_bitmaps(DrMoveStorage *storage, const Migrate *m, DrQmp *there, GError **error)
+{
+  g_autoptr(DrDisks) disks = NULL;
+
+  if (!dr_move_storage_has_bitmaps(storage))
+    return TRUE;
+  disks = dr_disks_read(there, NULL, error);
+  for (guint i = 0; disks && i < storage->images->len; i++) {
+    Image *image = storage->images->pdata[i];
+    g_autofree char *path = dr_migrate_there(m, image->path);
+
+    if (!has_bitmaps(image))
+      continue;
+    image->there = node_on(disks, path);
+    if (!image->there)
+      return dr_error_set(
+          error, DR_ERROR_UNSUPPORTED,
+          "the bitmaps of disk '%s' cannot be moved: the other host's QEMU does not show '%s'", image->disk,
+          path);
+  }
+  return disks != NULL;
+}
+
+static JsonObject *
+mapping_of(const Image *image, gboolean there)
+{
+  JsonObject *object =
+      dr_json("{'node-name': <%s>, 'alias': <%s>}", there ? image->there : image->top, image->export_name);
+  JsonArray *bitmaps = json_array_new();
+
+  for (char **name = image->bitmaps; *name; name++)
+    json_array_add_object_element(bitmaps, dr_json("{'name': <%s>, 'alias': <%s>}", *name, *name));
+  json_object_set_array_member(object, "bitmaps", bitmaps);
+  return object;
+}
+
+JsonArray *
+dr_move_storage_bitmaps(const DrMoveStorage *storage, gboolean there)
+{
+  JsonArray *array = json_array_new();
+
+  for (guint i = 0; i < storage->images->len; i++)
+    if (has_bitmaps(storage->images->pdata[i]))
+      json_array_add_object_element(array, mapping_of(storage->images->pdata[i], there));
+  return array;
 }
 
 /* --- The mirrors --- */

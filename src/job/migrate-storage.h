@@ -31,6 +31,12 @@ gboolean dr_move_storage_goes_before(const DrMoveStorage *storage);
 /* What is copied after it: [{"name","path","format","secret"?}], the paths of here. (transfer full) */
 JsonArray *dr_move_storage_lent(const DrMoveStorage *storage);
 
+/* The bitmaps of the images that are copied go in the guest's stream: the new images have none. map: finds the nodes that they are to be
+ * in over there. bitmaps: QEMU's "block-bitmap-mapping", for here or `there`. (transfer full) */
+gboolean dr_move_storage_map_bitmaps(DrMoveStorage *storage, const Migrate *m, DrQmp *there, GError **error);
+gboolean dr_move_storage_has_bitmaps(const DrMoveStorage *storage);
+JsonArray *dr_move_storage_bitmaps(const DrMoveStorage *storage, gboolean there);
+
 /* From the exports to the mirrors' being in step; the guest runs. FALSE: dr_move_storage_drop(). */
 gboolean dr_move_storage_copy(Migrate *m, GError **error);
 /* The guest has stopped: what it wrote last is there when this returns, and the mirrors are gone. */

@@ -304,7 +304,18 @@ action(const char *type, JsonObject *data)
   return object;
 }
 
-/* A bitmap that records goes on under its name in the overlay; QEMU keeps the one below as it is. */
+/* Merging reads the base's bitmap while its disk is drained: no write is between the two. */
+static JsonObject *
+take_bits_along(const Split *split, const char *name)
+{
+  JsonObject *data = dr_json("{'node': <%s>, 'target': <%s>, 'bitmaps': <[{'node': <%s>, 'name': <%s>}]>}",
+                             split->node, name, split->top, name);
+
+  return action("block-dirty-bitmap-merge", data);
+}
+
+/* A bitmap that records goes on under its name in the overlay, with what is dirty by now: the next incremental backup needs both. QEMU
+ * keeps the one below as it is. */
 static void
 add_bitmaps(JsonArray *actions, const Split *split)
 {
@@ -317,6 +328,7 @@ add_bitmaps(JsonArray *actions, const Split *split)
                dr_json("{'node': <%s>, 'name': <%s>, 'granularity': <%x>, 'persistent': <%b>}", split->node,
                        dr_json_str(bitmap, "name", ""), dr_json_int(bitmap, "granularity", 65536),
                        dr_json_bool(bitmap, "persistent", FALSE))));
+    json_array_add_object_element(actions, take_bits_along(split, dr_json_str(bitmap, "name", "")));
   }
 }
 

@@ -20,15 +20,18 @@
 
 /* --- Capabilities and parameters --- */
 
-/* `hold`: the source waits, stopped, for a word of ours before it sends its devices. */
+/* `hold`: the source waits, stopped, for a word of ours before it sends its devices. `late`: the new QEMU takes the images when it is told to
+ * run, and not before. */
 static gboolean
-set_capabilities(DrQmp *qmp, DrMemoryMode mode, gboolean hold, GError **error)
+set_capabilities(DrQmp *qmp, DrMemoryMode mode, gboolean hold, gboolean late, GError **error)
 {
   g_autoptr(GStrvBuilder) builder = g_strv_builder_new();
   g_auto(GStrv) wanted = NULL;
 
   if (hold)
     g_strv_builder_add(builder, "pause-before-switchover");
+  if (late)
+    g_strv_builder_add(builder, "late-block-activate");
   if (mode == DR_MEMORY_SHARED)
     g_strv_builder_add(builder, "x-ignore-shared");
   if (mode == DR_MEMORY_POSTCOPY)
@@ -40,7 +43,7 @@ set_capabilities(DrQmp *qmp, DrMemoryMode mode, gboolean hold, GError **error)
 gboolean
 dr_upgrade_reset_capabilities(DrQmp *qmp, GError **error)
 {
-  return set_capabilities(qmp, DR_MEMORY_COPY, FALSE, error);
+  return set_capabilities(qmp, DR_MEMORY_COPY, FALSE, FALSE, error);
 }
 
 static gboolean
@@ -50,14 +53,17 @@ set_downtime(DrUpgrade *u, gint64 ms, GError **error)
                    dr_json("{'max-bandwidth': <%x>, 'downtime-limit': <%x>}", (gint64)UNLIMITED, ms), error);
 }
 
+/* A QEMU before 10.0 takes the images as soon as it has the guest's state, and marks the bitmaps in them as in use: if it ends before it is
+ * told to run, the old QEMU finds them inconsistent. A guest that is not told to run would keep it without its images. */
 static gboolean
 prepare(DrUpgrade *u, GError **error)
 {
   g_autofree char *uri = g_strdup_printf("unix:%s", u->plan.migration_path);
   gboolean hold = u->many_queues || u->plan.mode == DR_MEMORY_COPY;
+  gboolean late = u->plan.was_running && dr_inventory_has_kept_bitmaps(u->pre->inventory);
 
-  return set_capabilities(u->source, u->plan.mode, hold, error) &&
-         set_capabilities(u->dest, u->plan.mode, hold, error) && set_downtime(u, DOWNTIME_MS, error) &&
+  return set_capabilities(u->source, u->plan.mode, hold, FALSE, error) &&
+         set_capabilities(u->dest, u->plan.mode, hold, late, error) && set_downtime(u, DOWNTIME_MS, error) &&
          dr_qmp_do(u->dest, "migrate-incoming", dr_json("{'uri': <%s>}", uri), error);
 }
 

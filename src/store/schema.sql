@@ -39,6 +39,14 @@ CREATE TABLE IF NOT EXISTS snapshots (
   created_ms INTEGER NOT NULL,
   PRIMARY KEY (vm, name)
 ) STRICT;
+-- Which file a disk's last backup by a bitmap is: what the next incremental one stands on.
+CREATE TABLE IF NOT EXISTS backups (
+  vm TEXT NOT NULL,
+  bitmap TEXT NOT NULL,
+  disk TEXT NOT NULL,
+  record TEXT NOT NULL,          -- JSON, written and read by job/backup.c
+  PRIMARY KEY (vm, bitmap, disk)
+) STRICT;
 CREATE TABLE IF NOT EXISTS peers (
   name TEXT PRIMARY KEY,
   host TEXT NOT NULL,            -- as dr_host_normal() has it

@@ -200,7 +200,8 @@ dr_store_drop_vm(DrStore *store, const char *name, GError **error)
   g_autofree char *doing = g_strdup_printf("drop VM '%s'", name);
 
   return run(store, error, doing, "DELETE FROM vms WHERE name = ?", "s", name) &&
-         run(store, error, doing, "DELETE FROM snapshots WHERE vm = ?", "s", name);
+         run(store, error, doing, "DELETE FROM snapshots WHERE vm = ?", "s", name) &&
+         run(store, error, doing, "DELETE FROM backups WHERE vm = ?", "s", name);
 }
 
 static JsonObject *
@@ -286,6 +287,50 @@ dr_store_load_snapshots(DrStore *store, const char *vm, GError **error)
   }
   if (stmt && code != SQLITE_DONE)
     fail(store, "read the snapshots", error);
+  return stmt && code == SQLITE_DONE ? g_steal_pointer(&all) : NULL;
+}
+
+gboolean
+dr_store_put_backup(DrStore *store, const char *vm, JsonObject *record, GError **error)
+{
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+  const char *bitmap = dr_json_str(record, "bitmap", ""), *disk = dr_json_str(record, "disk", "");
+  g_autofree char *text = dr_json_print_object(record, FALSE);
+  g_autofree char *doing = g_strdup_printf("write the backup of disk '%s' of VM '%s'", disk, vm);
+
+  return run(store, error, doing,
+             "INSERT OR REPLACE INTO backups (vm, bitmap, disk, record) VALUES (?, ?, ?, ?)", "ssss", vm,
+             bitmap, disk, text);
+}
+
+gboolean
+dr_store_drop_backup(DrStore *store, const char *vm, const char *bitmap, const char *disk, GError **error)
+{
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+  g_autofree char *doing = g_strdup_printf("drop the backup of disk '%s' of VM '%s'", disk, vm);
+
+  return run(store, error, doing, "DELETE FROM backups WHERE vm = ? AND bitmap = ? AND disk = ?", "sss", vm,
+             bitmap, disk);
+}
+
+JsonArray *
+dr_store_load_backups(DrStore *store, const char *vm, GError **error)
+{
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+  g_autoptr(JsonArray) all = json_array_new();
+  g_autoptr(DrStmt) stmt =
+      query(store, error, "read the backups", "SELECT record FROM backups WHERE vm = ?", "s", vm);
+  int code = SQLITE_DONE;
+
+  while (stmt && (code = sqlite3_step(stmt)) == SQLITE_ROW) {
+    JsonObject *record = column_object(stmt, 0, error);
+
+    if (!record)
+      return NULL;
+    json_array_add_object_element(all, record);
+  }
+  if (stmt && code != SQLITE_DONE)
+    fail(store, "read the backups", error);
   return stmt && code == SQLITE_DONE ? g_steal_pointer(&all) : NULL;
 }
 

@@ -24,6 +24,13 @@ gboolean dr_store_put_snapshot(DrStore *store, const char *vm, const char *name,
 gboolean dr_store_drop_snapshot(DrStore *store, const char *vm, const char *name, GError **error);
 JsonArray *dr_store_load_snapshots(DrStore *store, const char *vm, GError **error);
 
+/* The last backup by each bitmap of a VM's disks; they go with it. `record` has "bitmap" and "disk", and is not consumed. put: writes over
+ * that of the same two. load: in no order. (transfer full) */
+gboolean dr_store_put_backup(DrStore *store, const char *vm, JsonObject *record, GError **error);
+gboolean dr_store_drop_backup(DrStore *store, const char *vm, const char *bitmap, const char *disk,
+                              GError **error);
+JsonArray *dr_store_load_backups(DrStore *store, const char *vm, GError **error);
+
 typedef struct {
   gint64 id;
   char *kind, *vm, *state, *stage;

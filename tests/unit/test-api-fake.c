@@ -566,6 +566,43 @@ dr_service_snapshot_forget(DrService *service, const char *name, JsonObject *req
 }
 
 JsonArray *
+dr_service_bitmaps(DrService *service, const char *name, const char *disk, GError **error)
+{
+  return json_array_new();
+}
+
+JsonObject *
+dr_service_bitmap_change(DrService *service, const char *name, const char *what, JsonObject *request,
+                         GError **error)
+{
+  return json_object_new();
+}
+
+JsonArray *
+dr_service_backups(DrService *service, const char *name, GError **error)
+{
+  return json_array_new();
+}
+
+JsonArray *
+dr_service_backup_create(DrService *service, const char *name, JsonObject *request, GError **error)
+{
+  return json_array_new();
+}
+
+JsonArray *
+dr_service_backup_serve(DrService *service, const char *name, JsonObject *request, GError **error)
+{
+  return json_array_new();
+}
+
+JsonObject *
+dr_service_backup_finish(DrService *service, const char *name, JsonObject *params, GError **error)
+{
+  return json_object_new();
+}
+
+JsonArray *
 dr_service_jobs(DrService *service, GError **error)
 {
   JsonArray *array = json_array_new();

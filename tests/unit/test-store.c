@@ -231,6 +231,42 @@ test_older_file(Fixture *f, gconstpointer unused)
   g_assert_true(add_peer(f, "a", "host2", 7413, NULL, NULL));
 }
 
+static JsonObject *
+backup_of(const char *bitmap, const char *disk, const char *file)
+{
+  return dr_json("{'bitmap': <%s>, 'disk': <%s>, 'file': <%s>}", bitmap, disk, file);
+}
+
+static guint
+count_backups(Fixture *f, const char *vm)
+{
+  g_autoptr(JsonArray) all = dr_store_load_backups(f->store, vm, NULL);
+
+  return json_array_get_length(all);
+}
+
+static void
+test_backups(Fixture *f, gconstpointer unused)
+{
+  g_autoptr(JsonObject) first = backup_of("b", "d0", "/1"), second = backup_of("b", "d0", "/2"),
+                        other = backup_of("b", "d1", "/3");
+  g_autoptr(JsonArray) all = NULL;
+
+  g_assert_true(dr_store_put_backup(f->store, "vm", first, NULL));
+  g_assert_true(dr_store_put_backup(f->store, "vm", second, NULL));
+  reopen(f);
+  all = dr_store_load_backups(f->store, "vm", NULL);
+  g_assert_cmpuint(json_array_get_length(all), ==, 1);
+  g_assert_cmpstr(dr_json_str(json_array_get_object_element(all, 0), "file", ""), ==, "/2");
+  g_assert_true(dr_store_put_backup(f->store, "vm", other, NULL));
+  g_assert_true(dr_store_put_backup(f->store, "other", first, NULL));
+  g_assert_true(dr_store_drop_backup(f->store, "vm", "b", "d0", NULL));
+  g_assert_cmpuint(count_backups(f, "vm"), ==, 1);
+  g_assert_true(dr_store_drop_vm(f->store, "vm", NULL));
+  g_assert_cmpuint(count_backups(f, "vm"), ==, 0);
+  g_assert_cmpuint(count_backups(f, "other"), ==, 1);
+}
+
 int
 main(int argc, char **argv)
 {
@@ -242,6 +278,7 @@ main(int argc, char **argv)
   ADD("second-daemon", test_second_daemon);
   ADD("newer-format", test_newer_format);
   ADD("no-database", test_no_database);
+  ADD("backups", test_backups);
   ADD("peers", test_peers);
   ADD("peers-refused", test_peers_refused);
   ADD("older-file", test_older_file);
