@@ -279,12 +279,15 @@ static JsonObject *
 add_tokens(DrService *service, const char *peer, const char *move, JsonObject *params, JsonObject *reply)
 {
   const char *transport = dr_json_str(params, "transport", "tunnel");
+  JsonArray *exports = dr_json_arr(params, "exports");
   guint streams = (guint)CLAMP(dr_json_int(params, "streams", 1), 1, DR_STREAMS_MAX);
 
-  if (!g_str_equal(transport, "tunnel") && dr_service_allows_transport(service, transport))
-    json_object_set_array_member(
-        reply, "tokens",
-        dr_service_stream_tokens(service, peer, move, dr_json_int(params, "epoch", 0), streams));
+  if (g_str_equal(transport, "tunnel") || !dr_service_allows_transport(service, transport))
+    return reply;
+  json_object_set_array_member(
+      reply, "tokens",
+      exports ? dr_service_nbd_tokens(service, peer, move, json_array_get_length(exports))
+              : dr_service_stream_tokens(service, peer, move, dr_json_int(params, "epoch", 0), streams));
   return reply;
 }
 
@@ -299,7 +302,9 @@ ask_job(DrService *service, const char *peer, const char *move, const char *meth
       g_str_equal(method, "status") || g_str_equal(method, "accept") || g_str_equal(method, "abort");
 
   if (reply)
-    return g_str_equal(method, "listen") ? add_tokens(service, peer, move, params, reply) : reply;
+    return g_str_equal(method, "listen") || g_str_equal(method, "storage")
+               ? add_tokens(service, peer, move, params, reply)
+               : reply;
   if (of_its_end && (!box || g_error_matches(local, DR_ERROR, DR_ERROR_CLOSED)))
     return tell_end(service, move, error);
   if (local)

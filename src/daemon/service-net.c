@@ -284,6 +284,20 @@ dr_service_stream_tokens(DrService *service, const char *peer, const char *move,
   return tokens;
 }
 
+JsonArray *
+dr_service_nbd_tokens(DrService *service, const char *peer, const char *move, guint n)
+{
+  JsonArray *tokens = json_array_new();
+
+  for (guint i = 0; service->net->listener && i < n; i++) {
+    g_autofree char *token = dr_listener_token(
+        service->net->listener, peer, dr_json("{'kind': <'stream'>, 'move': <%s>, 'nbd': <true>}", move));
+
+    json_array_add_string_element(tokens, token);
+  }
+  return tokens;
+}
+
 /* --- Trying a peer --- */
 
 JsonObject *

@@ -18,6 +18,8 @@ gboolean dr_service_allows_transport(DrService *service, const char *name);
 /* Tokens for `n` streams without TLS, of index 0 on, that a peer may open; (transfer full). */
 JsonArray *dr_service_stream_tokens(DrService *service, const char *peer, const char *move, gint64 epoch,
                                     guint n);
+/* The same for `n` streams of NBD. */
+JsonArray *dr_service_nbd_tokens(DrService *service, const char *peer, const char *move, guint n);
 
 /* A question of a peer. Any thread. (transfer full) */
 JsonObject *dr_service_answer_peer(DrService *service, const char *peer, const char *method,

@@ -6,8 +6,9 @@
 #include <poll.h>
 
 #define LEASE_MS 10000
-#define TICK_MS 100
+#define TICK_MS 20
 #define TICK_MAX_MS 500
+#define TICK_PART 64 /* of the time that it has taken so far: its end is seen so much later at most */
 #define RATE_US 1000000
 #define MAILBOX "disk"
 
@@ -210,6 +211,14 @@ answer(DrDiskJob *d)
 
 /* --- Waiting --- */
 
+static int
+next_tick_ms(const DrDiskJob *d)
+{
+  gint64 taken_ms = (g_get_monotonic_time() - d->begun_us) / 1000;
+
+  return (int)CLAMP(taken_ms / TICK_PART, TICK_MS, TICK_MAX_MS);
+}
+
 static gboolean
 is_cancelled(DrDiskJob *d, int timeout_ms)
 {
@@ -223,8 +232,6 @@ is_cancelled(DrDiskJob *d, int timeout_ms)
 gboolean
 dr_disk_job_follow(DrDiskJob *d, DrDeadline deadline, gboolean stay, DrDiskEvent *ret_event, GError **error)
 {
-  int tick_ms = TICK_MS;
-
   for (;;) {
     DrQmp *qmp = dr_disk_job_take(d, error);
     gboolean looked = qmp && look(d, qmp, error);
@@ -237,14 +244,13 @@ dr_disk_job_follow(DrDiskJob *d, DrDeadline deadline, gboolean stay, DrDiskEvent
     *ret_event = all_are(d, DR_BLOCK_JOB_ENDED) ? DR_DISK_ENDED : DR_DISK_READY;
     if (*ret_event == DR_DISK_ENDED || (!stay && all_are(d, DR_BLOCK_JOB_READY)))
       return TRUE;
-    if (is_cancelled(d, tick_ms))
+    if (is_cancelled(d, next_tick_ms(d)))
       return dr_error_set(error, DR_ERROR_CANCELLED, "cancelled");
     *ret_event = DR_DISK_ASKED;
     if (answer(d))
       return TRUE;
     if (dr_deadline_passed(deadline))
       return dr_error_set(error, DR_ERROR_TIMEOUT, "it was not ready in the time that it was given");
-    tick_ms = MIN(tick_ms * 2, TICK_MAX_MS);
   }
 }
 

@@ -44,6 +44,7 @@ struct DrMoveStorage {
   GPtrArray *images;
   gboolean inc;
   gboolean later; /* after the guest: migrate-lend.c */
+  char **tokens; /* nullable: for streams without TLS */
   DrStreams *streams;
 };
 
@@ -68,6 +69,7 @@ dr_move_storage_free(DrMoveStorage *storage)
   if (!storage)
     return;
   g_clear_pointer(&storage->streams, dr_streams_free);
+  g_strfreev(storage->tokens);
   g_ptr_array_unref(storage->images);
   g_free(storage);
 }
@@ -519,7 +521,10 @@ ask_exports(Migrate *m, GError **error)
     json_array_add_object_element(exports, one);
   }
   json_object_set_array_member(params, "exports", exports);
+  json_object_set_string_member(params, "transport", dr_move_transport_name(m->options.transport));
   reply = dr_migrate_ask(m, "move.storage", params, EXPORT_MS, error);
+  if (reply)
+    m->storage->tokens = dr_json_strv(dr_json_arr(reply, "tokens"));
   return reply != NULL;
 }
 
@@ -562,7 +567,8 @@ start_all(Migrate *m, GError **error)
 {
   g_autofree char *socket = g_strconcat(m->socket_path, ".nbd", NULL);
 
-  m->storage->streams = dr_streams_new_nbd(m->peer, m->move, socket, error);
+  m->storage->streams =
+      dr_streams_new_nbd(m->peer, m->move, socket, (const char *const *)m->storage->tokens, error);
   if (!m->storage->streams)
     return FALSE;
   for (guint i = 0; i < m->storage->images->len; i++) {
@@ -664,12 +670,16 @@ look_at(Migrate *m, Image *image, gboolean *ret_ready, gint64 *total, GError **e
   return make_blocking(m, image, error);
 }
 
+/* Waits for an event of the source (a job that is ready), a cancel; at most TICK_MS. */
 static gboolean
 is_cancelled(Migrate *m)
 {
-  struct pollfd fd = { .fd = dr_job_cancel_fd(m->job), .events = POLLIN };
+  struct pollfd fds[] = { { .fd = dr_job_cancel_fd(m->job), .events = POLLIN },
+                          { .fd = dr_qmp_fd(m->source), .events = POLLIN } };
+  gboolean came = dr_migrate_take_events(m); /* with the answer to a command */
 
-  return poll(&fd, 1, TICK_MS) > 0;
+  poll(fds, G_N_ELEMENTS(fds), came ? 0 : TICK_MS);
+  return fds[0].revents != 0;
 }
 
 static gboolean

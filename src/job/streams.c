@@ -56,8 +56,9 @@ static DrConn *
 open_stream(DrStreams *streams, guint index, GError **error)
 {
   DrDeadline deadline = dr_deadline_in(DIAL_MS);
+  gboolean has_token = streams->tokens && index < g_strv_length(streams->tokens);
 
-  if (streams->nbd)
+  if (streams->nbd && !has_token)
     return dr_peer_stream(streams->peer, dr_json("{'move': <%s>, 'nbd': <true>}", streams->move), deadline,
                           error);
   if (!streams->tokens)
@@ -65,7 +66,7 @@ open_stream(DrStreams *streams, guint index, GError **error)
         streams->peer,
         dr_json("{'move': <%s>, 'epoch': <%x>, 'index': <%i>}", streams->move, streams->epoch, (int)index),
         deadline, error);
-  if (index < g_strv_length(streams->tokens))
+  if (has_token)
     return dr_peer_stream_plain(streams->peer, streams->tokens[index], deadline, error);
   dr_error_set(error, DR_ERROR_REFUSED, "the other host gave out no token for it");
   return NULL;
@@ -202,12 +203,14 @@ dr_streams_new(DrPeer *peer, const char *move, gint64 epoch, const char *path, c
 }
 
 DrStreams *
-dr_streams_new_nbd(DrPeer *peer, const char *move, const char *path, GError **error)
+dr_streams_new_nbd(DrPeer *peer, const char *move, const char *path, const char *const *tokens,
+                   GError **error)
 {
   DrStreams *streams = streams_new(peer, move, path, error);
 
   if (!streams)
     return NULL;
+  streams->tokens = g_strdupv((char **)tokens);
   streams->nbd = TRUE;
   streams->thread = g_thread_new("nbd", accept_all, streams);
   return streams;

@@ -14,9 +14,11 @@ typedef struct DrStreams DrStreams;
  * does with the guest already stopped (machine types of 8.0 and newer). (transfer full) */
 DrStreams *dr_streams_new(DrPeer *peer, const char *move, gint64 epoch, const char *path,
                           const char *const *tokens, gboolean ahead, GError **error);
-/* The same for NBD: each connection of QEMU's client, in any order and at any time, is a stream opened by {"kind":"stream","move","nbd"}.
- * One that breaks, or cannot be opened, is closed: the client comes again. (transfer full) */
-DrStreams *dr_streams_new_nbd(DrPeer *peer, const char *move, const char *path, GError **error);
+/* The same for NBD: each connection of QEMU's client, in any order and at any time, is a stream opened by {"kind":"stream","move","nbd"},
+ * or, without TLS, by one of the `tokens` (NULL: none) as long as there are any: they are good for some seconds, and a client that comes
+ * again after a break comes by TLS. One that breaks, or cannot be opened, is closed: the client comes again. (transfer full) */
+DrStreams *dr_streams_new_nbd(DrPeer *peer, const char *move, const char *path, const char *const *tokens,
+                              GError **error);
 /* Closes QEMU's ends at once: it sees a broken stream, and pauses post-copy. */
 void dr_streams_free(DrStreams *streams);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrStreams, dr_streams_free)

@@ -20,7 +20,8 @@ from lib.storage import SMALL, Disks, check_images, filled, move, pair, serial, 
 
 
 @pytest.mark.parametrize("version, options", [("7.2", ()), ("7.2", ("--postcopy-after-precopy",)), ("7.2", ("--parallel", "2")),
-                                              ("7.2", ("--transport", "plain")), ("10.0", ()), ("11.1", ("--postcopy-after-precopy",))])
+                                              ("7.2", ("--transport", "plain")), ("10.0", ()), ("10.0", ("--transport", "handoff")),
+                                              ("11.1", ("--postcopy-after-precopy",))])
 def test_disks_go_with_the_guest(pair, start, version, options):
     vm, disks = start(version=version)
     job = move(pair, vm, disks, *options)
@@ -167,11 +168,11 @@ def test_a_cancel_while_disks_are_copied(pair, start):
     stayed(pair, vm, disks, there)
 
 
-@pytest.mark.parametrize("seconds", [3, 15])
-def test_a_link_that_is_cut_while_disks_are_copied(pair, start, seconds):
+@pytest.mark.parametrize("seconds, transport", [(3, "tunnel"), (15, "tunnel"), (15, "plain")])
+def test_a_link_that_is_cut_while_disks_are_copied(pair, start, seconds, transport):
     vm, disks, options, image, there = filled(pair, start)
     pair.link.limit(60)
-    going = pair.a.spawn("migrate", vm.name, "b", "--copy-storage-all", *options)
+    going = pair.a.spawn("migrate", vm.name, "b", "--copy-storage-all", "--transport", transport, *options)
     in_the_copy(pair, vm)
     begun = time.monotonic()
     pair.link.cut()

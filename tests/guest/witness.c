@@ -326,11 +326,16 @@ struct disk_block {
 _Static_assert(sizeof(struct disk_block) == PAGE, "a disk block is one page");
 static const char DISK_MAGIC[8] = "DROVERW1";
 
+/* How long the writes of a disk took: 16 steps an octave, so a step is 1/16 of its least at most. */
+#define LATENCY_STEPS 16u
+#define LATENCY_OCTAVES 37u /* up to 2^40 ns, 18 minutes */
+
 struct disk {
   char path[32];
   atomic_bool used, stop;
   uint64_t blocks;
   atomic_ulong found, acked, errors, wrong, checked, slowest_us;
+  atomic_uint latency[LATENCY_OCTAVES * LATENCY_STEPS];
 };
 static struct disk disks[MAX_DISKS];
 static atomic_ulong disk_rate; /* writes/s (0: as fast as it goes) */
@@ -408,6 +413,23 @@ disk_scan(struct disk *d, int fd, struct disk_block *b)
   return last;
 }
 
+/* ns < 32 have a step each; from there on 2^e ns are the beginning of an octave. */
+static unsigned
+latency_step(uint64_t ns)
+{
+  unsigned octave = ns < 2 * LATENCY_STEPS ? 0 : 63 - (unsigned)__builtin_clzll(ns) - 4;
+  uint64_t step = octave * LATENCY_STEPS + (ns >> octave);
+  return step < LATENCY_OCTAVES * LATENCY_STEPS ? (unsigned)step : LATENCY_OCTAVES * LATENCY_STEPS - 1;
+}
+
+/* The least that falls into a step. */
+static uint64_t
+latency_ns(unsigned step)
+{
+  unsigned octave = step < 2 * LATENCY_STEPS ? 0 : step / LATENCY_STEPS - 1;
+  return (uint64_t)(step - octave * LATENCY_STEPS) << octave;
+}
+
 static void
 disk_write(struct disk *d, int fd, struct disk_block *b, uint64_t number)
 {
@@ -423,9 +445,10 @@ disk_write(struct disk *d, int fd, struct disk_block *b, uint64_t number)
   while (!d->stop) {
     uint64_t begun = now_ns(CLOCK_MONOTONIC);
     if (pwrite(fd, b, PAGE, (off_t)(block * PAGE)) == PAGE) {
-      uint64_t took = (now_ns(CLOCK_MONOTONIC) - begun) / 1000;
-      if (took > d->slowest_us)
-        d->slowest_us = took;
+      uint64_t took = now_ns(CLOCK_MONOTONIC) - begun;
+      if (took / 1000 > d->slowest_us)
+        d->slowest_us = took / 1000;
+      d->latency[latency_step(took)]++;
       d->acked = number;
       return;
     }
@@ -979,6 +1002,24 @@ add_disks(struct text *t)
   }
 }
 
+static const char *
+latency_line(const char *path, char *line, size_t size)
+{
+  struct disk *d = disk_find(path);
+  struct text t = { line, size, 0 };
+  const char *comma = "";
+  if (!d)
+    return "not in use";
+  add(&t, "{\"path\":\"%s\",\"at_ns\":%" PRIu64 ",\"writes\":[", d->path, now_ns(CLOCK_MONOTONIC));
+  for (unsigned i = 0; i < LATENCY_OCTAVES * LATENCY_STEPS; i++)
+    if (d->latency[i]) {
+      add(&t, "%s[%" PRIu64 ",%u]", comma, latency_ns(i), d->latency[i]);
+      comma = ",";
+    }
+  add(&t, "]}");
+  return NULL;
+}
+
 /* Only what was asked for. */
 static void
 add_fs_and_agent(struct text *t)
@@ -1152,6 +1193,13 @@ command(char *line, char *answer, size_t size)
   if (!strcmp(verb, "status")) {
     size_t n = (size_t)snprintf(answer, size, "STATUS ");
     status_line(answer + n, size - n);
+    return;
+  }
+  if (!strcmp(verb, "latency") && a) {
+    size_t n = (size_t)snprintf(answer, size, "LATENCY ");
+    error = latency_line(a, answer + n, size - n);
+    if (error)
+      snprintf(answer, size, "ERR %s: %s", verb, error);
     return;
   }
   if (!strcmp(verb, "rate") && a)

@@ -93,6 +93,44 @@ class Status(dict):
         return next(disk for disk in self["disks"] if disk["path"] == path)
 
 
+class Writes:
+    """Acknowledged writes by the time that each took. later - earlier: those between; + puts several spans together."""
+
+    def __init__(self, answer=None):
+        """answer: of the witness's `latency`."""
+        self.seconds = answer["at_ns"] / 1e9 if answer else 0.0  # by the guest's clock
+        self.steps = {ns: count for ns, count in answer["writes"]} if answer else {}
+
+    def _with(self, other, sign):
+        both = Writes()
+        both.seconds = self.seconds + sign * other.seconds
+        both.steps = {ns: self.steps.get(ns, 0) + sign * other.steps.get(ns, 0) for ns in {*self.steps, *other.steps}}
+        return both
+
+    def __add__(self, other):
+        return self._with(other, 1)
+
+    def __sub__(self, earlier):
+        return self._with(earlier, -1)
+
+    @property
+    def count(self):
+        return sum(self.steps.values())
+
+    @property
+    def iops(self):
+        return self.count / self.seconds if self.seconds else 0.0
+
+    def percentile_ms(self, percent):
+        """Within 1/32: the middle of a step. None: there was no write."""
+        left = self.count * percent / 100
+        for ns, count in sorted(self.steps.items()):
+            left -= count
+            if count and left <= 0:
+                return ns * (1 + 1 / 32) / 1e6
+        return None
+
+
 class WitnessError(Exception):
     """The guest printed something that a healthy one never prints, or refused a command."""
 
@@ -186,6 +224,10 @@ class Console:
     def status(self, timeout=10):
         self.send("status")
         return Status(json.loads(self.wait_line("STATUS {", timeout)[len("STATUS "):]))
+
+    def writes(self, path, timeout=10):
+        """The writes of a disk so far."""
+        return Writes(json.loads(self.command(f"latency {path}", timeout, "LATENCY ")[len("LATENCY "):]))
 
     def check(self, timeout=10, bootid=None):
         """The status, after asserting that nothing is wrong and that it is still the same boot."""
