@@ -171,7 +171,7 @@ dr_service_snapshot_revert(DrService *service, const char *name, JsonObject *req
 
   if (!dr_request_check(request, members, error) || !names_snapshot(request, error))
     return NULL;
-  return start(service, name, "snapshot-revert", request, dr_revert_run, error);
+  return dr_service_start_disk(service, name, "snapshot-revert", request, dr_revert_run, error);
 }
 
 JsonObject *

@@ -264,13 +264,21 @@ write_records(Merge *m, GError **error)
 
 /* --- The jobs in QEMU --- */
 
+/* QEMU drops an image from a header at its end; an active commit changes none, and ends by itself being told to. */
+static gboolean
+changes_header(const Merge *m, const Item *item)
+{
+  return m->up || !item->active;
+}
+
 static gboolean
 start_one(Merge *m, DrQmp *qmp, const Item *item, GError **error)
 {
   gint64 speed = dr_json_int(m->request, "bandwidth", 0) * 1048576;
-  JsonObject *arguments = dr_json("{'job-id': <%s>, 'device': <%s>, 'speed': <%x>, 'auto-finalize': <true>, "
-                                  "'auto-dismiss': <false>}",
-                                  item->job, m->up ? item->overlay_node : item->root, speed);
+  JsonObject *arguments = dr_json("{'job-id': <%s>, 'device': <%s>, 'speed': <%x>, 'auto-finalize': <%b>, "
+                                  "'auto-dismiss': <%b>}",
+                                  item->job, m->up ? item->overlay_node : item->root, speed,
+                                  !changes_header(m, item), changes_header(m, item));
 
   if (m->up && item->below_node)
     json_object_set_string_member(arguments, "base-node", item->below_node);
@@ -437,8 +445,14 @@ watch_items(Merge *m)
   for (guint i = 0; i < m->items->len; i++) {
     const Item *item = m->items->pdata[i];
     g_autofree char *what = g_strdup_printf("the merge of disk '%s'", item->disk);
+    DrBlockWatch *watch;
 
-    dr_disk_job_watch(&m->d, item->job, what);
+    watch = dr_disk_job_watch(&m->d, item->job, what);
+    if (!changes_header(m, item))
+      continue;
+    watch->vanishes = TRUE; /* is_merged() */
+    watch->flush_node = g_strdup(m->up ? item->overlay_node : item->base_node);
+    watch->flush_file = g_strdup(m->up ? item->overlay : item->base);
   }
 }
 

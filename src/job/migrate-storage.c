@@ -44,7 +44,7 @@ struct DrMoveStorage {
   GPtrArray *images;
   gboolean inc;
   gboolean later; /* after the guest: migrate-lend.c */
-  char **tokens; /* nullable: for streams without TLS */
+  char **tokens;  /* nullable: for streams without TLS */
   DrStreams *streams;
 };
 
@@ -445,7 +445,8 @@ dr_move_storage_map_bitmaps(DrMoveStorage *storage, const Migrate *m, DrQmp *the
   disks = dr_disks_read(there, NULL, error);
   for (guint i = 0; disks && i < storage->images->len; i++) {
     Image *image = storage->images->pdata[i];
-    g_autofree char *path = dr_migrate_there(m, image->path);
+    g_autofree char *copy = dr_migrate_there(m, image->path);
+    g_autofree char *path = storage->later ? dr_disk_fetch_overlay(copy, image->format) : g_strdup(copy);
 
     if (!has_bitmaps(image))
       continue;

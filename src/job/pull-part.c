@@ -16,6 +16,7 @@ dr_pull_part_new(const char *name, const DrDisk *disk, DrNode *base)
   part->device = g_strdup(disk->device ? disk->device : disk->backend);
   part->job = dr_block_id("pull");
   part->top = g_strdup(dr_node_name(disk->top));
+  part->file = g_strdup(dr_node_file(disk->top));
   part->base = base ? g_strdup(dr_node_name(base)) : NULL;
   part->base_file = base && *dr_node_file(base) == '/' ? g_strdup(dr_node_file(base)) : NULL;
   part->old = dr_node_named_tree(dr_node_backing(disk->top), base);
@@ -31,6 +32,7 @@ dr_pull_part_free(DrPullPart *part)
   g_free(part->device);
   g_free(part->job);
   g_free(part->top);
+  g_free(part->file);
   g_free(part->base);
   g_free(part->base_file);
   g_clear_pointer(&part->old, g_ptr_array_unref);
@@ -47,6 +49,9 @@ dr_pull_part_note(const DrPullPart *part)
     json_array_add_string_element(old, part->old->pdata[i]);
   json_object_set_array_member(object, "old", old);
   json_object_set_string_member(object, "device", part->device);
+  json_object_set_string_member(object, "file", part->file);
+  if (part->base)
+    json_object_set_string_member(object, "base", part->base);
   return object;
 }
 
@@ -63,6 +68,8 @@ dr_pull_part_from_note(const char *name, JsonObject *note)
   part->device = g_strdup(dr_json_str(note, "device", NULL));
   part->job = g_strdup(dr_json_str(note, "job", ""));
   part->top = g_strdup(dr_json_str(note, "top", ""));
+  part->file = g_strdup(dr_json_str(note, "file", NULL));
+  part->base = g_strdup(dr_json_str(note, "base", NULL));
   part->old = g_ptr_array_new_with_free_func(g_free);
   for (guint i = 0; i < json_array_get_length(old); i++)
     g_ptr_array_add(part->old, g_strdup(json_array_get_string_element(old, i)));
@@ -94,7 +101,7 @@ gboolean
 dr_pull_part_begin(const DrPullPart *part, DrQmp *qmp, gint64 mib, GError **error)
 {
   JsonObject *arguments = dr_json("{'job-id': <%s>, 'device': <%s>, 'speed': <%x>, 'on-error': <'stop'>, "
-                                  "'auto-finalize': <true>, 'auto-dismiss': <false>}",
+                                  "'auto-finalize': <false>, 'auto-dismiss': <true>}",
                                   part->job, part->top, mib * 1048576);
 
   if (part->base)
@@ -118,14 +125,32 @@ void
 dr_pull_part_watch(const DrPullPart *part, DrDiskJob *d)
 {
   g_autofree char *what = g_strdup_printf("the pull of disk '%s'", part->disk);
+  DrBlockWatch *watch;
 
-  dr_disk_job_watch(d, part->job, what);
+  watch = dr_disk_job_watch(d, part->job, what);
+  watch->vanishes = TRUE; /* is_pulled() */
+  watch->flush_node = g_strdup(part->top);
+  watch->flush_file = g_strdup(part->file);
+}
+
+/* QEMU's graph tells how its job has ended. */
+static gboolean
+is_pulled(const DrPullPart *part, DrQmp *qmp, GError **error)
+{
+  g_autoptr(DrDisks) disks = dr_disks_read(qmp, NULL, error);
+  const DrDisk *disk = disks ? dr_disks_find(disks, part->top, error) : NULL;
+  const DrNode *backing = disk ? dr_node_backing(disk->top) : NULL;
+
+  if (disk && (part->base ? backing && g_str_equal(dr_node_name(backing), part->base) : !backing))
+    return TRUE;
+  return disk && dr_error_set(error, DR_ERROR_QMP, "the pull of disk '%s' was ended before all was pulled",
+                              part->disk);
 }
 
 gboolean
 dr_pull_part_close(const DrPullPart *part, DrQmp *qmp, GError **error)
 {
-  if (!dr_block_job_kill(qmp, part->job, dr_deadline_in(KILL_MS), error))
+  if (!is_pulled(part, qmp, error))
     return FALSE;
   dr_nodes_close(qmp, part->old);
   return TRUE;

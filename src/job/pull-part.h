@@ -8,6 +8,7 @@ typedef struct {
   char *disk;      /* as it was named, for messages */
   char *device;    /* nullable: as query-block names it */
   char *job, *top; /* QEMU's job; the node that is pulled into */
+  char *file;      /* nullable: the image of that */
   char *base;      /* nullable: node that stays below */
   char *base_file; /* nullable: its file, for the header */
   GPtrArray *old;  /* of the names of nodes to close at last */
@@ -30,7 +31,7 @@ gboolean dr_pull_part_begin(const DrPullPart *part, DrQmp *qmp, gint64 mib, GErr
 /* Whether an entry of query-block is its disk. */
 gboolean dr_pull_part_is(const DrPullPart *part, JsonObject *entry);
 void dr_pull_part_watch(const DrPullPart *part, DrDiskJob *d);
-/* It has done its work: QEMU's job is dismissed, and the images below go. */
+/* QEMU's job has ended. Where it has done its work, the images below go; else an error. */
 gboolean dr_pull_part_close(const DrPullPart *part, DrQmp *qmp, GError **error);
 /* It has not, and is to end. FALSE: it has not yet. */
 gboolean dr_pull_part_kill(const DrPullPart *part, DrQmp *qmp);

@@ -291,9 +291,9 @@ def bare(scene):
     """Starts VMs without a guest, which are there at once; they are gone after the test."""
     names = []
 
-    def start(*extra):
+    def start(*extra, version="7.2"):
         name = scene.target("bare").name
-        scene.daemon.run("run", name, "--", *guest.without_guest(*extra))
+        scene.daemon.run("run", name, "--", *guest.without_guest(*extra, version=version))
         names.append(name)
         return name
 
@@ -1205,14 +1205,14 @@ def test_nodes_with_names_of_their_own_are_closed_and_the_next_qemu_does_without
         chains.nothing_lost("n0")
 
 
-@pytest.mark.parametrize("how", ["abort", "cancel", "kill", "kill at the end", "kill when done"])
+@pytest.mark.parametrize("how", ["abort", "cancel", "kill", "kill at the end"])
 def test_a_pull_that_is_ended_midway_loses_nothing(scene, daemon, bare, how):
     directory = scene.target("pull")
     directory.mkdir()
     base, top = filled(directory / "base", mib=8), new_image(directory / "top", "qcow2", backing=(directory / "base", "raw"))
     vm = bare("-drive", f"if=none,id=h0,format=qcow2,file={top}", "-device", "virtio-blk-pci,drive=h0,id=d0")
     content = base.read_bytes()
-    if "at the end" in how or "done" in how:
+    if "at the end" in how:
         daemon.restart(env={"DROVER_HOLD_AT": "close"})
     job = daemon.json("disk", "pull", vm, "d0", *(() if " " in how else ("--bandwidth", 1)), "--async")
     if " " in how:
@@ -1228,9 +1228,6 @@ def test_a_pull_that_is_ended_midway_loses_nothing(scene, daemon, bare, how):
     else:
         daemon.kill()
         (daemon.run_dir / "hold").unlink(missing_ok=True)
-        if "done" in how:  # as if droverd had done one step more
-            with Qmp(daemon.run_dir / "vms" / vm / "qmp.1") as monitor:
-                monitor.command("job-dismiss", {"id": monitor.command("query-jobs")[0]["id"]})
         daemon.start()
         if how == "kill":
             wait_until(lambda: daemon.run("disk", "bandwidth", vm, 0, check=False).returncode == 0, PATIENT, "the job to be asked")
@@ -1239,6 +1236,23 @@ def test_a_pull_that_is_ended_midway_loses_nothing(scene, daemon, bare, how):
     assert daemon.qmp(vm, "query-jobs") == [] and str(base) not in files_of(daemon.show(vm)["pid"])
     daemon.run("stop", vm, "--force")
     assert backing_of(top) == [] and as_raw(top, "qcow2").read_bytes() == content
+
+
+@pytest.mark.parametrize("version", ["7.2", "10.0"])
+def test_a_pulled_image_is_whole_when_its_qemu_is_killed_at_once(scene, daemon, bare, version):
+    """QEMU takes the backing file out of the header before it has written the tables of what it copied; and while an ended block-stream is
+    on its list, query-named-block-nodes crashes it."""
+    directory = scene.target("whole")
+    directory.mkdir()
+    base, top = filled(directory / "base", mib=8), new_image(directory / "top", "qcow2", backing=(directory / "base", "raw"))
+    vm = bare("-drive", f"if=none,id=h0,format=qcow2,file={top}", "-device", "virtio-blk-pci,drive=h0,id=d0", version=version)
+    job = daemon.json("disk", "pull", vm, "d0", "--async")
+    while daemon.json("job", job["id"])["state"] == "running":  # ended by the job, which ended_job() waits for with a deadline
+        daemon.json("disk", "list", vm)
+    assert daemon.ended_job(job["id"])["state"] == "succeeded"
+    kill_pid(daemon.show(vm)["pid"])
+    assert backing_of(top) == [] and as_raw(top, "qcow2").read_bytes() == base.read_bytes()
+    run("qemu-img", "check", top)
 
 
 def test_a_pull_from_a_server_that_is_away_for_a_while_goes_on_by_itself(scene, daemon, bare):

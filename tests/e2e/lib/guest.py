@@ -42,9 +42,9 @@ def version(binary):
     return tuple(int(part) for part in re.search(r"version (\d+)\.(\d+)\.(\d+)", text).groups())
 
 
-def without_guest(*extra):
+def without_guest(*extra, version="7.2"):
     """A command line with nothing in it but the firmware, for what asks nothing of a guest; up in an instant."""
-    return [qemu(), "-nodefaults", "-display", "none", "-m", "16", "-machine", "pc-q35-7.2", *map(str, extra)]
+    return [qemu(version), "-nodefaults", "-display", "none", "-m", "16", "-machine", "pc-q35-7.2", *map(str, extra)]
 
 
 def build():
