@@ -500,7 +500,8 @@ fetch_init(Fetch *f, DrJob *job, JsonArray *images)
                             .format = dr_json_str(one, "format", ""),
                             .secret = dr_json_str(one, "secret", NULL),
                             .mib = dr_json_int(one, "mib", 0) };
-    f->images[i].job = g_strdup_printf("drover-fetch-%s", f->images[i].name);
+    /* Of this move alone: nodes of an earlier one keep their names, on the guest's command line too. */
+    f->images[i].job = g_strdup_printf("drover-fetch-%.8s-%s", f->move, f->images[i].name);
   }
   g_mutex_lock(&lock);
   if (!under_way)

@@ -49,9 +49,7 @@ dr_fetch_mirror_begin(const DrFetchMirror *mirror, const DrDisk *disk, DrQmp *qm
 gboolean
 dr_fetch_mirror_is_done(const DrFetchMirror *mirror, const DrDisk *disk)
 {
-  g_autofree char *node = g_strconcat(mirror->job, "-image", NULL);
-
-  return g_str_equal(dr_node_name(disk->top), node);
+  return dr_same_file(dr_node_file(disk->top), mirror->path, NULL);
 }
 
 /* Those of its nodes that have names of their own; the image first. (transfer full) */
