@@ -147,6 +147,16 @@ disk_sentence(JsonObject *job, JsonObject *result)
                                                                               : "keeps its disk");
 }
 
+/* ", 17.2 GB of disks"; "" where none was copied. (transfer full) */
+static char *
+disks_of(JsonObject *result)
+{
+  double moved = dr_render_number(result, "storage_bytes", 0);
+  g_autofree char *bytes = dr_render_bytes(moved);
+
+  return moved > 0 ? g_strdup_printf(", %s of disks", bytes) : g_strdup("");
+}
+
 /* Without a pause where there was none to measure: the guest was paused, or droverd restarted meanwhile. */
 static char *
 success_sentence(JsonObject *job)
@@ -156,7 +166,7 @@ success_sentence(JsonObject *job)
   g_autofree char *pause = dr_render_ms(pause_ms);
   g_autofree char *total = dr_render_ms(dr_render_number(result, "total_ms", 0));
   g_autofree char *bytes = dr_render_bytes(dr_render_number(result, "bytes_moved", 0));
-  g_autofree char *what = NULL, *again = NULL;
+  g_autofree char *what = NULL, *again = NULL, *disks = NULL;
   gint64 broken;
 
   if (!result)
@@ -174,10 +184,11 @@ success_sentence(JsonObject *job)
   broken = dr_json_int(result, "recoveries", 0);
   if (broken > 0)
     again = g_strdup_printf(", went on after a broken link%s", broken > 1 ? " each time" : "");
+  disks = disks_of(result);
   return g_strdup_printf(
-      "%s: %s, %s%s%s%s moved (%s)%s, took %s", dr_json_str(job, "vm", "?"), what,
+      "%s: %s, %s%s%s%s moved (%s)%s%s, took %s", dr_json_str(job, "vm", "?"), what,
       pause_ms >= 0 ? "paused " : "", pause_ms >= 0 ? pause : "", pause_ms >= 0 ? ", " : "", bytes,
-      dr_job_view_memory(dr_json_str(result, "memory_mode", "?")), again ? again : "", total);
+      dr_job_view_memory(dr_json_str(result, "memory_mode", "?")), disks, again ? again : "", total);
 }
 
 char *

@@ -9,8 +9,9 @@
 #include "job/disk-job.h"
 #include "job/disk.h"
 #include "job/fetch-mirror.h"
+#include "job/fetch-tool.h"
+#include "job/image-link.h"
 #include "job/move-spec.h"
-#include "qemu/tool.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -18,12 +19,16 @@
 #include <unistd.h>
 
 #define KILL_MS 30000
+#define LINK_MS 1500
+#define LINK_LOOK_US 10000
 #define AGAIN_MS 2000 /* until what failed is tried again */
 
 typedef struct {
   const char *name, *path, *overlay, *format, *secret; /* of the list */
   gint64 mib;
   char *job;
+  gboolean
+      whole; /* journalled: the image beside the overlay has all that the guest has, and is what counts if QEMU ends */
   gboolean done;
 } Image;
 
@@ -32,6 +37,7 @@ typedef struct {
   const char *move, *peer;
   Image *images;
   guint n;
+  gboolean arrived; /* for the journal */
   gboolean abandoned, told;
   gint64 again_us;
   gint64 done, total; /* under `lock` */
@@ -121,6 +127,50 @@ note_progress(Fetch *f)
   g_mutex_unlock(&lock);
 }
 
+/* What a row of the stage says. (transfer full) */
+static JsonObject *
+note_of(const Fetch *f)
+{
+  JsonObject *note = dr_json("{'arrived': <%b>}", f->arrived);
+  JsonArray *whole = json_array_new();
+
+  for (guint i = 0; i < f->n; i++)
+    if (f->images[i].whole)
+      json_array_add_string_element(whole, f->images[i].name);
+  json_object_set_array_member(note, "whole", whole);
+  return note;
+}
+
+/* Another row of the stage. */
+static gboolean
+journal(Fetch *f, GError **error)
+{
+  g_autoptr(JsonObject) note = note_of(f);
+
+  return dr_store_journal(dr_job_host(f->d.job)->store, dr_job_id(f->d.job), DR_STAGE_FETCH, note, error);
+}
+
+static gboolean
+set_whole(Fetch *f, Image *image, gboolean whole, GError **error)
+{
+  if (image->whole == whole)
+    return TRUE;
+  image->whole = whole;
+  if (journal(f, error))
+    return TRUE;
+  image->whole = !whole;
+  return FALSE;
+}
+
+static Image *
+image_of(Fetch *f, const DrBlockWatch *watch)
+{
+  for (guint i = 0; i < f->n; i++)
+    if (g_str_equal(f->images[i].job, watch->id))
+      return &f->images[i];
+  return NULL;
+}
+
 static void
 tell(Fetch *f, const char *why)
 {
@@ -168,6 +218,13 @@ try_again(DrDiskJob *d, DrQmp *qmp, GError **error)
   gint64 now = g_get_monotonic_time();
 
   note_progress(f);
+  for (guint i = 0; i < d->watches->len; i++) {
+    const DrBlockWatch *watch = d->watches->pdata[i];
+
+    if ((watch->look.state == DR_BLOCK_JOB_STOPPED || watch->look.state == DR_BLOCK_JOB_NO_SPACE) &&
+        !set_whole(f, image_of(f, watch), FALSE, error)) /* a write has gone to the overlay alone */
+      return FALSE;
+  }
   if (now < f->again_us)
     return TRUE;
   f->again_us = now + AGAIN_MS * 1000;
@@ -278,6 +335,8 @@ begin_one(Fetch *f, Image *image, const DrDisks *disks, DrQmp *qmp, GError **err
     return FALSE;
   if (is_whole(image, disk))
     return close_one(image, qmp, error);
+  if (!set_whole(f, image, FALSE, error)) /* it was about to be */
+    return FALSE;
   if (look.state == DR_BLOCK_JOB_ENDED && /* a mirror that failed */
       !dr_block_job_kill(qmp, image->job, dr_deadline_in(KILL_MS), error))
     return FALSE;
@@ -306,6 +365,17 @@ begin_all(Fetch *f, GError **error)
   return begun;
 }
 
+/* The image is in step with the overlay, each write goes to both, and what was written before is on its disk: from now on it counts. */
+static gboolean
+complete_one(Fetch *f, const DrBlockWatch *watch, DrQmp *qmp, GError **error)
+{
+  Image *image = image_of(f, watch);
+  DrFetchMirror mirror = mirror_of(image);
+
+  return dr_fetch_mirror_flush(&mirror, qmp, error) && set_whole(f, image, TRUE, error) &&
+         dr_qmp_do(qmp, "block-job-complete", dr_json("{'device': <%s>}", watch->id), error);
+}
+
 /* Mirrors in step are told to take the overlays' places. */
 static gboolean
 complete_ready(Fetch *f, GError **error)
@@ -317,11 +387,36 @@ complete_ready(Fetch *f, GError **error)
     const DrBlockWatch *watch = f->d.watches->pdata[i];
 
     if (watch->look.state == DR_BLOCK_JOB_READY)
-      done = dr_qmp_do(qmp, "block-job-complete", dr_json("{'device': <%s>}", watch->id), error);
+      done = complete_one(f, watch, qmp, error);
   }
   if (qmp)
     dr_disk_job_give(&f->d, qmp);
   return done;
+}
+
+/* QEMU waits for all requests under way when a job begins or ends, in its main loop, and a request for a block of the other host may wait
+ * for its link: then the whole guest would stand still, and its monitor. */
+static gboolean
+link_is_up(Fetch *f)
+{
+  return dr_image_link_is_up(f->move);
+}
+
+static gboolean
+is_calm(DrDiskJob *d)
+{
+  return link_is_up(d->data);
+}
+
+/* A stream that was just taken has its successor in a moment. */
+static gboolean
+await_link(Fetch *f, GError **error)
+{
+  DrDeadline deadline = dr_deadline_in(LINK_MS);
+
+  while (!link_is_up(f) && !dr_deadline_passed(deadline))
+    g_usleep(LINK_LOOK_US); /* bounded by the deadline */
+  return link_is_up(f) || dr_error_set(error, DR_ERROR_CLOSED, "the other host cannot be reached");
 }
 
 /* One round: until all have ended, well or not. */
@@ -330,14 +425,18 @@ by_qemu(Fetch *f, GError **error)
 {
   DrDiskEvent event;
 
+  if (!await_link(f, error))
+    return FALSE;
   if (!begin_all(f, error))
     return FALSE;
   if (f->d.watches->len == 0)
     return TRUE;
   if (!dr_disk_job_follow(&f->d, DR_DEADLINE_NEVER, FALSE, &event, error))
     return FALSE;
-  return event != DR_DISK_READY ||
-         (complete_ready(f, error) && dr_disk_job_follow(&f->d, DR_DEADLINE_NEVER, TRUE, &event, error));
+  if (event != DR_DISK_READY)
+    return TRUE;
+  return await_link(f, error) && complete_ready(f, error) &&
+         dr_disk_job_follow(&f->d, DR_DEADLINE_NEVER, TRUE, &event, error);
 }
 
 /* --- By qemu-img --- */
@@ -349,41 +448,6 @@ secret_of(Fetch *f, const Image *image)
   g_autoptr(GHashTable) secrets = argv ? dr_move_spec_secrets(argv) : NULL;
 
   return image->secret && secrets ? g_strdup(g_hash_table_lookup(secrets, image->secret)) : NULL;
-}
-
-/* QEMU's options for it: a path with a comma has two of them. */
-static char *
-options_of(const Image *image)
-{
-  g_auto(GStrv) parts = g_strsplit(image->path, ",", -1);
-  g_autofree char *path = g_strjoinv(",,", parts);
-
-  return image->secret
-             ? g_strdup_printf("driver=qcow2,encrypt.key-secret=%s,file.driver=file,file.filename=%s",
-                               image->secret, path)
-             : g_strdup_printf("driver=qcow2,file.driver=file,file.filename=%s", path);
-}
-
-/* An overlay beside its image is written into that; any other into itself. */
-static DrTool *
-start_tool(Fetch *f, const Image *image, GError **error)
-{
-  g_autofree char *secret = secret_of(f, image), *options = options_of(image);
-  g_autoptr(GStrvBuilder) argv = g_strv_builder_new();
-  g_auto(GStrv) words = NULL;
-
-  g_strv_builder_add_many(argv, "qemu-img", is_beside(image) ? "convert" : "rebase", "-q", NULL);
-  if (is_beside(image))
-    g_strv_builder_add_many(argv, "-n", "-f", "qcow2", "-O", image->format, image->overlay, image->path,
-                            NULL);
-  else
-    g_strv_builder_add_many(argv, "-b", "", NULL);
-  if (secret)
-    g_strv_builder_add_many(argv, "--object", secret, NULL);
-  if (!is_beside(image))
-    g_strv_builder_add_many(argv, "--image-opts", options, NULL);
-  words = g_strv_builder_end(argv);
-  return dr_tool_start((const char *const *)words, error);
 }
 
 static void
@@ -403,32 +467,45 @@ answer_user(Fetch *f)
 }
 
 static gboolean
-whole_by_tool(Fetch *f, Image *image, GError **error)
+run_tool(Fetch *f, const Image *image, GError **error)
 {
-  gboolean over = is_beside(image) && access(image->overlay, F_OK) < 0; /* it was removed at its end */
-  g_autoptr(DrTool) tool = over ? NULL : start_tool(f, image, error);
+  g_autofree char *object = secret_of(f, image);
+  g_autoptr(DrTool) tool =
+      dr_fetch_tool_start(image->overlay, image->path, image->format, image->secret, object, error);
   struct pollfd fds[] = { { .fd = tool ? dr_tool_fd(tool) : -1, .events = POLLIN },
                           { .fd = dr_mailbox_fd(f->d.box), .events = POLLIN } };
 
   while (tool && !f->abandoned) {
     poll(fds, G_N_ELEMENTS(fds), AGAIN_MS); /* it may take days: its end, or a user's word, ends it */
     if (fds[0].revents)
-      return dr_tool_end(tool, error) &&
-             (!is_beside(image) || unlink(image->overlay) == 0 ||
-              dr_error_set_errno(error, errno, "cannot remove '%s'", image->overlay));
+      return dr_tool_end(tool, error);
     answer_user(f);
   }
-  return over;
+  return FALSE;
+}
+
+/* An overlay beside an image that took its place is older than that, and is never written into it. */
+static gboolean
+finish_by_tool(Fetch *f, Image *image, GError **error)
+{
+  gboolean over = is_beside(image) && (image->whole || access(image->overlay, F_OK) < 0);
+
+  if (!over && !run_tool(f, image, error))
+    return FALSE;
+  if (!dr_fetch_tool_sync(image->path, error))
+    return FALSE;
+  if (is_beside(image) && unlink(image->overlay) < 0 && errno != ENOENT)
+    return dr_error_set_errno(error, errno, "cannot remove '%s'", image->overlay);
+  image->done = TRUE;
+  return TRUE;
 }
 
 static gboolean
 by_tool(Fetch *f, GError **error)
 {
-  for (guint i = 0; i < f->n && !f->abandoned; i++)
-    if (!f->images[i].done && !whole_by_tool(f, &f->images[i], error))
+  for (guint i = 0; i < f->n; i++)
+    if (!f->images[i].done && !finish_by_tool(f, &f->images[i], error))
       return FALSE;
-    else
-      f->images[i].done = TRUE;
   return TRUE;
 }
 
@@ -482,12 +559,15 @@ note_end(Fetch *f)
 }
 
 static void
-fetch_init(Fetch *f, DrJob *job, JsonArray *images)
+fetch_init(Fetch *f, DrJob *job, JsonArray *images, JsonObject *note)
 {
+  g_auto(GStrv) whole = note ? dr_json_strv(dr_json_arr(note, "whole")) : NULL;
+
   dr_disk_job_init(&f->d, job);
   dr_vm_set_aside(dr_job_vm(job));
   f->d.asked = asked;
   f->d.tick = try_again;
+  f->d.calm = is_calm;
   f->d.data = f;
   f->n = json_array_get_length(images);
   f->images = g_new0(Image, f->n);
@@ -500,8 +580,9 @@ fetch_init(Fetch *f, DrJob *job, JsonArray *images)
                             .format = dr_json_str(one, "format", ""),
                             .secret = dr_json_str(one, "secret", NULL),
                             .mib = dr_json_int(one, "mib", 0) };
-    /* Of this move alone: nodes of an earlier one keep their names, on the guest's command line too. */
-    f->images[i].job = g_strdup_printf("drover-fetch-%.8s-%s", f->move, f->images[i].name);
+    f->images[i].whole = whole && g_strv_contains((const char *const *)whole, f->images[i].name);
+    /* Of this move alone, and short (a node has 31 characters): nodes of an earlier one keep their names, on the guest's command line too. */
+    f->images[i].job = g_strdup_printf("drover-%.8s-%s", f->move, f->images[i].name);
   }
   g_mutex_lock(&lock);
   if (!under_way)
@@ -523,22 +604,29 @@ fetch_clear(Fetch *f)
 }
 
 gboolean
-dr_disk_fetch_run(DrJob *job, const char *move, const char *peer, JsonArray *images, GError **error)
+dr_disk_fetch_run(DrJob *job, const char *move, const char *peer, JsonArray *images, gboolean arrived,
+                  JsonObject *note, GError **error)
 {
-  Fetch f = { .move = move, .peer = peer };
+  Fetch f = { .move = move, .peer = peer, .arrived = arrived };
+  g_autoptr(GError) local = NULL;
   gboolean whole;
 
-  fetch_init(&f, job, images);
+  fetch_init(&f, job, images, note);
+  if (!dr_job_enter(job, DR_STAGE_FETCH, note_of(&f), &local))
+    g_warning("VM '%s': %s", dr_vm_name(f.d.vm), local->message); /* a recovery comes here once more */
   while (!all_done(&f) && !f.abandoned)
     one_round(&f);
   while (!note_end(&f))
     wait_a_while(&f);
   whole = !f.abandoned;
-  if (!whole)
+  if (!whole) {
     dr_error_set(
         error, DR_ERROR_ATTENTION,
         "the disks of VM '%s' were given up before all of them had come from peer '%s': they are not whole",
         dr_vm_name(f.d.vm), peer);
+    dr_error_remedy(error, "what is here can be read after: qemu-img rebase -u -b '' IMAGE (of a raw image: "
+                           "IMAGE.drover-overlay)");
+  }
   fetch_clear(&f);
   return whole;
 }

@@ -14,8 +14,10 @@ char *dr_disk_fetch_overlay(const char *path, const char *format);
 JsonArray *dr_disk_fetch_list(JsonArray *disks);
 
 /* The job's stage behind the guest's arrival; the link is there, the VM's monitor is free. `move`: under which the other host asks how far
- * it is. FALSE only when a user has given it up. */
-gboolean dr_disk_fetch_run(DrJob *job, const char *move, const char *peer, JsonArray *images, GError **error);
+ * it is. `arrived`: FALSE for a guest that was lost. `note` (nullable): that of the stage's last row in the journal. FALSE only when a user
+ * has given it up. */
+gboolean dr_disk_fetch_run(DrJob *job, const char *move, const char *peer, JsonArray *images,
+                           gboolean arrived, JsonObject *note, GError **error);
 
 /* What the other host may ask at any time: {"state","done","total"}, state "fetching", "fetched" or "abandoned". NULL: nothing is known
  * of such a move. (transfer full) */

@@ -62,6 +62,18 @@ dr_disk_job_find(const char *vm)
   return dr_mailbox_find(MAILBOX, vm);
 }
 
+void
+dr_disk_job_lend_box(const char *vm, DrMailbox *box)
+{
+  dr_mailbox_publish(MAILBOX, vm, box);
+}
+
+void
+dr_disk_job_take_box_back(const char *vm, DrMailbox *box)
+{
+  dr_mailbox_withdraw(MAILBOX, vm, box);
+}
+
 /* --- The monitor --- */
 
 DrQmp *
@@ -96,7 +108,7 @@ finalize(const DrBlockWatch *watch, DrQmp *qmp, GError **error)
 }
 
 static gboolean
-look_at_one(DrBlockWatch *watch, DrQmp *qmp, GError **error)
+look_at_one(DrDiskJob *d, DrBlockWatch *watch, DrQmp *qmp, GError **error)
 {
   gint64 total = watch->look.total;
 
@@ -108,7 +120,7 @@ look_at_one(DrBlockWatch *watch, DrQmp *qmp, GError **error)
     watch->look.done = watch->look.total = total;
     return TRUE;
   }
-  if (watch->look.state == DR_BLOCK_JOB_PENDING && watch->flush_node)
+  if (watch->look.state == DR_BLOCK_JOB_PENDING && watch->flush_node && (!d->calm || d->calm(d)))
     return finalize(watch, qmp, error);
   if (watch->look.state == DR_BLOCK_JOB_GONE)
     return dr_error_set(error, DR_ERROR_CLOSED, "%s has been ended by somebody else", watch->what);
@@ -121,7 +133,7 @@ static gboolean
 look(DrDiskJob *d, DrQmp *qmp, GError **error)
 {
   for (guint i = 0; i < d->watches->len; i++)
-    if (!look_at_one(d->watches->pdata[i], qmp, error))
+    if (!look_at_one(d, d->watches->pdata[i], qmp, error))
       return FALSE;
   return !d->tick || d->tick(d, qmp, error);
 }

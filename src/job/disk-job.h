@@ -35,6 +35,8 @@ struct DrDiskJob {
   GPtrArray *watches; /* of DrBlockWatch */
   DrDiskAsked asked;  /* nullable: only what every disk job answers ("bandwidth" {"mib"}) */
   DrDiskTick tick;    /* nullable */
+  /* Nullable: FALSE while nothing may be told that has QEMU wait for all requests under way. */
+  gboolean (*calm)(DrDiskJob *d);
   gpointer data;
   gint64 begun_us;
   gint64 seen_us, seen_done; /* for the rate */
@@ -49,6 +51,10 @@ DrBlockWatch *dr_disk_job_watch(DrDiskJob *d, const char *id, const char *what);
 
 /* What can be asked of the job that is at the VM's disks. NULL: there is none. (transfer full) */
 DrMailbox *dr_disk_job_find(const char *vm);
+
+/* Another job whose disks can be asked about under the VM's name for a while. */
+void dr_disk_job_lend_box(const char *vm, DrMailbox *box);
+void dr_disk_job_take_box_back(const char *vm, DrMailbox *box);
 
 /* The VM's monitor. Waits as long as somebody else has it and the VM lives. Errors: NOT_FOUND when its QEMU has ended.
  * Not ended by a cancel: an undo needs it, too. */

@@ -47,6 +47,14 @@ dr_fetch_mirror_begin(const DrFetchMirror *mirror, const DrDisk *disk, DrQmp *qm
 }
 
 gboolean
+dr_fetch_mirror_flush(const DrFetchMirror *mirror, DrQmp *qmp, GError **error)
+{
+  g_autofree char *node = g_strconcat(mirror->job, "-image", NULL);
+
+  return dr_block_flush(qmp, node, mirror->path, error);
+}
+
+gboolean
 dr_fetch_mirror_is_done(const DrFetchMirror *mirror, const DrDisk *disk)
 {
   return dr_same_file(dr_node_file(disk->top), mirror->path, NULL);
@@ -74,7 +82,9 @@ dr_fetch_mirror_close(const DrFetchMirror *mirror, const char *overlay, DrQmp *q
   g_autoptr(JsonArray) nodes = NULL;
   g_autoptr(GPtrArray) names = NULL;
 
-  if (!dr_block_job_kill(qmp, mirror->job, dr_deadline_in(KILL_MS), error))
+  /* What the guest has synced since the mirror was in step went to the overlay's disk only, until QEMU had changed them. */
+  if (!dr_block_job_kill(qmp, mirror->job, dr_deadline_in(KILL_MS), error) ||
+      !dr_fetch_mirror_flush(mirror, qmp, error))
     return FALSE;
   nodes = dr_qmp_call_array(qmp, "query-named-block-nodes", NULL, error);
   if (!nodes)

@@ -12,6 +12,8 @@ typedef struct {
 
 /* The guest's writes go to both from now on. An I/O error stops it (on-source-error, on-target-error: stop). */
 gboolean dr_fetch_mirror_begin(const DrFetchMirror *mirror, const DrDisk *disk, DrQmp *qmp, GError **error);
+/* What was written to the image is on its disk when this returns. */
+gboolean dr_fetch_mirror_flush(const DrFetchMirror *mirror, DrQmp *qmp, GError **error);
 /* Whether the disk stands on the image. */
 gboolean dr_fetch_mirror_is_done(const DrFetchMirror *mirror, const DrDisk *disk);
 /* Then nothing of the overlay stays open, and its file is removed. */

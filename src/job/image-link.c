@@ -21,6 +21,7 @@
   16 /* of one image at a time: QEMU has one, or two while an old one is not known to be dead */
 #define GREETING_MS 5000 /* from "go" to the server's first bytes */
 #define GREETING_MAX 64
+#define REFUSED_MS 100
 #define LONG_S 315360000 /* ten years */
 
 typedef struct {
@@ -105,6 +106,34 @@ take_waiting(Image *image)
   return conn;
 }
 
+/* A stream that nobody has wanted yet says nothing: what can be read from it is its end. */
+static gboolean
+has_living(const Image *image)
+{
+  for (guint i = 0; i < image->waiting->len; i++) {
+    struct pollfd fd = { .fd = dr_conn_fd(image->waiting->pdata[i]), .events = POLLIN | POLLRDHUP };
+
+    if (poll(&fd, 1, 0) == 0)
+      return TRUE;
+  }
+  return FALSE;
+}
+
+gboolean
+dr_image_link_is_up(const char *move)
+{
+  DrImageLink *link;
+  gboolean up;
+
+  g_mutex_lock(&lock);
+  link = links ? g_hash_table_lookup(links, move) : NULL;
+  up = link != NULL;
+  for (guint i = 0; link && i < link->images->len; i++)
+    up &= has_living(link->images->pdata[i]);
+  g_mutex_unlock(&lock);
+  return up;
+}
+
 /* --- A client --- */
 
 /* FALSE: it has gone away, or all is to end. */
@@ -185,8 +214,10 @@ serve_all(gpointer data)
   while (poll(fds, G_N_ELEMENTS(fds), -1) >= 0 && !fds[1].revents) { /* ended by `stop` */
     int client = accept4(image->listener, NULL, NULL, SOCK_CLOEXEC);
 
-    if (client < 0)
+    if (client < 0) { /* there is no descriptor for it: it waits */
+      poll(&fds[1], 1, REFUSED_MS);
       continue;
+    }
     drop_ended(image->relays);
     if (image->relays->len < CLIENTS_MAX)
       serve(image, client);

@@ -14,6 +14,8 @@ typedef struct DrImageLink DrImageLink;
 /* Listens at PREFIX.NAME for each name. Only streams of `peer` are taken. Names have no more than 32 characters. (transfer full) */
 DrImageLink *dr_image_link_new(const char *move, const char *peer, const char *prefix,
                                const char *const *names, GError **error);
+/* Whether the other host can be reached now: for each image a stream waits that lives. Any thread. */
+gboolean dr_image_link_is_up(const char *move);
 /* Closes all of its connections: their clients wait for the next link, or fail if they are told to. */
 void dr_image_link_free(DrImageLink *link);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrImageLink, dr_image_link_free)

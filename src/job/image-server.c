@@ -349,8 +349,10 @@ dr_image_server_tend(DrImageServer *server)
   server->tended_us = now;
   if (has_process(server))
     dr_qmp_read_some(server->qmp);
-  if (has_process(server) && server->wanted)
+  if (has_process(server) && server->wanted) {
+    server->told = FALSE;
     return;
+  }
   kill_process(server); /* it may have opened some of them */
   g_atomic_int_set(&server->wanted, FALSE);
   if (!dr_image_server_open(server, FALSE, &error)) {
@@ -411,12 +413,20 @@ dr_image_server_new(DrPeer *peer, const char *move, const char *prefix, JsonArra
 }
 
 void
+dr_image_server_halt(DrImageServer *server)
+{
+  g_atomic_int_set(&server->wanted, FALSE);
+  eventfd_write(server->stop, 1);
+  kill_process(server);
+}
+
+void
 dr_image_server_free(DrImageServer *server)
 {
   if (!server)
     return;
+  dr_image_server_halt(server);
   stop_offering(server);
-  kill_process(server);
   unlink(server->qmp_path);
   unlink(server->nbd_path);
   close(server->stop);

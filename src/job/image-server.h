@@ -11,7 +11,9 @@ typedef struct DrImageServer DrImageServer;
  * PREFIX.nbd. Starts nothing yet. `peer` is borrowed. (transfer full) */
 DrImageServer *dr_image_server_new(DrPeer *peer, const char *move, const char *prefix, JsonArray *images,
                                    GHashTable *objects);
-/* As close, and its process has ended when this returns. Safe for NULL. */
+/* Its process has ended when this returns, for good, and the images are nobody's; what waits for the network is waited for by free. */
+void dr_image_server_halt(DrImageServer *server);
+/* As halt. Safe for NULL. */
 void dr_image_server_free(DrImageServer *server);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrImageServer, dr_image_server_free)
 

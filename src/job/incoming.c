@@ -27,6 +27,7 @@
 #define CONNECT_MS 5000
 #define HAND_MS 10000
 #define STAGE_STORAGE "storage"
+#define LINK_AGAIN_US (5 * G_USEC_PER_SEC)
 
 /* --- Which moves are under way here --- */
 
@@ -298,20 +299,56 @@ arrive(Incoming *in, GError **error)
   return !lost;
 }
 
+static char *
+link_prefix(Incoming *in, GError **error)
+{
+  g_autofree char *run_dir = dr_host_run_dir(in->u.host, dr_vm_name(in->u.vm), error);
+
+  return run_dir ? g_strconcat(run_dir, "/image", NULL) : NULL;
+}
+
+/* For images that are fetched later: from now on their overlays can be opened. */
+static gboolean
+open_link(Incoming *in, GError **error)
+{
+  g_autofree char *prefix = link_prefix(in, error);
+  g_autoptr(GStrvBuilder) names = g_strv_builder_new();
+  g_auto(GStrv) all = NULL;
+
+  for (guint i = 0; i < json_array_get_length(in->later); i++)
+    g_strv_builder_add(names, dr_json_str(json_array_get_object_element(in->later, i), "name", ""));
+  all = g_strv_builder_end(names);
+  if (prefix && *all)
+    in->link = dr_image_link_new(in->move, dr_json_str(dr_job_request(in->job), "peer", NULL), prefix,
+                                 (const char *const *)all, error);
+  return prefix && (in->link || !*all);
+}
+
+/* Without it the guest waits for its disks. */
+static void
+ensure_link(Incoming *in)
+{
+  g_autoptr(GError) error = NULL;
+
+  while (!in->link && !open_link(in, &error)) {
+    g_warning("VM '%s': %s", dr_vm_name(in->u.vm), error->message);
+    g_clear_error(&error);
+    g_usleep(LINK_AGAIN_US); /* ended by there being room, or by the end of droverd */
+  }
+}
+
 /* What has stayed on the other host is fetched, also for a guest that has ended: its disks are in two halves. */
 static gboolean
-fetch(Incoming *in, gboolean arrived, GError **error)
+fetch(Incoming *in, gboolean arrived, JsonObject *note, GError **error)
 {
   g_autoptr(GError) local = NULL;
 
   if (json_array_get_length(in->later) == 0)
     return arrived;
   withdraw(in); /* what became of the guest is on disk; the rest is asked of the fetch */
-  if (!dr_job_enter(in->job, DR_STAGE_FETCH, dr_json("{'arrived': <%b>}", arrived), &local))
-    g_warning("VM '%s': %s", dr_vm_name(in->u.vm), local->message); /* a recovery comes here once more */
-  g_clear_error(&local);
+  ensure_link(in);
   if (dr_disk_fetch_run(in->job, in->move, dr_json_str(dr_job_request(in->job), "peer", NULL), in->later,
-                        arrived ? error : &local))
+                        arrived, note, arrived ? error : &local))
     return arrived;
   return FALSE;
 }
@@ -338,10 +375,10 @@ end(Incoming *in, GError *cause, GError **error)
   g_autoptr(GError) local = NULL;
 
   if (in->state == INCOMING_ARRIVED)
-    return fetch(in, arrive(in, error), error);
+    return fetch(in, arrive(in, error), NULL, error);
   if (in->state == INCOMING_LOST) {
     g_clear_error(&cause);
-    return fetch(in, lose(in, error), error);
+    return fetch(in, lose(in, error), NULL, error);
   }
   if (in->state != INCOMING_DISCARDED && !dr_incoming_discard(in, &local))
     g_warning("VM '%s': %s", dr_vm_name(in->u.vm), local->message);
@@ -402,31 +439,6 @@ reserve_images(Incoming *in, GError **error)
       return FALSE;
     }
   return TRUE;
-}
-
-static char *
-link_prefix(Incoming *in, GError **error)
-{
-  g_autofree char *run_dir = dr_host_run_dir(in->u.host, dr_vm_name(in->u.vm), error);
-
-  return run_dir ? g_strconcat(run_dir, "/image", NULL) : NULL;
-}
-
-/* For images that are fetched later: from now on their overlays can be opened. */
-static gboolean
-open_link(Incoming *in, GError **error)
-{
-  g_autofree char *prefix = link_prefix(in, error);
-  g_autoptr(GStrvBuilder) names = g_strv_builder_new();
-  g_auto(GStrv) all = NULL;
-
-  for (guint i = 0; i < json_array_get_length(in->later); i++)
-    g_strv_builder_add(names, dr_json_str(json_array_get_object_element(in->later, i), "name", ""));
-  all = g_strv_builder_end(names);
-  if (prefix && *all)
-    in->link = dr_image_link_new(in->move, dr_json_str(dr_job_request(in->job), "peer", NULL), prefix,
-                                 (const char *const *)all, error);
-  return prefix && (in->link || !*all);
 }
 
 /* They stand in the journal before they are made. */
@@ -589,7 +601,7 @@ fetch_again(Incoming *in, JsonArray *journal, GError **error)
   if (!arrived)
     dr_error_set(error, DR_ERROR_ATTENTION, "the guest of VM '%s' has ended on this host while it was coming",
                  dr_vm_name(in->u.vm));
-  return fetch(in, arrived, error);
+  return fetch(in, arrived, dr_json_obj(last, "note"), error);
 }
 
 gboolean

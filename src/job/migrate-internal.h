@@ -36,6 +36,7 @@ typedef struct {
   struct DrImageServer *server;  /* nullable: of what is copied after the guest */
   JsonArray *lent;               /* nullable: what that is; also of an earlier droverd's journal */
   gint64 fetched;                /* bytes of it */
+  gboolean lent_given_up;        /* by a user, as the other host is gone */
   DrStreams *streams;
   gboolean narrowed; /* the streams: the end is near */
   gboolean handed;   /* the first stream is QEMU's own socket: there is nothing to carry */

@@ -2,6 +2,7 @@
 /* Lending images to the host that the guest has gone to. */
 #include "job/migrate-lend.h"
 #include "base/error.h"
+#include "job/disk-job.h"
 #include "job/image-server.h"
 #include "job/migrate-storage.h"
 #include "job/move-spec.h"
@@ -89,33 +90,52 @@ dr_migrate_lend_tend(Migrate *m)
 void
 dr_migrate_lend_end(Migrate *m)
 {
-  g_clear_pointer(&m->server, dr_image_server_free);
+  if (m->server)
+    dr_image_server_halt(m->server);
+}
+
+gboolean
+dr_migrate_lends(const Migrate *m)
+{
+  return lends(m);
 }
 
 /* --- After the guest --- */
 
+/* `away`: the other host has not been heard of for a while. */
 static void
-answer_user(Migrate *m)
+answer_user(Migrate *m, gboolean away)
 {
+  gboolean abort;
   g_autofree char *method = NULL;
   g_autoptr(JsonObject) params = NULL;
   g_autoptr(GError) error = NULL;
 
   if (!dr_mailbox_take(m->box, &method, &params))
     return;
+  abort = g_str_equal(method, "abort");
+  if (abort && away) {
+    m->lent_given_up = TRUE;
+    dr_mailbox_answer(m->box, json_object_new(), NULL);
+    return;
+  }
   dr_error_set(&error, DR_ERROR_REFUSED, "the guest of VM '%s' has moved; its disks are on their way",
                dr_vm_name(m->vm));
-  dr_error_remedy(&error, "their speed is set over there: drover disk bandwidth");
+  if (abort)
+    dr_error_remedy(&error,
+                    "the other host can be reached, and needs them: wait, or give them up over there");
+  else
+    dr_error_remedy(&error, "their speed is set over there: drover disk bandwidth");
   dr_mailbox_answer(m->box, NULL, error);
 }
 
 static void
-wait_a_while(Migrate *m)
+wait_a_while(Migrate *m, gboolean away)
 {
   struct pollfd fd = { .fd = dr_mailbox_fd(m->box), .events = POLLIN };
 
   poll(&fd, 1, TICK_MS);
-  answer_user(m);
+  answer_user(m, away);
 }
 
 static void
@@ -143,10 +163,8 @@ is_done(Migrate *m, gint64 *heard_us, gint64 begun_us)
   const char *state = reply ? dr_json_str(reply, "state", "") : "";
 
   if (!reply) {
-    if (now - *heard_us > AWAY_US) {
+    if (now - *heard_us > AWAY_US)
       tell_waiting(m, error->message);
-      *heard_us = now;
-    }
     return FALSE;
   }
   if (now - *heard_us > AWAY_US)
@@ -172,10 +190,12 @@ dr_migrate_lend_serve(Migrate *m)
   if (!dr_job_enter(m->job, STAGE_SERVE, NULL, &error))
     g_warning("%s", error->message); /* the mark says enough to a recovery */
   tell_waiting(m, NULL);
+  dr_disk_job_lend_box(dr_vm_name(m->vm), m->box);
   do {
     dr_image_server_tend(server_of(m));
-    wait_a_while(m);
-  } while (!is_done(m, &heard_us, begun_us));
+    wait_a_while(m, g_get_monotonic_time() - heard_us > AWAY_US);
+  } while (!m->lent_given_up && !is_done(m, &heard_us, begun_us));
+  dr_disk_job_take_box_back(dr_vm_name(m->vm), m->box);
   m->storage_us = g_get_monotonic_time() - begun_us;
   dr_migrate_lend_end(m);
 }

@@ -20,5 +20,6 @@ void dr_migrate_lend_tend(Migrate *m);
 /* The guest is to go on here: the images are its own again when this returns. */
 void dr_migrate_lend_end(Migrate *m);
 
+gboolean dr_migrate_lends(const Migrate *m);
 /* The source's QEMU has ended: stays until the other host has the last block. */
 void dr_migrate_lend_serve(Migrate *m);

@@ -151,7 +151,7 @@ nowhere(Migrate *m, GError **ret_reason, const char *why)
     g_warning("VM '%s': %s", dr_vm_name(m->vm), error->message);
   g_clear_error(ret_reason);
   dr_error_set(ret_reason, DR_ERROR_ATTENTION, "the guest of VM '%s' has ended: %s", dr_vm_name(m->vm), why);
-  if ((m->storage || m->storage_note) && dr_migrate_is_decided(m))
+  if ((m->storage || m->storage_note || dr_migrate_lends(m)) && dr_migrate_is_decided(m))
     dr_error_remedy(
         ret_reason,
         "its disks are on %s now, and the images here are older: start it there, or copy them back",
@@ -210,11 +210,12 @@ ask_until_known(Migrate *m, GError **ret_reason)
 {
   for (;;) {
     g_autoptr(GError) error = NULL;
-    g_autoptr(JsonObject) reply = dr_migrate_ask(m, "move.accept", NULL, ASK_MS, &error);
+    g_autoptr(JsonObject) reply = NULL;
+    const char *state;
 
     dr_migrate_lend_tend(m); /* it may run there already */
-    const char *state = reply ? dr_json_str(reply, "state", "") : "";
-
+    reply = dr_migrate_ask(m, "move.accept", NULL, ASK_MS, &error);
+    state = reply ? dr_json_str(reply, "state", "") : "";
     if (g_str_equal(state, "arrived")) {
       dr_migrate_note_reply(m, reply);
       return arrived(m);
@@ -254,6 +255,10 @@ without_source(Migrate *m, GError **ret_reason)
     if (reply &&
         g_str_equal(dr_json_str(reply, "state", ""), "arrived")) /* this host was rebooted meanwhile */
       return arrived(m);
+    if (reply && g_str_equal(dr_json_str(reply, "state", ""), "lost")) { /* it was the other host's */
+      m->decided = TRUE;
+      return nowhere(m, ret_reason, "it ran on the other host, and its QEMU there has ended");
+    }
     if (reply && g_str_equal(dr_json_str(reply, "migration", ""), "completed") && dr_migrate_decide(m, NULL))
       return ask_until_known(m, ret_reason);
     if (reply)

@@ -471,6 +471,7 @@ has_arrived(Migrate *m, GError **ret_lost)
   if (g_str_equal(state, "promised") ||
       g_str_equal(state, "waiting")) /* a droverd that was killed had not said it */
     let_run(m, NULL);
+  m->decided |= g_str_equal(state, "lost");
   if (g_str_equal(state, "lost") || g_str_equal(state, "discarded"))
     dr_error_set(ret_lost, DR_ERROR_CLOSED,
                  "the new QEMU ended during post-copy, with a part of the guest's memory");

@@ -15,6 +15,7 @@
 #define LEASE_MS 10000
 #define CONNECT_MS 5000
 #define PARALLEL_MAX 16
+#define PEER_AGAIN_US (2 * G_USEC_PER_SEC)
 #define MAILBOX "migrate"
 
 /* --- What is asked --- */
@@ -207,6 +208,8 @@ leave(Migrate *m)
 {
   g_autoptr(GError) error = NULL;
   g_autofree char *text = g_strdup_printf("moved to %s", dr_json_str(m->request, "peer", "?"));
+
+  dr_migrate_lend_tend(m); /* its guest may wait for them already */
 
   if (!dr_job_enter(m->job, DR_STAGE_COMMIT, NULL, &error))
     g_warning("%s", error->message); /* the mark says the same to a recovery */
@@ -420,6 +423,8 @@ load(Migrate *m, const char **ret_stage, GError **error)
     const char *move = note ? dr_json_str(note, "move", NULL) : NULL;
 
     *ret_stage = g_intern_string(dr_json_str(entry, "stage", ""));
+    m->decided |=
+        g_str_equal(*ret_stage, DR_STAGE_COMMIT); /* the mark goes with a boot, the journal does not */
     if (note && dr_json_arr(note, "storage")) {
       g_clear_pointer(&m->storage_note, json_object_unref);
       m->storage_note = json_object_ref(note);
@@ -449,6 +454,24 @@ interrupted(Migrate *m, const char *stage, GError **error)
   dr_error_remedy(error, "start the move again");
 }
 
+/* A guest that runs on images of here needs them, also when its host was taken out of the list of peers. */
+static gboolean
+open_peer_again(Migrate *m, GError **error)
+{
+  for (;;) {
+    g_autoptr(GError) local = NULL;
+
+    if (open_peer(m, &local))
+      return TRUE;
+    if (!m->decided || !dr_migrate_lends(m)) {
+      g_propagate_error(error, g_steal_pointer(&local));
+      return FALSE;
+    }
+    dr_upgrade_note(m->vm, local->message, FALSE);
+    g_usleep(PEER_AGAIN_US); /* ended by drover peer add */
+  }
+}
+
 gboolean
 dr_migrate_recover(DrJob *job, GError **error)
 {
@@ -459,7 +482,7 @@ dr_migrate_recover(DrJob *job, GError **error)
   m.job = job;
   migrate_init(&m, dr_job_vm(job), dr_job_request(job));
   m.was_running = TRUE;
-  if (!load(&m, &stage, error) || !m.move || !open_peer(&m, error) || !note_source(&m, error)) {
+  if (!load(&m, &stage, error) || !m.move || !open_peer_again(&m, error) || !note_source(&m, error)) {
     dr_vm_give(m.vm, NULL);
     if (error && !*error)
       interrupted(&m, stage, error);

@@ -276,7 +276,7 @@ def test_a_guest_that_writes_faster_than_the_link(pair, start):
 
 def test_bad_input(pair, start):
     vm, disks = start()
-    assert "not both" in pair.a.refused("migrate", vm.name, "b", "--copy-storage-all", "--copy-storage-inc", code=2)["message"]
+    assert "not two of these" in pair.a.refused("migrate", vm.name, "b", "--copy-storage-all", "--copy-storage-inc", code=2)["message"]
     there = disks.dirs["b"] / disks.names[0]
     there.write_bytes(b"somebody else's")
     refused = pair.a.refused("migrate", vm.name, "b", "--copy-storage-all", *disks.maps("b"))

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -21,9 +22,10 @@ LATER = "--copy-storage-postcopy"
 serial = itertools.count()
 
 
-def servers():
+def servers(pair):
     """The processes that serve images that stayed behind."""
-    return [int(pid) for pid in run("pgrep", "-f", "qemu-storage-daemon.*migration.out.images", check=False).stdout.split()]
+    return [int(pid) for daemon in (pair.a, pair.b)
+            for pid in run("pgrep", "-f", f"qemu-storage-daemon.*{daemon.run_dir}/", check=False).stdout.split()]
 
 
 def alone(image):
@@ -36,7 +38,7 @@ def test_disks_come_after_the_guest(pair, start, version, options):
     vm, disks = start(version=version)
     job = move(pair, vm, disks, *options, how=LATER)
     assert job["result"]["storage_bytes"] > 0 and job["result"]["storage_ms"] > 0 and job["result"]["pause_ms"] > 0, job["result"]
-    assert disks.files("b") == disks.names and all(alone(disks.dirs["b"] / name) for name in disks.names) and servers() == []
+    assert disks.files("b") == disks.names and all(alone(disks.dirs["b"] / name) for name in disks.names) and servers(pair) == []
     nodes = pair.b.qmp(vm.name, "query-named-block-nodes")
     assert not [node for node in nodes if node["drv"] == "nbd"], nodes
     left = [digest(disks.dirs["a"] / name) for name in disks.names]
@@ -115,7 +117,7 @@ class Fetch:
     def check(self, stopped=False):
         """Both images are whole, and have all that was acknowledged. `stopped`: the numbers of the guest's last word."""
         acked = stopped or acked_at_the_end(self.pair.b, self.vm, "/dev/vda")
-        assert alone(self.disks.dirs["b"] / self.disks.names[0]) and alone(self.there) and servers() == []
+        assert alone(self.disks.dirs["b"] / self.disks.names[0]) and alone(self.there) and servers(self.pair) == []
         for image in (self.disks.dirs["b"] / self.disks.names[0], self.there):
             run("qemu-img", "check", image)
         assert DiskImage(as_raw(self.disks.dirs["b"] / self.disks.names[0], "qcow2")).problems(acked["/dev/vda"]) == []
@@ -155,7 +157,7 @@ def test_a_death(held, who):
         for name in {"server": (), "droverd a": "a", "droverd b": "b", "both": "ab"}[who]:
             (held.a if name == "a" else held.b).kill()
         if who == "server":
-            kill_pid(servers()[0])
+            kill_pid(servers(held)[0])
         for name in {"server": (), "droverd a": "a", "droverd b": "b", "both": "ab"}[who]:
             daemon = held.a if name == "a" else held.b
             daemon.env = {}
@@ -203,6 +205,60 @@ def test_no_room(held):
         assert fetch.inside("ls", fetch.small).stdout.split() == ["data"]
 
 
+def test_a_link_that_is_away_from_the_beginning(held):
+    """Nothing is asked of QEMU then that would have it wait in its main loop: guest and monitor answer."""
+    with Fetch(held) as fetch:
+        held.link.cut()
+        wait_until(lambda: fetch.job("a")["stage"] == "serve", 30, "the source to have ended")
+        fetch.begin()
+        wait_until(lambda: any(one["code"] == "disk-pull-waits" for one in fetch.job("b")["findings"]), 30, "drover to tell that it waits")
+        assert held.b.qmp(fetch.name, "query-status")["status"] == "running"
+        assert fetch.vm.console.check()["errors"] == 0
+        held.link.heal()
+        fetch.wait_end()
+        writes_go_on(fetch.vm, "/dev/vda")
+        fetch.vm.healthy()
+        fetch.check()
+
+
+def opened(pid):
+    names = set()
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(OSError):
+            names.add(Path(os.readlink(f"/proc/{pid}/fd/{fd}")).name)
+    return names
+
+
+def test_an_image_that_has_taken_its_overlays_place_counts(held):
+    """droverd dies then, the guest writes on, and its QEMU ends: the overlay, if it is still there, is older."""
+    name = f"lt{next(serial)}"
+    disks = Disks(held, name, ("raw",))
+    vm = drover.Witness(held.a, name, extra=disks.extra(), witness={"disk": "/dev/vda", "diskrate": 50}, **SMALL)
+    hold = held.b.run_dir / "hold"
+    try:
+        writes_go_on(vm, "/dev/vda")
+        going = held.a.spawn("migrate", name, "b", LATER, *disks.maps("b"))
+        wait_until(lambda: hold.exists() or going.poll() is not None, 60, "the guest to have come")
+        vm.daemon = held.b
+        vm.console.follow(vm.serial)
+        pid = held.b.show(name)["pid"]
+        hold.unlink()
+        wait_until(lambda: disks.names[0] in (now := opened(pid)) and f"{disks.names[0]}.drover-overlay" not in now, 60,
+                   "the guest to be on the image", interval=0.002)
+        held.b.kill()
+        writes_go_on(vm, "/dev/vda", more=100)
+        acked = vm.console.check().disk("/dev/vda")["acked"]
+        kill_pid(pid)
+        held.b.start(env={"DROVER_HOLD_AT": ""})
+        going.communicate(timeout=60)
+        wait_until(lambda: name not in [one["name"] for one in held.a.json("list")], 60, "the source to be let go")
+        assert DiskImage(disks.dirs["b"] / disks.names[0]).problems(acked) == [] and disks.files("b") == disks.names
+    finally:
+        hold.unlink(missing_ok=True)
+        vm.close()
+        held.b.restart()
+
+
 # --- Before it, and in between ---
 
 
@@ -213,7 +269,7 @@ def there_or_here(both, vm, disks, job=None):
     there = vm.name in [one["name"] for one in both.b.json("list")]
     vm.daemon = both.b if there else both.a
     wait_until(lambda: len(both.a.qemus()) + len(both.b.qemus()) == 1, 30, "one copy to be left")
-    assert servers() == []
+    assert servers(both) == []
     vm.console.follow(vm.serial)
     writes_go_on(vm, *disks.devices())
     vm.healthy()
@@ -262,7 +318,7 @@ def test_a_cancel_leaves_nothing(pair, start):
     assert going.wait(timeout=60) == 1
     pair.link.heal()
     wait_until(lambda: pair.b.qemus() == [], 60, "the other host to give it up")
-    assert disks.files("b") == [] and servers() == []
+    assert disks.files("b") == [] and servers(pair) == []
     writes_go_on(vm, *disks.devices())
     vm.healthy()
 
@@ -327,7 +383,7 @@ def test_bad_input(pair, start):
     refused = pair.a.refused("migrate", vm.name, "b", LATER, *disks.maps("b"))
     assert str(overlay) in refused["message"], refused
     assert overlay.read_bytes() == b"somebody else's" and disks.files("b") == [overlay.name]
-    assert pair.b.qemus() == [] and servers() == []
+    assert pair.b.qemus() == [] and servers(pair) == []
     writes_go_on(vm, *disks.devices())
 
 
