@@ -124,7 +124,8 @@ dr_service_bitmap_change(DrService *service, const char *name, const char *what,
     return NULL;
   bitmap = change_it(vm, qmp, what, request, error);
   dr_vm_give(vm, qmp);
-  if (bitmap && g_str_equal(what, "remove") &&
+  /* What was written while it was not there, or did not record, is not in it: no file that is on record fits it any more. */
+  if (bitmap && !g_str_equal(what, "merge") &&
       !dr_store_drop_backup(service->host->store, name, dr_json_str(bitmap, "name", ""),
                             dr_json_str(bitmap, "disk", ""), error))
     return NULL;

@@ -38,6 +38,13 @@ flag(const DrOpts *opts, const char *prefix, const char *name)
   return dr_opts_get_bool(opts, key, FALSE, &value, NULL) && value;
 }
 
+/* As -blockdev takes it: any name is one of a file. */
+static char *
+whole_path(const char *name, const char *cwd)
+{
+  return name && *name ? g_canonicalize_filename(name, cwd) : NULL;
+}
+
 /* NULL for "nbd:…", "json:…": no file. */
 static char *
 local_path(const char *name, const char *cwd)
@@ -112,7 +119,7 @@ read_file(DrArgvDisk *disk, const DrArgv *argv, const DrOpts *opts, const char *
     return;
   disk->file_node = g_strdup(other ? reference : get(opts, below, "node-name"));
   if (g_strcmp0(get(at, other ? "" : below, "driver"), "file") == 0)
-    disk->path = g_canonicalize_filename(get(at, other ? "" : below, "filename"), cwd);
+    disk->path = whole_path(get(at, other ? "" : below, "filename"), cwd);
 }
 
 /* The image below filters. */

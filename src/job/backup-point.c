@@ -15,7 +15,8 @@
 
 #define STAGE_FREEZE "freeze"
 #define STAGE_POINT "point"
-#define WRITE_S 30 /* a write of the guest's waits no longer for the scratch file */
+#define WRITE_S                                                                                              \
+  4 /* a write of the guest's waits no longer for the scratch file; 5 and more wrap around in an older QEMU (ns in uint32_t) */
 
 static void
 point_disk_free(gpointer data)

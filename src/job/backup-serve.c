@@ -10,6 +10,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define AGAIN_US (2 * G_USEC_PER_SEC)
 #define STAGE_PREFLIGHT "preflight"
 #define STAGE_CREATE "create"
 #define STAGE_EXPORT "export"
@@ -248,36 +249,61 @@ result(const Serve *s)
   return object;
 }
 
+static gboolean
+try_undo(Serve *s, const char *stage)
+{
+  g_autoptr(GError) error = NULL;
+  DrQmp *qmp = dr_disk_job_take(&s->d, &error);
+  gboolean ended = FALSE;
+
+  if (qmp) {
+    dr_point_let_go(&s->point, qmp, stage);
+    ended = end_exports(s, qmp, &error) && dr_point_drop(&s->point, qmp, TRUE, &error);
+    dr_disk_job_give(&s->d, qmp);
+  }
+  if (!ended)
+    g_warning("VM '%s': %s", dr_vm_name(s->d.vm), error->message);
+  return ended;
+}
+
 /* Takes `cause`. */
 static gboolean
 undo(Serve *s, const char *stage, GError *cause, GError **error)
 {
-  g_autoptr(GError) local = NULL;
-  DrQmp *qmp = dr_disk_job_take(&s->d, NULL);
-  gboolean ended = TRUE;
-
-  if (qmp) {
-    dr_point_let_go(&s->point, qmp, stage);
-    ended = end_exports(s, qmp, &local) && dr_point_drop(&s->point, qmp, TRUE, &local);
-    dr_disk_job_give(&s->d, qmp);
-  } else {
+  while (!try_undo(s, stage) &&
+         dr_vm_check(s->d.vm)) /* a filter that stayed would fill the scratch file unseen */
+    g_usleep(AGAIN_US);        /* ended by QEMU's answer, or its end */
+  if (!dr_vm_check(s->d.vm))
     dr_point_forget(&s->point);
-  }
-  if (!ended)
-    g_warning("VM '%s': %s", dr_vm_name(s->d.vm), local->message);
   g_propagate_error(error, cause);
   return FALSE;
 }
 
-/* Again and again the same, if droverd ends in it. */
+/* Whoever read it has what the next backup stands on, and no file of drover's. Before the bitmap changes: a crash in between costs an
+ * --onto only. */
+static gboolean
+forget_files(const Serve *s, GError **error)
+{
+  const char *bitmap = s->point.incremental ? s->point.incremental : s->point.begin;
+
+  for (guint i = 0; bitmap && i < s->point.disks->len; i++)
+    if (!dr_store_drop_backup(dr_vm_host(s->d.vm)->store, dr_vm_name(s->d.vm), bitmap,
+                              ((const DrPointDisk *)s->point.disks->pdata[i])->disk, error))
+      return FALSE;
+  return TRUE;
+}
+
+/* Again and again the same, if droverd ends in it. The filters go in any case: the bitmap never stopped recording. */
 static gboolean
 finish(Serve *s, GError **error)
 {
   DrQmp *qmp = dr_disk_job_take(&s->d, error);
-  gboolean done = qmp && end_exports(s, qmp, error) &&
-                  (!s->success || dr_point_succeed(&s->point, s->d.vm, qmp, error)) &&
-                  dr_point_drop(&s->point, qmp, !s->success, error);
+  gboolean ended = qmp && end_exports(s, qmp, error);
+  gboolean done =
+      ended && (!s->success || (forget_files(s, error) && dr_point_succeed(&s->point, s->d.vm, qmp, error)));
 
+  if (ended && !dr_point_drop(&s->point, qmp, !s->success, done ? error : NULL))
+    done = FALSE;
   if (qmp)
     dr_disk_job_give(&s->d, qmp);
   if (done)

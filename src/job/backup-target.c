@@ -4,6 +4,7 @@
 #include "base/error.h"
 #include "job/block-job.h"
 #include "job/disk-image.h"
+#include "job/fetch-tool.h"
 #include "job/disk-target.h"
 
 #include <string.h>
@@ -104,24 +105,25 @@ given_onto(const Choice *c, const char *disk)
   return NULL;
 }
 
+/* Of the backup that is on record for it. */
 static const char *
-recorded(const Choice *c, const char *disk)
+recorded(const Choice *c, const char *disk, const char *member)
 {
   for (guint i = 0; i < json_array_get_length(c->records); i++) {
     JsonObject *record = json_array_get_object_element(c->records, i);
 
     if (g_str_equal(dr_json_str(record, "bitmap", ""), c->point->incremental) &&
         g_str_equal(dr_json_str(record, "disk", ""), disk))
-      return dr_json_str(record, "file", NULL);
+      return dr_json_str(record, member, NULL);
   }
   return NULL;
 }
 
 static void
-look_at_onto(const Choice *c, DrBackupTarget *target, const char *file)
+look_at_onto(const Choice *c, DrBackupTarget *target, const char *file, const char *format)
 {
   g_autoptr(GError) error = NULL;
-  g_autoptr(DrTarget) there = dr_target_look(file, NULL, &error);
+  g_autoptr(DrTarget) there = dr_target_look(file, format, &error);
   const char *remedy = "put it back, name where it is now (--onto DISK=FILE), or take a full backup";
 
   if (!there)
@@ -142,12 +144,15 @@ look_at_onto(const Choice *c, DrBackupTarget *target, const char *file)
 static void
 find_onto(const Choice *c, DrBackupTarget *target)
 {
-  const char *file = given_onto(c, target->disk);
+  const char *given = given_onto(c, target->disk), *file = recorded(c, target->disk, "file");
+  /* A raw image says nothing of its format, and its guest could have it say what it likes: only one that is not on record is looked at. */
+  const char *format =
+      file && (!given || g_str_equal(given, file)) ? recorded(c, target->disk, "format") : NULL;
 
-  if (!file)
-    file = recorded(c, target->disk);
+  if (given)
+    file = given;
   if (file)
-    look_at_onto(c, target, file);
+    look_at_onto(c, target, file, format);
   else
     block(c, "backup-onto",
           "name the backup before it (--onto DISK=FILE), or take a full one with a new bitmap",
@@ -238,6 +243,15 @@ dr_backup_targets_close(GPtrArray *targets, DrQmp *qmp)
 
     dr_image_close(qmp, target->node, target->file_node);
   }
+}
+
+gboolean
+dr_backup_targets_sync(GPtrArray *targets, GError **error)
+{
+  for (guint i = 0; i < targets->len; i++)
+    if (!dr_fetch_tool_sync(((const DrBackupTarget *)targets->pdata[i])->file, error))
+      return FALSE;
+  return TRUE;
 }
 
 void

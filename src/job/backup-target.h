@@ -19,6 +19,9 @@ void dr_backup_target_free(DrBackupTarget *target);
 gboolean dr_backup_targets_choose(GPtrArray *targets, const DrPoint *point, DrVm *vm, JsonObject *request,
                                   DrFindings *findings, GError **error);
 
+/* They are closed: what was written to them is on the disk when this returns. */
+gboolean dr_backup_targets_sync(GPtrArray *targets, GError **error);
+
 /* Makes the images and opens them in the VM's QEMU. */
 gboolean dr_backup_targets_make(GPtrArray *targets, DrVm *vm, DrQmp *qmp, GError **error);
 void dr_backup_targets_close(GPtrArray *targets, DrQmp *qmp);

@@ -7,6 +7,7 @@
 
 #include <string.h>
 
+#define AGAIN_US (2 * G_USEC_PER_SEC)
 #define STAGE_PREFLIGHT "preflight"
 #define STAGE_CREATE "create"
 #define STAGE_COPY "copy"
@@ -232,26 +233,35 @@ result(const Backup *b)
   return object;
 }
 
+static gboolean
+try_undo(Backup *b, const char *stage)
+{
+  g_autoptr(GError) error = NULL;
+  DrQmp *qmp = dr_disk_job_take(&b->d, &error);
+  gboolean ended = FALSE;
+
+  if (qmp) {
+    dr_point_let_go(&b->point, qmp, stage);
+    ended = end_jobs(b, qmp, &error);
+    dr_backup_targets_close(b->targets, qmp);
+    ended = ended && dr_point_drop(&b->point, qmp, TRUE, &error);
+    dr_disk_job_give(&b->d, qmp);
+  }
+  if (!ended)
+    g_warning("VM '%s': %s", dr_vm_name(b->d.vm), error->message);
+  return ended;
+}
+
 /* Takes `cause`. */
 static gboolean
 undo(Backup *b, const char *stage, GError *cause, GError **error)
 {
-  g_autoptr(GError) local = NULL;
-  DrQmp *qmp = dr_disk_job_take(&b->d, NULL);
-  gboolean ended = TRUE;
-
-  if (qmp) {
-    dr_point_let_go(&b->point, qmp, stage);
-    ended = end_jobs(b, qmp, &local);
-    dr_backup_targets_close(b->targets, qmp);
-    ended = ended && dr_point_drop(&b->point, qmp, TRUE, &local);
-    dr_disk_job_give(&b->d, qmp);
-  } else {
+  while (!try_undo(b, stage) &&
+         dr_vm_check(b->d.vm)) /* a filter that stayed would fill the scratch file unseen */
+    g_usleep(AGAIN_US);        /* ended by QEMU's answer, or its end */
+  if (!dr_vm_check(b->d.vm))
     dr_point_forget(&b->point);
-  }
   dr_backup_targets_remove(b->targets);
-  if (!ended)
-    g_warning("VM '%s': %s", dr_vm_name(b->d.vm), local->message);
   g_propagate_error(error, cause);
   return FALSE;
 }
@@ -262,13 +272,17 @@ commit(Backup *b, GError **error)
 {
   DrQmp *qmp = dr_disk_job_take(&b->d, error);
   const char *bitmap = b->point.incremental ? b->point.incremental : b->point.begin;
-  gboolean done = qmp != NULL;
+  gboolean done = FALSE, ended;
 
   if (qmp) {
-    done = end_jobs(b, qmp, error);
+    ended = end_jobs(b, qmp, error);
     dr_backup_targets_close(b->targets, qmp);
-    done = done && dr_backup_targets_record(b->targets, b->d.vm, bitmap, error) &&
-           dr_point_succeed(&b->point, b->d.vm, qmp, error) && dr_point_drop(&b->point, qmp, FALSE, error);
+    done = ended && dr_backup_targets_sync(b->targets, error) &&
+           dr_backup_targets_record(b->targets, b->d.vm, bitmap, error) &&
+           dr_point_succeed(&b->point, b->d.vm, qmp, error);
+    /* In any case: the bitmap never stopped recording, and a filter that stayed would fill the scratch file unseen. */
+    if (ended && !dr_point_drop(&b->point, qmp, FALSE, done ? error : NULL))
+      done = FALSE;
     dr_disk_job_give(&b->d, qmp);
   }
   if (done)

@@ -79,7 +79,7 @@ no_such_bitmap(const DrDisk *disk, const char *name, JsonArray *all, GError **er
   }
   dr_error_set(error, DR_ERROR_NOT_FOUND, "disk '%s' has no bitmap '%s'", disk->name, name);
   return names->len ? dr_error_remedy(error, "its bitmaps are: %s", names->str)
-                    : dr_error_remedy(error, "it has none; drover bitmap add makes one");
+                    : dr_error_remedy(error, "it has none; a full backup with --bitmap begins one");
 }
 
 JsonObject *

@@ -152,29 +152,30 @@ dr_block_job_kill(DrQmp *qmp, const char *id, DrDeadline deadline, GError **erro
   }
 }
 
-static void
-sync_file(const char *file)
+static gboolean
+sync_fd(int fd, const char *file, GError **error)
 {
-  dr_autofd int fd = file && *file == '/' ? open(file, O_RDONLY | O_CLOEXEC) : -1;
-
-  if (fd >= 0 && fdatasync(fd) < 0)
-    g_debug("cannot sync '%s': %s", file,
-            g_strerror(errno)); /* QEMU is told to, too, and says what is wrong */
+  return fd < 0 || fdatasync(fd) == 0 ||
+         dr_error_set_errno(error, errno, "cannot write '%s' to its disk", file);
 }
 
 gboolean
 dr_block_flush(DrQmp *qmp, const char *node, const char *file, GError **error)
 {
   g_autofree char *line = g_strdup_printf("qemu-io \"%s\" flush", node);
+  dr_autofd int fd = file && *file == '/' ? open(file, O_RDONLY | O_CLOEXEC) : -1;
   g_autoptr(JsonNode) said = NULL;
   const char *text;
 
-  sync_file(file);
+  if (!sync_fd(fd, file, error))
+    return FALSE;
   said = dr_qmp_call(qmp, "human-monitor-command", dr_json("{'command-line': <%s>}", line), FLUSH_MS, error);
   text = said && JSON_NODE_HOLDS_VALUE(said) ? json_node_get_string(said) : NULL;
-  return said &&
-         (!text || !*text ||
-          dr_error_set(error, DR_ERROR_IO, "cannot write block node '%s' to its disk: %s", node, text));
+  if (!said)
+    return FALSE;
+  if (text && *text)
+    return dr_error_set(error, DR_ERROR_IO, "cannot write block node '%s' to its disk: %s", node, text);
+  return sync_fd(fd, file, error); /* QEMU says nothing of a flush that failed */
 }
 
 gboolean

@@ -2,6 +2,7 @@
 /* Streams the disks of a VM that has just been started. */
 #include "job/disk-stream.h"
 #include "base/error.h"
+#include "job/migration.h"
 #include "job/pull-part.h"
 
 #include <sys/statvfs.h>
@@ -126,7 +127,11 @@ resume(Stream *s, DrQmp *qmp, GError **error)
 static gboolean
 let_begin(Stream *s, DrQmp *qmp, GError **error)
 {
-  return !dr_json_bool(s->request, "run", FALSE) || !has_status(qmp, "prelaunch") || resume(s, qmp, error);
+  g_autofree char *state = dr_migration_run_state(qmp);
+
+  if (g_str_equal(state, "unknown"))
+    return dr_error_set(error, DR_ERROR_TIMEOUT, "QEMU does not say whether its guest runs");
+  return !dr_json_bool(s->request, "run", FALSE) || !g_str_equal(state, "prelaunch") || resume(s, qmp, error);
 }
 
 static gboolean

@@ -145,6 +145,7 @@ static gboolean
 wait_status(Saving *s, const char *wanted, DrDeadline deadline, GError **error)
 {
   for (;;) {
+    g_autoptr(GError) mute = NULL;
     g_autoptr(GError) local = NULL;
 
     if (!take_events(s, error))
@@ -162,8 +163,10 @@ wait_status(Saving *s, const char *wanted, DrDeadline deadline, GError **error)
       g_propagate_error(error, g_steal_pointer(&local));
       return FALSE;
     }
-    if (!sample(s, error))
+    if (!sample(s, &mute) && !g_error_matches(mute, DR_ERROR, DR_ERROR_TIMEOUT)) {
+      g_propagate_error(error, g_steal_pointer(&mute)); /* QEMU says nothing while it writes the last part */
       return FALSE;
+    }
   }
 }
 
@@ -180,6 +183,8 @@ let_run(DrJob *job, DrQmp *qmp, GError **error)
     g_autofree char *state = dr_migration_run_state(qmp);
     g_autoptr(GError) last = NULL;
 
+    if (g_str_equal(state, "unknown")) /* it is mute: what it says when it speaks again counts */
+      deadline = dr_deadline_in(RESUME_MS);
     if (!dr_migration_waits_for_cont(state) || dr_qmp_do(qmp, "cont", NULL, &last))
       return TRUE;
     if (dr_qmp_closed(qmp))
@@ -203,21 +208,34 @@ reset(DrQmp *qmp)
     g_debug("%s", error->message); /* the next migration sets its own */
 }
 
+/* One that does not answer has not ended, and nothing is decided before it does: each question waits for some seconds. */
+static char *
+status_when_it_speaks(DrQmp *qmp)
+{
+  for (;;) {
+    g_autofree char *status = dr_migration_status(qmp);
+
+    if (!g_str_equal(status, "unknown") || dr_qmp_closed(qmp))
+      return g_steal_pointer(&status);
+  }
+}
+
 gboolean
 dr_memory_save_give_up(DrJob *job, DrQmp *qmp, gboolean halted, GError **error)
 {
-  DrDeadline deadline = dr_deadline_in(REST_MS);
+  DrDeadline deadline;
   g_autofree char *status = NULL, *state = NULL;
 
   dr_qmp_set_cancel_fd(qmp, -1);
-  status = dr_migration_status(qmp);
+  status = status_when_it_speaks(qmp);
+  deadline = dr_deadline_in(REST_MS);
   if (dr_migration_is_moving(status) && !g_str_equal(status, "cancelling"))
     dr_qmp_do(qmp, "migrate_cancel", NULL, NULL);
   while (dr_migration_is_moving(status) && !dr_deadline_passed(deadline)) {
     g_autoptr(DrQmpEvent) event = dr_qmp_wait_event(qmp, "MIGRATION", dr_deadline_in(SAMPLE_MS), NULL);
 
     g_free(status);
-    status = dr_migration_status(qmp);
+    status = status_when_it_speaks(qmp);
   }
   state = dr_migration_run_state(qmp);
   if ((halted || !g_str_equal(state, "paused")) && !let_run(job, qmp, error))
@@ -252,10 +270,14 @@ sync_file(DrMemorySave *save, GError **error)
 static gboolean
 finish(Saving *s, GError **error)
 {
+  g_autofree char *state = NULL;
+
   if (!wait_status(s, "completed", dr_deadline_in(DEVICE_MS), error))
     return FALSE;
   dr_job_hold(s->job, "saved");
-  if (!let_run(s->job, s->qmp, error))
+  state = dr_migration_run_state(s->qmp);
+  if (!g_str_equal(state, "paused") &&
+      !let_run(s->job, s->qmp, error)) /* paused: after it ran on, by its owner */
     return FALSE;
   note_run(s);
   reset(s->qmp);
@@ -323,15 +345,21 @@ gboolean
 dr_memory_save(DrMemorySave *save, DrJob *job, DrQmp *qmp, DrMemorySaveAt at_stop, gpointer data,
                GError **error)
 {
-  g_autofree char *status = NULL;
+  g_autofree char *status = NULL, *state = NULL;
   Saving s = {
     .save = save, .job = job, .qmp = qmp, .status = g_strdup(""), .pause_ms = DR_MEMORY_SAVE_PAUSE_MS
   };
   GError *cause = NULL;
   gboolean saved;
 
-  dr_qmp_set_cancel_fd(qmp, dr_job_cancel_fd(job));
   forget_events(qmp);
+  state = dr_migration_run_state(qmp);
+  if (!g_str_equal(state, "running")) { /* what says so may have been among those events */
+    g_free(s.status);
+    return dr_error_set(error, DR_ERROR_REFUSED, "the guest of VM '%s' was stopped meanwhile (%s)",
+                        dr_vm_name(dr_job_vm(job)), state);
+  }
+  dr_qmp_set_cancel_fd(qmp, dr_job_cancel_fd(job));
   saved = begin(&s, &cause) && wait_status(&s, "pre-switchover", dr_deadline_in(SAVE_MS), &cause) &&
           instant(&s, at_stop, data, &cause);
   dr_qmp_set_cancel_fd(qmp, -1);

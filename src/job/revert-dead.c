@@ -208,6 +208,24 @@ dr_revert_undo_dead(Revert *r, GError *cause, GError **error)
   return FALSE;
 }
 
+/* With the mark the way is forward, whatever did not answer in time. */
+static gboolean
+fail(Revert *r, GError *cause, GError **error)
+{
+  g_autoptr(GError) reason = NULL;
+
+  r->keep = dr_upgrade_is_chosen(&r->u);
+  if (r->keep && dr_upgrade_settle(&r->u, &reason) == DR_ON_DESTINATION) {
+    g_error_free(cause);
+    return dr_revert_commit(r, error);
+  }
+  if (reason) {
+    g_error_free(cause);
+    cause = g_steal_pointer(&reason);
+  }
+  return dr_revert_undo_dead(r, cause, error);
+}
+
 gboolean
 dr_revert_run_dead(Revert *r, GError **error)
 {
@@ -223,7 +241,7 @@ dr_revert_run_dead(Revert *r, GError **error)
       !dr_job_enter(u->job, DR_STAGE_CREATE, dr_revert_note(r), &cause) || !make_overlays(r, &cause) ||
       !start(r, spec, &cause) || !run(r, &cause)) {
     u->spec = NULL;
-    return dr_revert_undo_dead(r, cause, error);
+    return fail(r, cause, error);
   }
   u->spec = NULL;
   return dr_revert_commit(r, error);

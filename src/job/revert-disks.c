@@ -161,6 +161,15 @@ dr_revert_choose_left(Revert *r, const DrDisks *disks, JsonArray *snapshots)
 }
 
 /* Of what is on record: the overlays that no snapshot stands on. */
+static gboolean
+is_reverted(const Revert *r, const char *disk)
+{
+  for (guint i = 0; i < r->items->len; i++)
+    if (g_str_equal(((const Item *)r->items->pdata[i])->disk, disk))
+      return TRUE;
+  return FALSE;
+}
+
 void
 dr_revert_choose_left_dead(Revert *r, JsonArray *snapshots)
 {
@@ -170,8 +179,11 @@ dr_revert_choose_left_dead(Revert *r, JsonArray *snapshots)
     JsonArray *splits = dr_json_arr(json_array_get_object_element(snapshots, i), "disks");
 
     for (guint n = 0; splits && n < json_array_get_length(splits); n++) {
-      const char *file = dr_json_str(json_array_get_object_element(splits, n), "overlay", "");
+      JsonObject *split = json_array_get_object_element(splits, n);
+      const char *file = dr_json_str(split, "overlay", "");
 
+      if (!is_reverted(r, dr_json_str(split, "disk", "")))
+        continue; /* the snapshot knows nothing of it */
       if (is_of_a_snapshot(snapshots, file) || !g_file_test(file, G_FILE_TEST_EXISTS))
         continue;
       g_ptr_array_add(r->left, g_strdup(file));

@@ -177,11 +177,23 @@ still_runs(Revert *r, GError **error)
   return FALSE;
 }
 
+/* Nothing but `stop` keeps it from running, and somebody's monitor may have said `cont` while the file was read. */
+static gboolean
+source_stands(Revert *r, GError **error)
+{
+  g_autofree char *state = dr_migration_run_state(r->u.source);
+
+  return !g_str_equal(state, "running") ||
+         dr_error_set(error, DR_ERROR_REFUSED,
+                      "the guest of VM '%s' was resumed by somebody else while the snapshot was loaded",
+                      dr_vm_name(r->u.vm));
+}
+
 static gboolean
 transfer(Revert *r, GError **error)
 {
   return dr_upgrade_prepare_mark(&r->u, error) && stop_source(r, error) && dr_revert_load_memory(r, error) &&
-         dr_upgrade_switch_over(&r->u, error) && still_runs(r, error);
+         source_stands(r, error) && dr_upgrade_switch_over(&r->u, error) && still_runs(r, error);
 }
 
 /* --- The end --- */
@@ -243,7 +255,9 @@ dr_revert_commit(Revert *r, GError **error)
   g_autoptr(GError) lost = NULL, local = NULL;
 
   dr_upgrade_commit(u, findings, &lost);
-  if (!dr_revert_write_records(r, &local))
+  /* Its disks go on from before what the last backups have. */
+  if (!dr_revert_write_records(r, &local) ||
+      !dr_store_drop_backups(u->host->store, dr_vm_name(u->vm), &local))
     dr_findings_add(findings, DR_FINDING_WARNING, "record", NULL, "%s", local->message);
   dr_revert_discard(r);
   dr_job_set_findings(u->job, findings);
@@ -283,6 +297,7 @@ settle(Revert *r, GError *cause, GError **error)
 
   note_run(r);
   where = dr_upgrade_settle(&r->u, &reason);
+  r->keep = r->keep || r->u.resumed_us != 0;
   if (where == DR_ON_DESTINATION) {
     g_warning("VM '%s' runs under its new QEMU in spite of: %s", dr_vm_name(r->u.vm), cause->message);
     g_error_free(cause);

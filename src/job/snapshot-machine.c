@@ -1,11 +1,14 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* What a snapshot's record says for a revert: the machine as a command line, the images and how they looked, the memory's file. */
 #include "base/error.h"
+#include "base/fd.h"
 #include "job/move-spec.h"
 #include "job/snapshot-internal.h"
 #include "job/upgrade-internal.h"
 
+#include <fcntl.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 static gboolean
 has_descriptor(const DrFindings *findings)
@@ -33,6 +36,22 @@ machine_of(Snapshot *s, DrPreflight *p, DrQmp *qmp)
   return spec;
 }
 
+/* A start anew opens what is not in the snapshot as it stood then: by now that may be a later snapshot's image. */
+static gboolean
+covers_all(const Snapshot *s, const DrDisks *disks)
+{
+  for (guint i = 0; i < dr_disks_count(disks); i++) {
+    const DrDisk *disk = dr_disks_get(disks, i);
+    gboolean found = !disk->top || disk->read_only;
+
+    for (guint n = 0; !found && n < s->splits->len; n++)
+      found = g_str_equal(((const Split *)s->splits->pdata[n])->disk, disk->name);
+    if (!found)
+      return FALSE;
+  }
+  return TRUE;
+}
+
 gboolean
 dr_snapshot_look(Snapshot *s, const DrDisks *disks, DrQmp *qmp, GError **error)
 {
@@ -44,7 +63,7 @@ dr_snapshot_look(Snapshot *s, const DrDisks *disks, DrQmp *qmp, GError **error)
     s->argv = dr_argv_to_strv(p->truth);
   if (p && memory)
     dr_snapshot_memory_preflight(s, disks, p, qmp);
-  if (p)
+  if (p && covers_all(s, disks))
     s->machine = machine_of(s, p, qmp);
   if (p || !memory)
     return TRUE; /* the disks' images are right also where nothing can be rebuilt */
@@ -94,8 +113,11 @@ dr_snapshot_chain(DrNode *base)
 static JsonObject *
 image_json(const char *file)
 {
+  dr_autofd int fd = *file == '/' ? open(file, O_RDONLY | O_CLOEXEC) : -1;
   struct stat st;
 
+  if (fd >= 0)
+    fsync(fd); /* the time of its last change, too: a host that loses its power would have it otherwise */
   if (*file != '/' || stat(file, &st) < 0)
     return NULL;
   return dr_json("{'inode': <%x>, 'size': <%x>, 'changed_ns': <%x>}", (gint64)st.st_ino, (gint64)st.st_size,

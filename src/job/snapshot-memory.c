@@ -297,12 +297,29 @@ tell_overlays(Snapshot *s, const GError *why)
   dr_job_set_findings(s->d.job, s->findings);
 }
 
+/* What QEMU stands on is the truth, not what became of its jobs. */
+static gboolean
+none_in_use(Snapshot *s, DrQmp *qmp, GError **error)
+{
+  g_autoptr(DrDisks) disks = dr_disks_read(qmp, dr_vm_record(s->d.vm)->cwd, error);
+
+  for (guint i = 0; disks && i < dr_disks_count(disks); i++)
+    for (DrNode *node = dr_disks_get(disks, i)->top; node; node = dr_node_backing(node))
+      for (guint k = 0; k < s->splits->len; k++)
+        if (g_str_equal(dr_node_name(node), ((const Split *)s->splits->pdata[k])->node))
+          return dr_error_set(error, DR_ERROR_CLOSED, "a disk still stands on the overlay '%s'",
+                              ((const Split *)s->splits->pdata[k])->overlay);
+  return disks != NULL;
+}
+
 gboolean
 dr_snapshot_undo_memory(Snapshot *s, DrQmp *qmp, GError *cause, GError **error)
 {
   g_autoptr(GError) local = NULL;
 
-  if (roll_back(s, qmp, &local))
+  if (g_error_matches(cause, DR_ERROR, DR_ERROR_ATTENTION))
+    tell_overlays(s, cause); /* it stands still, and its disks may not be QEMU's: nothing is written */
+  else if (roll_back(s, qmp, &local) && none_in_use(s, qmp, &local))
     dr_snapshot_remove_overlays(s, qmp);
   else
     tell_overlays(s, local); /* or QEMU has ended, after its guest may have written to them */

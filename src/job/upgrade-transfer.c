@@ -140,7 +140,7 @@ take_source_events(DrUpgrade *u, Progress *progress, GError **error)
 static gboolean
 both_live(DrUpgrade *u, GError **error)
 {
-  if (dr_qmp_closed(u->source))
+  if (u->source && dr_qmp_closed(u->source))
     return dr_error_set(error, DR_ERROR_CLOSED, "the QEMU of VM '%s' ended while its state was being moved",
                         dr_vm_name(u->vm));
   if (!dr_qmp_closed(u->dest))
@@ -208,6 +208,16 @@ hold_console(DrUpgrade *u)
   dr_console_hold(dr_vm_console(u->vm), &u->plan.source);
 }
 
+/* A guest that was paused meanwhile is not told to run, and its new QEMU would keep it without its images. */
+static gboolean
+take_images_at_once(DrUpgrade *u, GError **error)
+{
+  return u->plan.was_running || !dr_inventory_has_kept_bitmaps(u->pre->inventory) ||
+         dr_qmp_do(u->dest, "migrate-set-capabilities",
+                   dr_json("{'capabilities': [<{'capability': <'late-block-activate'>, 'state': <false>}>]}"),
+                   error);
+}
+
 /* The source has stopped and waits: it is looked at once more, and the tap's queues change hands. */
 static gboolean
 hand_over(DrUpgrade *u, Progress *progress, GError **error)
@@ -221,7 +231,8 @@ hand_over(DrUpgrade *u, Progress *progress, GError **error)
   hold_console(u);
   g_free(progress->status);
   progress->status = g_strdup("device");
-  return dr_qmp_do(u->source, "migrate-continue", dr_json("{'state': <'pre-switchover'>}"), error);
+  return take_images_at_once(u, error) &&
+         dr_qmp_do(u->source, "migrate-continue", dr_json("{'state': <'pre-switchover'>}"), error);
 }
 
 /* Waits until the source's migration status is one of `wanted` ("completed|postcopy-active"). */

@@ -313,6 +313,14 @@ dr_store_drop_backup(DrStore *store, const char *vm, const char *bitmap, const c
              bitmap, disk);
 }
 
+gboolean
+dr_store_drop_backups(DrStore *store, const char *vm, GError **error)
+{
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+
+  return run(store, error, "drop the backups of a VM", "DELETE FROM backups WHERE vm = ?", "s", vm);
+}
+
 JsonArray *
 dr_store_load_backups(DrStore *store, const char *vm, GError **error)
 {

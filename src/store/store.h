@@ -29,6 +29,8 @@ JsonArray *dr_store_load_snapshots(DrStore *store, const char *vm, GError **erro
 gboolean dr_store_put_backup(DrStore *store, const char *vm, JsonObject *record, GError **error);
 gboolean dr_store_drop_backup(DrStore *store, const char *vm, const char *bitmap, const char *disk,
                               GError **error);
+/* All of a VM's. */
+gboolean dr_store_drop_backups(DrStore *store, const char *vm, GError **error);
 JsonArray *dr_store_load_backups(DrStore *store, const char *vm, GError **error);
 
 typedef struct {
