@@ -304,7 +304,8 @@ capabilities(Migrate *m)
     g_strv_builder_add(builder, "pause-before-switchover");
   if (m->storage && dr_move_storage_has_bitmaps(m->storage))
     g_strv_builder_add(builder, "dirty-bitmaps");
-  if (m->was_running && dr_inventory_has_kept_bitmaps(m->pre->inventory)) /* as in an upgrade */
+  /* As in an upgrade. A recovery sets none of them: they hold since the beginning. */
+  if (m->pre && m->was_running && dr_inventory_has_kept_bitmaps(m->pre->inventory))
     g_strv_builder_add(builder, "late-block-activate");
   if (m->options.preempt)
     g_strv_builder_add(builder, "postcopy-preempt");

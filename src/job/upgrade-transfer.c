@@ -212,7 +212,7 @@ hold_console(DrUpgrade *u)
 static gboolean
 take_images_at_once(DrUpgrade *u, GError **error)
 {
-  return u->plan.was_running || !dr_inventory_has_kept_bitmaps(u->pre->inventory) ||
+  return !u->pre || u->plan.was_running || !dr_inventory_has_kept_bitmaps(u->pre->inventory) ||
          dr_qmp_do(u->dest, "migrate-set-capabilities",
                    dr_json("{'capabilities': [<{'capability': <'late-block-activate'>, 'state': <false>}>]}"),
                    error);
