@@ -66,6 +66,8 @@ dr_call_free(DrCall *call)
   g_clear_error(&call->error);
   dr_stream_free(call->stream);
   dr_fd_cleanup(&call->fd);
+  g_clear_pointer(&call->bytes, g_bytes_unref);
+  g_free(call->etag);
   g_free(call->text);
   g_free(call->name);
   g_free(call);

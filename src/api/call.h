@@ -6,6 +6,8 @@
  * paused meanwhile. A client that goes away only sets `gone`: the call ends when its worker does, and then
  * nobody is answered. */
 #pragma once
+#include "api/access.h"
+#include "api/gate.h"
 #include "api/http.h"
 
 #include <glib-unix.h>
@@ -21,10 +23,13 @@ struct DrApi {
   DrApiLimits limits;
   GMainContext *context;
   char *path;
+  DrAccess access;
+  DrGate *gate; /* nullable: TLS */
   GSocket *listener;
   GSource *accept; /* NULL while no connection is taken */
   GSource *retry;  /* accepting again after the system ran out of something */
   guint connections;
+  guint of_rights[DR_RIGHTS_KINDS]; /* how many of them have those */
   SoupServer *server;
   GThreadPool *workers;
   GHashTable *clients;  /* set of DrConnection */
@@ -42,6 +47,9 @@ typedef struct {
   GByteArray *body;  /* of the request that is being read; NULL: it was refused */
   gsize discarded;   /* bytes that came after it was refused */
   gboolean surplus;  /* one too many: it gets a 503 */
+  gboolean by_tls;
+  DrRights rights;
+  char *who; /* nullable; for messages */
 } DrConnection;
 
 DrConnection *dr_connection_of(SoupServerMessage *message);
@@ -62,6 +70,7 @@ typedef struct {
   DrBody body;
   gboolean (*work)(DrCall *call, GError **error); /* on a worker thread */
   void (*answer)(DrCall *call);                   /* NULL: `text` with `status` */
+  gboolean head;                                  /* `answer` does for HEAD, too */
 } DrRoute;
 
 struct DrCall {
@@ -79,7 +88,9 @@ struct DrCall {
   JsonObject *body;  /* empty where the route takes none */
   guint status;      /* 200 unless work() sets another */
   const char *content_type;
-  char *text;         /* the answer */
+  char *text;    /* the answer */
+  GBytes *bytes; /* a file of the dashboard, with its ETag */
+  char *etag;
   JsonObject *object; /* an answer that route->answer looks at */
   int fd;             /* a console, or -1 */
   DrStream *stream;   /* an event stream that is being made */
@@ -112,7 +123,8 @@ gboolean dr_job_ended(JsonObject *job);
 /* routes.c: finds the route and starts the call, or answers with a problem. */
 void dr_routes_handle(DrApi *api, SoupServerMessage *message, GHashTable *query, GByteArray *body);
 
-/* metrics.c, stream.c, console.c: members of the table of routes. */
+/* openapi.c, metrics.c, stream.c, console.c, ui.c: members of the table of routes. */
+gboolean dr_openapi_work(DrCall *call, GError **error);
 gboolean dr_metrics_work(DrCall *call, GError **error);
 gboolean dr_stream_work(DrCall *call, GError **error);
 void dr_stream_answer(DrCall *call);
@@ -120,3 +132,8 @@ void dr_stream_free(DrStream *stream);
 gboolean dr_console_work(DrCall *call, GError **error);
 void dr_console_answer(DrCall *call);
 void dr_console_link_free(DrConsoleLink *link);
+gboolean dr_ui_work(DrCall *call, GError **error);
+void dr_ui_answer(DrCall *call);
+/* Whether a browser says that a page of another site sends this: one that has a certificate for droverd's TLS listener would be
+ * let in with whatever it wants. */
+gboolean dr_ui_is_foreign(SoupServerMessage *message, const char *path);

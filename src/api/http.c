@@ -16,6 +16,7 @@
 
 #define SURPLUS 8                      /* connections that are told 503; more wait in the kernel's queue */
 #define DISCARD_MAX (32 * 1024 * 1024) /* what a client may still send after it was refused */
+#define AT_A_TIME 64                   /* accepted before others get their turn */
 #define WORKERS 64 /* at least as many as connections: a wait must not hold up a request */
 #define RETRY_MS 1000
 
@@ -24,6 +25,7 @@ const DrApiLimits dr_api_limits = {
   .connections = 64,
   .streams = 32,
   .request_ms = 30000,
+  .handshake_ms = 10000,
   .idle_s = 60,
   .comment_ms = 15000,
 };
@@ -119,6 +121,16 @@ on_request_read(SoupServer *server, SoupServerMessage *message, gpointer unused)
   dr_source_clear(&dr_connection_of(message)->deadline);
 }
 
+static void
+refuse_stranger(SoupServerMessage *message, DrConnection *connection)
+{
+  g_autoptr(GError) error = NULL;
+
+  g_clear_pointer(&connection->body, g_byte_array_unref);
+  dr_access_deny(&connection->api->access, connection->rights, connection->who, connection->by_tls, &error);
+  dr_problem_answer(message, error);
+}
+
 /* With the headers: what needs no body to be refused. */
 static void
 on_headers(SoupServer *server, SoupServerMessage *message, const char *path, GHashTable *query, gpointer data)
@@ -132,6 +144,8 @@ on_headers(SoupServer *server, SoupServerMessage *message, const char *path, GHa
   if (soup_message_headers_get_content_length(headers) < 0) {
     /* libsoup would take such a length for a body's. */
     g_object_unref(soup_server_message_steal_connection(message));
+  } else if (connection->rights == DR_RIGHTS_NONE) {
+    refuse_stranger(message, connection);
   } else if (connection->surplus) {
     g_clear_pointer(&connection->body, g_byte_array_unref);
     dr_problem_answer_status(message, SOUP_STATUS_SERVICE_UNAVAILABLE, "busy",
@@ -157,6 +171,7 @@ connection_clear(DrConnection *connection)
   dr_source_clear(&connection->deadline);
   g_clear_pointer(&connection->body, g_byte_array_unref);
   g_clear_object(&connection->socket);
+  g_free(connection->who);
 }
 
 static void
@@ -175,14 +190,33 @@ on_stream_gone(gpointer data, GObject *stream)
   dr_source_clear(&connection->deadline);
   if (api) {
     api->connections--;
+    api->of_rights[connection->rights]--;
     g_hash_table_remove(api->clients, connection);
     accept_start(api);
   }
   connection_unref(connection);
 }
 
+/* Who may not do everything must not keep out who may: strangers get an eighth of the connections, readers half of them. *ret_surplus:
+ * it is one too many, and told so. FALSE: it is closed. */
+static gboolean
+admit(DrApi *api, DrRights rights, gboolean *ret_surplus)
+{
+  guint max = api->limits.connections, n = ++api->of_rights[rights];
+
+  api->connections++;
+  *ret_surplus = api->connections > max || (rights == DR_RIGHTS_READ && n > MAX(max / 2, 1));
+  if (api->connections <= max + SURPLUS && !(rights == DR_RIGHTS_READ && n > MAX(max / 2, 1) + SURPLUS / 2) &&
+      !(rights == DR_RIGHTS_NONE && n > MAX(max / 8, 1)))
+    return TRUE;
+  api->connections--;
+  api->of_rights[rights]--;
+  return FALSE;
+}
+
+/* `who` (nullable) is taken over. */
 static void
-connection_start(DrApi *api, GSocket *socket)
+connection_start(DrApi *api, GSocket *socket, DrRights rights, char *who, gboolean by_tls, gboolean surplus)
 {
   DrConnection *connection = g_rc_box_new0(DrConnection);
   g_autoptr(GSocketConnection) stream = g_socket_connection_factory_create_connection(socket);
@@ -191,7 +225,10 @@ connection_start(DrApi *api, GSocket *socket)
 
   connection->api = api;
   connection->socket = g_object_ref(socket);
-  connection->surplus = ++api->connections > api->limits.connections;
+  connection->surplus = surplus;
+  connection->rights = rights;
+  connection->who = who;
+  connection->by_tls = by_tls;
   g_hash_table_add(api->clients, connection);
   g_socket_set_timeout(socket, api->limits.idle_s);
   g_object_set_data_full(G_OBJECT(remote), "drover", g_rc_box_acquire(connection), connection_unref);
@@ -221,17 +258,47 @@ retry_later(DrApi *api, const GError *error)
   g_source_attach(api->retry, api->context);
 }
 
+static void
+take_local(DrApi *api, GSocket *socket)
+{
+  char *who = NULL;
+  DrRights rights = dr_access_of_socket(&api->access, g_socket_get_fd(socket), &who);
+  gboolean surplus;
+
+  if (admit(api, rights, &surplus))
+    connection_start(api, socket, rights, who, /* by_tls= */ FALSE, surplus);
+  else
+    g_free(who);
+}
+
+/* The gate's. */
+static void
+take_remote(int fd, const char *const *names, gpointer data)
+{
+  DrApi *api = data;
+  DrRights rights = dr_access_of_names(&api->access, names);
+  g_autoptr(GSocket) socket = g_socket_new_from_fd(fd, NULL);
+  gboolean surplus;
+
+  if (!socket)
+    close(fd);
+  else if (admit(api, rights, &surplus))
+    connection_start(api, socket, rights, g_strdup_printf("'%s'", names[0]), /* by_tls= */ TRUE, surplus);
+}
+
 static gboolean
 on_accept(GSocket *listener, GIOCondition condition, gpointer data)
 {
   DrApi *api = data;
 
-  while (api->connections < api->limits.connections + SURPLUS) {
+  for (guint i = 0; api->connections < api->limits.connections + SURPLUS; i++) {
     g_autoptr(GError) error = NULL;
-    g_autoptr(GSocket) socket = g_socket_accept(listener, NULL, &error);
+    g_autoptr(GSocket) socket = i < AT_A_TIME ? g_socket_accept(listener, NULL, &error) : NULL;
 
+    if (i == AT_A_TIME)
+      return G_SOURCE_CONTINUE;
     if (socket) {
-      connection_start(api, socket);
+      take_local(api, socket);
       continue;
     }
     if (!g_error_matches(error, G_IO_ERROR, G_IO_ERROR_WOULD_BLOCK))
@@ -264,36 +331,75 @@ server_start(DrApi *api)
   soup_server_add_handler(api->server, NULL, on_request, api, NULL);
 }
 
+static guint
+rank_of(const char *const *names, gpointer data)
+{
+  const DrApi *api = data; /* its rules do not change any more */
+
+  return dr_access_of_names(&api->access, names);
+}
+
+/* With groups everybody can connect, and is told where that is not enough: a socket has one group, and two are to be let in. */
+static gboolean
+listen_all(DrApi *api, const DrApiAccess *access, GError **error)
+{
+  DrGateOptions gate = {
+    .handshake_ms = (int)api->limits.handshake_ms,
+    .idle_s = api->limits.idle_s,
+    .max = 2 * api->limits.connections,
+    .take = take_remote,
+    .rank = rank_of,
+    .data = api,
+  };
+
+  if (access && access->tcp) {
+    gate.address = access->address;
+    gate.port = access->port;
+    gate.tls = access->tls;
+    api->gate = dr_gate_new(&gate, error);
+    if (!api->gate)
+      return FALSE;
+  }
+  api->listener = dr_listen(api->path, api->access.by_group ? 0666 : 0600, error);
+  return api->listener != NULL;
+}
+
 DrApi *
 dr_api_new_with_limits(DrService *service, DrEvents *events, const char *socket_path,
-                       const DrApiLimits *limits, GError **error)
+                       const DrApiAccess *access, const DrApiLimits *limits, GError **error)
 {
-  GSocket *listener = dr_listen(socket_path, error);
-  DrApi *api;
+  DrApi *api = g_new0(DrApi, 1);
 
-  if (!listener)
-    return NULL;
-  api = g_new0(DrApi, 1);
   api->service = service;
   api->events = events;
   api->limits = *limits;
   api->context = g_main_context_ref_thread_default();
   api->path = g_strdup(socket_path);
-  api->listener = listener;
   api->calls = g_hash_table_new(NULL, NULL);
   api->clients = g_hash_table_new(NULL, NULL);
   api->streams = g_hash_table_new(NULL, NULL);
   api->consoles = g_hash_table_new(NULL, NULL);
   api->workers = g_thread_pool_new(dr_call_work, api, WORKERS, FALSE, NULL);
   server_start(api);
+  if (!dr_access_init(&api->access, access, error) || !listen_all(api, access, error)) {
+    dr_api_free(api);
+    return NULL;
+  }
   accept_start(api);
   return api;
 }
 
 DrApi *
-dr_api_new(DrService *service, DrEvents *events, const char *socket_path, GError **error)
+dr_api_new(DrService *service, DrEvents *events, const char *socket_path, const DrApiAccess *access,
+           GError **error)
 {
-  return dr_api_new_with_limits(service, events, socket_path, &dr_api_limits, error);
+  return dr_api_new_with_limits(service, events, socket_path, access, &dr_api_limits, error);
+}
+
+guint
+dr_api_port(DrApi *api)
+{
+  return api->gate ? dr_gate_port(api->gate) : 0;
 }
 
 /* Frees every member of a set whose free function takes the member out of the set. */
@@ -327,17 +433,19 @@ dr_api_free(DrApi *api)
     return;
   dr_source_clear(&api->accept);
   dr_source_clear(&api->retry);
-  unlink(api->path);
-  g_clear_object(&api->listener);
+  if (api->listener) /* else the socket is somebody else's */
+    dr_listen_end(g_steal_pointer(&api->listener), api->path);
   g_atomic_int_set(&api->stopping, TRUE);
   soup_server_disconnect(api->server);
   g_thread_pool_free(api->workers, TRUE, TRUE);
   free_all(api->calls, (GDestroyNotify)dr_call_free);
   free_all(api->streams, (GDestroyNotify)dr_stream_free);
   free_all(api->consoles, (GDestroyNotify)dr_console_link_free);
+  dr_gate_free(api->gate); /* what the server answered last has been handed to it */
   disown_clients(api);
   g_object_unref(api->server);
   g_main_context_unref(api->context);
+  dr_access_clear(&api->access);
   g_free(api->path);
   g_free(api);
 }

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* Takes the place of a stale socket, never that of a live one. */
 #include "api/listen.h"
+#include "base/activation.h"
 #include "base/error.h"
 #include "base/fd.h"
 
@@ -8,6 +9,8 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+
+#define INHERITED "drover-inherited"
 
 static gboolean
 fill_address(const char *path, struct sockaddr_un *address, GError **error)
@@ -45,21 +48,61 @@ clear_stale(const char *path, const struct sockaddr_un *address, GError **error)
   return TRUE;
 }
 
+static GSocket *
+take_inherited(const char *path, GError **error)
+{
+  dr_autofd int fd = dr_activation_take(path, error);
+  GSocket *listener = fd < 0 ? NULL : g_socket_new_from_fd(fd, error);
+
+  if (!listener)
+    return NULL;
+  dr_fd_steal(&fd);
+  g_object_set_data(G_OBJECT(listener), INHERITED, listener);
+  g_socket_set_blocking(listener, FALSE);
+  return listener;
+}
+
+/* systemd's is as it was made, also for who has connected already. One that is open to all must not be taken where nobody looks who
+ * it is, and one that is not would keep those out who may. */
+static gboolean
+has_right_mode(const char *path, int mode, GError **error)
+{
+  gboolean to_all = (mode & S_IWOTH) != 0;
+  struct stat st;
+
+  if (stat(path, &st) == 0 && ((st.st_mode & S_IWOTH) != 0) == to_all)
+    return TRUE;
+  dr_error_set(error, DR_ERROR_INVALID,
+               "the socket '%s' that systemd has opened is %sopen to all users, and [api] names %s group",
+               path, to_all ? "not " : "", to_all ? "a" : "no");
+  return dr_error_remedy(error,
+                         "have SocketMode=%s in droverd.socket (systemctl edit droverd.socket), then "
+                         "systemctl restart droverd.socket",
+                         to_all ? "0666" : "0660");
+}
+
 GSocket *
-dr_listen(const char *path, GError **error)
+dr_listen(const char *path, int mode, GError **error)
 {
   g_autoptr(GError) socket_error = NULL;
   struct sockaddr_un address;
   dr_autofd int fd = -1;
-  GSocket *listener;
+  GSocket *listener = take_inherited(path, &socket_error);
 
+  if (listener && has_right_mode(path, mode, &socket_error))
+    return listener;
+  g_clear_object(&listener);
+  if (socket_error) {
+    g_propagate_error(error, g_steal_pointer(&socket_error));
+    return NULL;
+  }
   if (!fill_address(path, &address, error) || !clear_stale(path, &address, error))
     return NULL;
   fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-  /* Before bind(): the file takes the socket's mode (less umask), so that there's no moment with another
-   * one. */
-  if (fd < 0 || fchmod(fd, 0600) < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 ||
-      listen(fd, SOMAXCONN) < 0) {
+  /* Before bind(): the file takes the socket's mode (less umask), so that there's no moment with more than that; what a umask took is
+   * given back behind it. */
+  if (fd < 0 || fchmod(fd, (mode_t)mode) < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 ||
+      chmod(path, (mode_t)mode) < 0 || listen(fd, SOMAXCONN) < 0) {
     dr_error_set_errno(error, errno, "cannot listen on '%s'", path);
     return NULL;
   }
@@ -71,4 +114,12 @@ dr_listen(const char *path, GError **error)
   dr_fd_steal(&fd);
   g_socket_set_blocking(listener, FALSE);
   return listener;
+}
+
+void
+dr_listen_end(GSocket *listener, const char *path)
+{
+  if (!g_object_get_data(G_OBJECT(listener), INHERITED))
+    unlink(path);
+  g_object_unref(listener);
 }

@@ -343,6 +343,18 @@ cancel_work(DrCall *call, GError **error)
 }
 
 static gboolean
+report_work(DrCall *call, GError **error)
+{
+  return dr_call_take_object(call, dr_service_report(call->api->service, call->name, error));
+}
+
+static gboolean
+stats_work(DrCall *call, GError **error)
+{
+  return dr_call_take_object(call, dr_service_stats(call->api->service, dr_call_query(call, "kind"), error));
+}
+
+static gboolean
 peers_work(DrCall *call, GError **error)
 {
   return dr_call_take_array(call, dr_service_peer_list(call->api->service, error));
@@ -370,6 +382,7 @@ peer_test_work(DrCall *call, GError **error)
 
 static const DrRoute routes[] = {
   { "GET", "/v1/version", DR_BODY_NONE, version_work },
+  { "GET", "/v1/openapi.yaml", DR_BODY_NONE, dr_openapi_work },
   { "GET", "/v1/vms", DR_BODY_NONE, list_work },
   { "POST", "/v1/vms", DR_BODY_REQUIRED, run_work },
   { "POST", "/v1/vms/adopt", DR_BODY_REQUIRED, adopt_work },
@@ -413,12 +426,17 @@ static const DrRoute routes[] = {
   { "GET", "/v1/jobs", DR_BODY_NONE, jobs_work },
   { "GET", "/v1/jobs/{}", DR_BODY_NONE, job_work },
   { "POST", "/v1/jobs/{}/cancel", DR_BODY_NONE, cancel_work },
+  { "GET", "/v1/jobs/{}/report", DR_BODY_NONE, report_work },
+  { "GET", "/v1/stats", DR_BODY_NONE, stats_work },
   { "GET", "/v1/peers", DR_BODY_NONE, peers_work },
   { "POST", "/v1/peers", DR_BODY_REQUIRED, peer_add_work },
   { "DELETE", "/v1/peers/{}", DR_BODY_NONE, peer_remove_work },
   { "POST", "/v1/peers/{}/test", DR_BODY_NONE, peer_test_work },
   { "GET", "/v1/events", DR_BODY_NONE, dr_stream_work, dr_stream_answer },
   { "GET", "/metrics", DR_BODY_NONE, dr_metrics_work },
+  { "GET", "/ui", DR_BODY_NONE, dr_ui_work, dr_ui_answer, TRUE },
+  { "GET", "/ui/", DR_BODY_NONE, dr_ui_work, dr_ui_answer, TRUE },
+  { "GET", "/ui/{}", DR_BODY_NONE, dr_ui_work, dr_ui_answer, TRUE },
 };
 
 /* Whether the raw (still escaped) path fits; *ret_name is what stood for "{}", or NULL where it cannot be
@@ -443,12 +461,17 @@ path_fits(const char *pattern, const char *path, char **ret_name)
   return !*pattern && !*path;
 }
 
+/* HEAD is GET without the body, which libsoup leaves out. */
+static gboolean
+takes_head(const DrRoute *route)
+{
+  return g_str_equal(route->method, "GET") && (!route->answer || route->head);
+}
+
 static gboolean
 method_fits(const DrRoute *route, const char *method)
 {
-  /* HEAD is GET without the body, which libsoup leaves out. */
-  return g_str_equal(route->method, method) ||
-         (g_str_equal(method, "HEAD") && g_str_equal(route->method, "GET") && !route->answer);
+  return g_str_equal(route->method, method) || (g_str_equal(method, "HEAD") && takes_head(route));
 }
 
 static const DrRoute *
@@ -464,10 +487,20 @@ find_route(const char *method, const char *path, char **ret_name, GString *allow
       return &routes[i];
     }
     g_string_append_printf(allow, "%s%s", allow->len ? ", " : "", routes[i].method);
-    if (g_str_equal(routes[i].method, "GET") && !routes[i].answer)
+    if (takes_head(&routes[i]))
       g_string_append(allow, ", HEAD");
   }
   return NULL;
+}
+
+static gboolean
+may_use(DrApi *api, SoupServerMessage *message, const DrRoute *route, GError **error)
+{
+  const DrConnection *connection = dr_connection_of(message);
+  gboolean only_reads = g_str_equal(route->method, "GET") && route->work != dr_console_work;
+
+  return connection->rights == DR_RIGHTS_ALL || (connection->rights == DR_RIGHTS_READ && only_reads) ||
+         dr_access_deny(&api->access, connection->rights, connection->who, connection->by_tls, error);
 }
 
 static void
@@ -507,13 +540,19 @@ dr_routes_handle(DrApi *api, SoupServerMessage *message, GHashTable *query, GByt
   const DrRoute *route = find_route(method, path, &name, allow);
   DrCall *call;
 
+  if (dr_ui_is_foreign(message, path)) {
+    dr_problem_answer_status(message, SOUP_STATUS_FORBIDDEN, "refused", "use the dashboard of this droverd",
+                             "a page of another site asked for '%s'", path);
+    return;
+  }
   if (!route) {
     answer_no_route(message, method, path, allow->str);
     return;
   }
   if (!name && strstr(route->path, "{}"))
     dr_error_set(&error, DR_ERROR_INVALID, "the path '%s' is not properly escaped", path);
-  if (error || !read_body(route, body, api->limits.body, &object, &error)) {
+  if (error || !may_use(api, message, route, &error) ||
+      !read_body(route, body, api->limits.body, &object, &error)) {
     dr_problem_answer(message, error);
     return;
   }

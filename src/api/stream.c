@@ -211,11 +211,13 @@ void
 dr_stream_answer(DrCall *call)
 {
   DrStream *stream = call->stream;
+  gboolean reader = dr_connection_of(call->message)->rights != DR_RIGHTS_ALL;
+  guint max = MAX(call->api->limits.streams / (reader ? 2 : 1), 1); /* readers leave room for others */
   g_autoptr(JsonObject) first = NULL;
 
-  if (g_hash_table_size(call->api->streams) >= call->api->limits.streams) {
+  if (g_hash_table_size(call->api->streams) >= max) {
     dr_problem_answer_status(call->message, SOUP_STATUS_SERVICE_UNAVAILABLE, "busy", NULL,
-                             "there are %u event streams, which is the limit", call->api->limits.streams);
+                             "there are %u event streams or more, which is the limit", max);
     return;
   }
   call->stream = NULL;

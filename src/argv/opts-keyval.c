@@ -149,6 +149,15 @@ print_doubled(const char *value, GString *out)
   }
 }
 
+char *
+dr_opts_double(const char *value)
+{
+  GString *out = g_string_new(NULL);
+
+  print_doubled(value, out);
+  return g_string_free(out, FALSE);
+}
+
 /* After a change the first entry may be one that would now be read as the implied key's value. */
 static gboolean
 needs_pair(const DrOpts *opts, const DrOptsEntry *entry, guint i)

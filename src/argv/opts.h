@@ -101,3 +101,6 @@ gboolean dr_opts_unset(DrOpts *opts, const char *key);
 
 /* Parses a size as QEMU's qemu_strtosz does. `unit` is the suffix of a bare number: 'B', 'K', 'M', 'G'. */
 gboolean dr_parse_size(const char *text, char unit, guint64 *ret_bytes, GError **error);
+
+/* A value as QEMU's option strings have it: each comma is two. (transfer full) */
+char *dr_opts_double(const char *value);

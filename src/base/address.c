@@ -93,6 +93,7 @@ dr_host_normal(const char *host)
   return g_ascii_strdown(host, -1);
 }
 
+/* *ret_port is what it is where none is said. */
 static gboolean
 parse_port(const char *text, guint16 *ret_port, GError **error)
 {
@@ -105,7 +106,7 @@ parse_port(const char *text, guint16 *ret_port, GError **error)
   }
   bad = shown(text);
   dr_error_set(error, DR_ERROR_INVALID, "'%s' is no port", bad);
-  return dr_error_remedy(error, "a port is 1 to 65535; %d where none is said", DR_PEER_PORT);
+  return dr_error_remedy(error, "a port is 1 to 65535; %u where none is said", *ret_port);
 }
 
 /* *ret_port_text is where the port begins, or NULL. (transfer full): the host; NULL: brackets that do not fit. */

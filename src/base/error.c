@@ -29,19 +29,13 @@ dr_error_private_clear(DrErrorPrivate *priv)
 G_DEFINE_EXTENDED_ERROR(DrError, dr_error)
 
 static const char *const code_names[] = {
-  [DR_ERROR_INVALID] = "invalid",
-  [DR_ERROR_NOT_FOUND] = "not-found",
-  [DR_ERROR_EXISTS] = "exists",
-  [DR_ERROR_BUSY] = "busy",
-  [DR_ERROR_REFUSED] = "refused",
-  [DR_ERROR_UNSUPPORTED] = "unsupported",
-  [DR_ERROR_TIMEOUT] = "timeout",
-  [DR_ERROR_CANCELLED] = "cancelled",
-  [DR_ERROR_CLOSED] = "closed",
-  [DR_ERROR_QMP] = "qmp",
-  [DR_ERROR_IO] = "io",
-  [DR_ERROR_ATTENTION] = "attention",
-  [DR_ERROR_INTERNAL] = "internal",
+  [DR_ERROR_INVALID] = "invalid", [DR_ERROR_NOT_FOUND] = "not-found",
+  [DR_ERROR_EXISTS] = "exists",   [DR_ERROR_BUSY] = "busy",
+  [DR_ERROR_REFUSED] = "refused", [DR_ERROR_UNSUPPORTED] = "unsupported",
+  [DR_ERROR_TIMEOUT] = "timeout", [DR_ERROR_CANCELLED] = "cancelled",
+  [DR_ERROR_CLOSED] = "closed",   [DR_ERROR_QMP] = "qmp",
+  [DR_ERROR_IO] = "io",           [DR_ERROR_ATTENTION] = "attention",
+  [DR_ERROR_DENIED] = "denied",   [DR_ERROR_INTERNAL] = "internal",
 };
 
 const char *

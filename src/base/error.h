@@ -24,6 +24,7 @@ typedef enum {
   DR_ERROR_QMP,         /* QEMU answered with an error; the message holds its text */
   DR_ERROR_IO,          /* a system call failed */
   DR_ERROR_ATTENTION,   /* the VM needs a person: the remedy says what to do */
+  DR_ERROR_DENIED,      /* the client may not do that */
   DR_ERROR_INTERNAL,    /* a bug of ours */
 } DrErrorCode;
 

@@ -6,6 +6,8 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
+#include <sys/socket.h>
+#include <sys/un.h>
 
 void
 dr_fd_cleanup(int *fd)
@@ -71,4 +73,49 @@ dr_mkdir(const char *path, int mode, GError **error)
   if (g_mkdir_with_parents(path, mode) < 0)
     return dr_error_set_errno(error, errno, "cannot create directory '%s'", path);
   return TRUE;
+}
+
+static int
+unix_socket(const char *path, int flags, struct sockaddr_un *address, GError **error)
+{
+  int fd;
+
+  *address = (struct sockaddr_un){ .sun_family = AF_UNIX };
+  if (g_strlcpy(address->sun_path, path, sizeof address->sun_path) >= sizeof address->sun_path) {
+    dr_error_set(error, DR_ERROR_INVALID, "the path '%s' is too long for a socket", path);
+    return -1;
+  }
+  fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | flags, 0);
+  if (fd < 0)
+    dr_error_set_errno(error, errno, "cannot make a socket for '%s'", path);
+  return fd;
+}
+
+int
+dr_unix_listen(const char *path, int flags, int backlog, GError **error)
+{
+  struct sockaddr_un address;
+  dr_autofd int fd = unix_socket(path, flags, &address, error);
+
+  if (fd < 0)
+    return -1;
+  unlink(path);
+  if (bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, backlog) == 0)
+    return dr_fd_steal(&fd);
+  dr_error_set_errno(error, errno, "cannot listen on '%s'", path);
+  return -1;
+}
+
+int
+dr_unix_connect(const char *path, int flags, GError **error)
+{
+  struct sockaddr_un address;
+  dr_autofd int fd = unix_socket(path, flags, &address, error);
+
+  if (fd < 0)
+    return -1;
+  if (connect(fd, (struct sockaddr *)&address, sizeof address) == 0)
+    return dr_fd_steal(&fd);
+  dr_error_set_errno(error, errno, "cannot connect to '%s'", path);
+  return -1;
 }

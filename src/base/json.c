@@ -219,6 +219,16 @@ dr_json_int(JsonObject *object, const char *path, gint64 otherwise)
   return node ? json_node_get_int(node) : otherwise;
 }
 
+double
+dr_json_double(JsonObject *object, const char *path, double otherwise)
+{
+  JsonNode *node = lookup_value(object, path, G_TYPE_DOUBLE);
+
+  if (!node)
+    node = lookup_value(object, path, G_TYPE_INT64);
+  return node ? json_node_get_double(node) : otherwise; /* which converts */
+}
+
 gboolean
 dr_json_bool(JsonObject *object, const char *path, gboolean otherwise)
 {

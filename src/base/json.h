@@ -42,6 +42,7 @@ JsonNode *dr_json_node(JsonObject *object);
 const char *dr_json_str(JsonObject *object, const char *path, const char *otherwise);
 gint64 dr_json_int(JsonObject *object, const char *path, gint64 otherwise);
 gboolean dr_json_bool(JsonObject *object, const char *path, gboolean otherwise);
+double dr_json_double(JsonObject *object, const char *path, double otherwise); /* an integer is one, too */
 JsonObject *dr_json_obj(JsonObject *object, const char *path);
 JsonArray *dr_json_arr(JsonObject *object, const char *path);
 

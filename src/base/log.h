@@ -4,5 +4,5 @@
 #include <glib.h>
 
 /* Makes g_message(), g_warning(), g_debug() of this process print `HH:MM:SS.mmm LEVEL text`; debug only when
- * `debug` is set. Call once, first. */
+ * `debug` is set. Where stderr is the journal's: `<PRIORITY>text`. Call once, first. */
 void dr_log_init(gboolean debug);

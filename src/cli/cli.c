@@ -2,6 +2,8 @@
 /* What the verbs share: options, errors, exit codes. */
 #include "cli/cli.h"
 #include "base/error.h"
+#include "cli/complete.h"
+#include "cli/render.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -57,13 +59,19 @@ new_context(DrCli *cli, const GOptionEntry *entries)
   g_autofree char *title = g_strconcat(cli->verb->name, " ", cli->verb->words, NULL);
   const GOptionEntry common[] = {
     { "connect", 0, 0, G_OPTION_ARG_FILENAME, &cli->connect, "droverd's socket", "unix:PATH" },
+    /* For few, and the same everywhere: drover(1) and drover --help have it, not each verb's help. */
+    { "pki", 0, G_OPTION_FLAG_HIDDEN, G_OPTION_ARG_FILENAME, &cli->pki, "Keys for --connect tls://HOST",
+      "DIR" },
     { "json", 0, 0, G_OPTION_ARG_NONE, &cli->json, "Print JSON", NULL },
     { "no-color", 0, 0, G_OPTION_ARG_NONE, &cli->no_color, "Print no colours", NULL },
     { "verbose", 'v', 0, G_OPTION_ARG_NONE, &cli->verbose, "Tell each call of droverd's API, too", NULL },
     { NULL },
   };
-  GOptionContext *context = g_option_context_new(title);
+  GOptionContext *context;
 
+  if (cli->completing)
+    dr_complete_verb(cli, entries, common);
+  context = g_option_context_new(title);
   g_option_context_set_summary(context, cli->verb->summary);
   if (cli->verb->more)
     g_option_context_set_description(context, cli->verb->more);
@@ -108,16 +116,23 @@ dr_cli_parse(DrCli *cli, int argc, char **argv, const GOptionEntry *entries, int
     dr_error_set(error, DR_ERROR_INVALID, "%s: %s", cli->verb->name, parse_error->message);
     return dr_error_remedy(error, "drover help %s shows its options", cli->verb->name);
   }
+  cli->json |= cli->events;
   drop_first(cli->words);
   take_rest(cli);
   return check_words(cli, min, max, error);
 }
 
 DrClient *
+dr_cli_new_client(const DrCli *cli, GError **error)
+{
+  return dr_client_new(cli->connect, cli->pki, error);
+}
+
+DrClient *
 dr_cli_client(DrCli *cli, GError **error)
 {
   if (!cli->client)
-    cli->client = dr_client_new(cli->connect, error);
+    cli->client = dr_cli_new_client(cli, error);
   return cli->client;
 }
 
@@ -151,15 +166,17 @@ dr_cli_print_json(JsonNode *node)
 static void
 print_remedy(const char *remedy)
 {
-  g_auto(GStrv) lines = remedy ? g_strsplit(remedy, "\n", -1) : NULL;
+  g_autofree char *text = remedy ? dr_render_harmless(remedy) : NULL;
+  g_auto(GStrv) lines = text ? g_strsplit(text, "\n", -1) : NULL;
 
   for (int i = 0; lines && lines[i]; i++)
     fprintf(stderr, "  remedy: %s\n", lines[i]);
 }
 
 static void
-print_error_json(const GError *error)
+print_error_json(const DrCli *cli, const GError *error)
 {
+  g_autofree char *text = NULL;
   g_autoptr(JsonObject) object = json_object_new();
   g_autoptr(JsonNode) node = NULL;
   JsonObject *inner = json_object_new();
@@ -169,15 +186,18 @@ print_error_json(const GError *error)
   json_object_set_string_member(inner, "remedy", dr_error_get_remedy(error));
   json_object_set_object_member(object, "error", inner);
   node = dr_json_node(json_object_ref(object));
-  dr_cli_print_json(node);
+  text = dr_json_print(node, !cli->events); /* among events it is a line, too */
+  puts(text);
 }
 
 int
 dr_cli_fail(const DrCli *cli, const GError *error)
 {
-  fprintf(stderr, "drover: %s\n", error->message);
+  g_autofree char *message = dr_render_harmless(error->message);
+
+  fprintf(stderr, "drover: %s\n", message);
   if (cli->json)
-    print_error_json(error);
+    print_error_json(cli, error);
   else
     print_remedy(dr_error_get_remedy(error));
   return dr_exit_of(error);

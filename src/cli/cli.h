@@ -12,6 +12,8 @@ typedef enum {
 } DrExit;
 
 typedef struct DrCli DrCli;
+typedef struct DrColumn DrColumn;
+typedef struct DrSubverb DrSubverb;
 
 typedef struct {
   const char *name;
@@ -25,10 +27,16 @@ struct DrCli {
   const DrVerb *verb;
   /* Options that every verb takes, before or behind it. */
   gboolean json, no_color, verbose;
-  char *connect;
+  gboolean events; /* --events, of verbs that start jobs: DR_CLI_EVENTS */
+  char *connect, *pki;
   char **words;      /* what is left behind the options */
   const char *until; /* nullable: the stage at which a job is not followed any more */
   char **rest;       /* what stood behind "--"; NULL: there was none */
+
+  /* For completion (complete.h), which asks a verb for its options instead of doing what it says. */
+  const DrColumn *columns;   /* nullable: of what it lists */
+  const DrSubverb *subverbs; /* nullable */
+  char **completing;         /* the words behind the verb, the last one unfinished; NULL: it is to be done */
   DrClient *client;
 };
 
@@ -38,15 +46,23 @@ struct DrCli {
 gboolean dr_cli_parse(DrCli *cli, int argc, char **argv, const GOptionEntry *entries, int min, int max,
                       GError **error);
 
+/* The option of the verbs that start jobs and follow them. It says --json, too. */
+#define DR_CLI_EVENTS(cli)                                                                                   \
+  {                                                                                                          \
+    "events", 0, 0, G_OPTION_ARG_NONE, &(cli)->events,                                                       \
+        "Print each event of the job as a line of JSON, as it comes", NULL                                   \
+  }
+
 /* One of the things that a verb does; the first word says which. */
-typedef struct {
+struct DrSubverb {
   const char *name;
   const char *words;   /* behind it, as usage shows them */
   int min, max;        /* how many */
   const char *options; /* the long names of the verb's options that it takes, with spaces around each */
   int (*run)(DrCli *cli, const void *options);
-  gboolean otherwise; /* meant where the first word is none of them, or all words stand behind "--" */
-} DrSubverb;
+  gboolean otherwise;      /* meant where the first word is none of them, or all words stand behind "--" */
+  const DrColumn *columns; /* nullable: of what it lists (list.h) */
+};
 
 /* dr_cli_parse() for such a verb, and then the subverb's run() with cli->words behind its name. `subverbs` ends with a nameless one;
  * `options` is handed through, filled in by `entries`. Returns: the exit code. */
@@ -55,6 +71,8 @@ int dr_cli_subverb(DrCli *cli, int argc, char **argv, const GOptionEntry *entrie
 
 /* The connection, made at first use. (transfer none) */
 DrClient *dr_cli_client(DrCli *cli, GError **error);
+/* Another one, for another thread. (transfer full) */
+DrClient *dr_cli_new_client(const DrCli *cli, GError **error);
 
 /* Tells an error (on stderr, and as JSON on stdout with --json). Returns: the exit code. */
 int dr_cli_fail(const DrCli *cli, const GError *error);
@@ -97,6 +115,8 @@ int dr_cmd_migrate_setspeed(DrCli *cli, int argc, char **argv);
 int dr_cmd_migrate_getspeed(DrCli *cli, int argc, char **argv);
 int dr_cmd_jobs(DrCli *cli, int argc, char **argv);
 int dr_cmd_job(DrCli *cli, int argc, char **argv);
+int dr_cmd_report(DrCli *cli, int argc, char **argv);
+int dr_cmd_stats(DrCli *cli, int argc, char **argv);
 int dr_cmd_watch(DrCli *cli, int argc, char **argv);
 int dr_cmd_cancel(DrCli *cli, int argc, char **argv);
 int dr_cmd_disk(DrCli *cli, int argc, char **argv);
@@ -105,3 +125,5 @@ int dr_cmd_bitmap(DrCli *cli, int argc, char **argv);
 int dr_cmd_backup(DrCli *cli, int argc, char **argv);
 int dr_cmd_peer(DrCli *cli, int argc, char **argv);
 int dr_cmd_pki(DrCli *cli, int argc, char **argv);
+int dr_cmd_ui(DrCli *cli, int argc, char **argv);
+int dr_cmd_doctor(DrCli *cli, int argc, char **argv);

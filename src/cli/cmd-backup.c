@@ -4,7 +4,7 @@
 #include "cli/cli.h"
 #include "cli/follow.h"
 #include "cli/job-view.h"
-#include "cli/render.h"
+#include "cli/list.h"
 #include "cli/start-jobs.h"
 
 #include <signal.h>
@@ -18,6 +18,7 @@ typedef struct {
   char **disks, **onto, *incremental, *bitmap, *format, *scratch, *listen;
   gboolean quiesce, success, async;
   int bandwidth;
+  DrListOptions list;
 } Options;
 
 static char *
@@ -221,55 +222,39 @@ fetch(DrCli *cli, GError **error)
 }
 
 static char *
-time_text(JsonObject *backup)
+made_text(JsonObject *backup)
 {
-  g_autoptr(GDateTime) time = g_date_time_new_from_unix_local(dr_json_int(backup, "time_ms", 0) / 1000);
-
-  return time ? g_date_time_format(time, "%Y-%m-%d %H:%M:%S") : g_strdup("?");
+  return dr_list_time(backup, "time_ms");
 }
+
+static const DrColumn columns[] = {
+  { "disk" }, { "bitmap" }, { "made", .text = made_text }, { "file", .id = TRUE }, { "format", .wide = TRUE },
+  { NULL },
+};
 
 static int
 list(DrCli *cli, const void *data)
 {
-  static const char *const titles[] = { "DISK", "BITMAP", "MADE", "FILE", NULL };
+  const Options *o = data;
   g_autoptr(GError) error = NULL;
-  g_autoptr(JsonArray) backups = fetch(cli, &error);
-  DrTable *table;
+  g_autofree char *none = g_strdup_printf(
+      "no backup of %s by a bitmap is on record: drover backup %s TARGET --bitmap BITMAP begins one",
+      cli->words[0], cli->words[0]);
+  g_autoptr(JsonArray) backups = dr_list_check(cli, &o->list, columns, &error) ? fetch(cli, &error) : NULL;
 
-  if (!backups)
-    return dr_cli_fail(cli, error);
-  if (cli->json) {
-    dr_cli_print_list(backups, FALSE);
-    return DR_EXIT_DONE;
-  }
-  if (json_array_get_length(backups) == 0) {
-    fprintf(stderr,
-            "no backup of %s by a bitmap is on record: drover backup %s TARGET --bitmap BITMAP begins one\n",
-            cli->words[0], cli->words[0]);
-    return DR_EXIT_DONE;
-  }
-  table = dr_table_new(titles);
-  for (guint i = 0; i < json_array_get_length(backups); i++) {
-    JsonObject *backup = json_array_get_object_element(backups, i);
-
-    dr_table_add(table, dr_render_member(backup, "disk"), FALSE);
-    dr_table_add(table, dr_render_member(backup, "bitmap"), FALSE);
-    dr_table_add(table, time_text(backup), FALSE);
-    dr_table_add(table, dr_render_member(backup, "file"), FALSE);
-  }
-  dr_table_print(table, dr_render_color(STDOUT_FILENO, cli->no_color));
-  return DR_EXIT_DONE;
+  return backups ? dr_list_print(cli, &o->list, columns, backups, none) : dr_cli_fail(cli, error);
 }
 
 int
 dr_cmd_backup(DrCli *cli, int argc, char **argv)
 {
   static const DrSubverb subverbs[] = {
-    { "create", "NAME TARGET", 2, 2, " disk incremental bitmap format onto bandwidth quiesce scratch async ",
-      create, .otherwise = TRUE },
+    { "create", "NAME TARGET", 2, 2,
+      " disk incremental bitmap format onto bandwidth quiesce scratch async events ", create,
+      .otherwise = TRUE },
     { "serve", "NAME", 1, 1, " disk incremental bitmap listen quiesce scratch async ", serve },
     { "finish", "NAME", 1, 1, " success ", finish },
-    { "list", "NAME", 1, 1, "", list },
+    { "list", "NAME", 1, 1, DR_LIST_OPTIONS, list, .columns = columns },
     { NULL },
   };
   Options o = { 0 };
@@ -295,10 +280,12 @@ dr_cmd_backup(DrCli *cli, int argc, char **argv)
       "finish: the backup is good; the next one goes on from it", NULL },
     { "async", 0, 0, G_OPTION_ARG_NONE, &o.async,
       "Start, and do not wait for the end; serve: return as soon as they can be read", NULL },
+    DR_CLI_EVENTS(cli),
+    DR_LIST_ENTRIES(o.list, "list: "),
     { NULL },
   };
   int code = dr_cli_subverb(cli, argc, argv, entries, subverbs, &o);
-  char *texts[] = { o.incremental, o.bitmap, o.format, o.scratch, o.listen };
+  char *texts[] = { o.incremental, o.bitmap, o.format, o.scratch, o.listen, o.list.output };
 
   for (guint i = 0; i < G_N_ELEMENTS(texts); i++)
     g_free(texts[i]);

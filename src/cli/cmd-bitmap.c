@@ -2,15 +2,15 @@
 /* drover bitmap. */
 #include "base/error.h"
 #include "cli/cli.h"
+#include "cli/list.h"
 #include "cli/render.h"
-#include "cli/start-jobs.h"
 
 #include <stdio.h>
-#include <unistd.h>
 
 typedef struct {
   gint64 granularity;
   gboolean disabled, transient;
+  DrListOptions list;
 } Options;
 
 static char *
@@ -47,40 +47,33 @@ state_of(JsonObject *bitmap)
                      dr_json_bool(bitmap, "top", FALSE) ? "" : ", below", NULL);
 }
 
-static void
-print_table(JsonArray *bitmaps, gboolean color)
+static char *
+dirty_text(JsonObject *bitmap)
 {
-  static const char *const titles[] = { "DISK", "BITMAP", "DIRTY", "GRANULARITY", "STATE", "IMAGE", NULL };
-  DrTable *table = dr_table_new(titles);
-
-  for (guint i = 0; i < json_array_get_length(bitmaps); i++) {
-    JsonObject *bitmap = json_array_get_object_element(bitmaps, i);
-
-    dr_table_add(table, dr_render_member(bitmap, "disk"), FALSE);
-    dr_table_add(table, dr_render_member(bitmap, "name"), FALSE);
-    dr_table_add(table, dr_render_bytes(dr_render_number(bitmap, "bytes", 0)), FALSE);
-    dr_table_add(table, dr_render_member(bitmap, "granularity"), FALSE);
-    dr_table_add(table, state_of(bitmap), FALSE);
-    dr_table_add(table, dr_render_member(bitmap, "file"), FALSE);
-  }
-  dr_table_print(table, color);
+  return dr_render_bytes(dr_render_number(bitmap, "bytes", 0));
 }
+
+static const DrColumn columns[] = {
+  { "disk" },
+  { "bitmap", .member = "name", .id = TRUE },
+  { "dirty", .text = dirty_text },
+  { "granularity" },
+  { "state", .text = state_of },
+  { "image", .member = "file" },
+  { "node", .wide = TRUE },
+  { NULL },
+};
 
 static int
 list(DrCli *cli, const void *data)
 {
+  const Options *o = data;
   g_autoptr(GError) error = NULL;
-  g_autoptr(JsonArray) bitmaps = fetch(cli, &error);
+  g_autofree char *none =
+      g_strdup_printf("there are no bitmaps: begin one with drover bitmap add %s DISK BITMAP", cli->words[0]);
+  g_autoptr(JsonArray) bitmaps = dr_list_check(cli, &o->list, columns, &error) ? fetch(cli, &error) : NULL;
 
-  if (!bitmaps)
-    return dr_cli_fail(cli, error);
-  if (cli->json)
-    dr_cli_print_list(bitmaps, FALSE);
-  else if (json_array_get_length(bitmaps) == 0)
-    fprintf(stderr, "there are no bitmaps: begin one with drover bitmap add %s DISK BITMAP\n", cli->words[0]);
-  else
-    print_table(bitmaps, dr_render_color(STDOUT_FILENO, cli->no_color));
-  return DR_EXIT_DONE;
+  return bitmaps ? dr_list_print(cli, &o->list, columns, bitmaps, none) : dr_cli_fail(cli, error);
 }
 
 /* --- What changes them --- */
@@ -160,7 +153,7 @@ dr_cmd_bitmap(DrCli *cli, int argc, char **argv)
 {
   static const DrSubverb subverbs[] = {
     { "add", "NAME DISK BITMAP", 3, 3, " granularity disabled transient ", add },
-    { "list", "NAME [DISK]", 1, 2, "", list },
+    { "list", "NAME [DISK]", 1, 2, DR_LIST_OPTIONS, list, .columns = columns },
     { "remove", "NAME DISK BITMAP", 3, 3, "", remove_bitmap },
     { "enable", "NAME DISK BITMAP", 3, 3, "", enable },
     { "disable", "NAME DISK BITMAP", 3, 3, "", disable },
@@ -174,8 +167,11 @@ dr_cmd_bitmap(DrCli *cli, int argc, char **argv)
     { "disabled", 0, 0, G_OPTION_ARG_NONE, &o.disabled, "add: do not record yet", NULL },
     { "transient", 0, 0, G_OPTION_ARG_NONE, &o.transient,
       "add: only as long as this QEMU runs; for images that can keep none (raw)", NULL },
+    DR_LIST_ENTRIES(o.list, "list: "),
     { NULL },
   };
+  int code = dr_cli_subverb(cli, argc, argv, entries, subverbs, &o);
 
-  return dr_cli_subverb(cli, argc, argv, entries, subverbs, &o);
+  g_free(o.list.output);
+  return code;
 }

@@ -2,6 +2,7 @@
 /* drover disk. */
 #include "base/error.h"
 #include "cli/cli.h"
+#include "cli/list.h"
 #include "cli/render.h"
 #include "cli/start-jobs.h"
 
@@ -13,6 +14,7 @@ typedef struct {
   char *format, *sync, *base;
   gboolean reuse, pivot, finish, async, synchronous;
   int bandwidth, granularity, buf_size, timeout;
+  DrListOptions list;
 } Options;
 
 /* The path with the VM's name in its place. (transfer full) */
@@ -72,44 +74,52 @@ flags_text(JsonObject *disk)
   return g_strdup(*text->str ? text->str : "-");
 }
 
-static void
-print_table(JsonArray *disks, gboolean color)
+static char *
+virtual_text(JsonObject *disk)
 {
-  static const char *const titles[] = { "DISK",  "FORMAT", "SIZE", "ALLOCATED", "BACKING",
-                                        "FLAGS", "JOB",    "FILE", NULL };
-  DrTable *table = dr_table_new(titles);
-
-  for (guint i = 0; i < json_array_get_length(disks); i++) {
-    JsonObject *disk = json_array_get_object_element(disks, i);
-    JsonArray *chain = dr_json_arr(disk, "chain");
-
-    dr_table_add(table, dr_render_member(disk, "name"), FALSE);
-    dr_table_add(table, dr_render_member(disk, "format"), FALSE);
-    dr_table_add(table, size_text(disk, "bytes"), FALSE);
-    dr_table_add(table, size_text(disk, "allocated_bytes"), FALSE);
-    dr_table_add(table, g_strdup_printf("%u", chain ? json_array_get_length(chain) - 1 : 0), FALSE);
-    dr_table_add(table, flags_text(disk), FALSE);
-    dr_table_add(table, job_text(disk), FALSE);
-    dr_table_add(table, dr_render_member(disk, "file"), FALSE);
-  }
-  dr_table_print(table, color);
+  return size_text(disk, "bytes");
 }
+
+static char *
+allocated_text(JsonObject *disk)
+{
+  return size_text(disk, "allocated_bytes");
+}
+
+/* How many images are below the one that the guest writes to. */
+static char *
+backing_text(JsonObject *disk)
+{
+  JsonArray *chain = dr_json_arr(disk, "chain");
+  guint images = chain ? json_array_get_length(chain) : 0;
+
+  return g_strdup_printf("%u", images ? images - 1 : 0);
+}
+
+static const DrColumn columns[] = {
+  { "disk", .member = "name" },
+  { "format" },
+  { "size", .text = virtual_text },
+  { "allocated", .text = allocated_text },
+  { "backing", .text = backing_text },
+  { "flags", .text = flags_text },
+  { "job", .text = job_text },
+  { "file" },
+  { "device", .wide = TRUE },
+  { "backend", .wide = TRUE },
+  { "node", .wide = TRUE },
+  { NULL },
+};
 
 static int
 list(DrCli *cli, const void *data)
 {
+  const Options *o = data;
   g_autoptr(GError) error = NULL;
-  g_autoptr(JsonArray) disks = fetch(cli, &error);
+  g_autofree char *none = g_strdup_printf("%s has no disks", cli->words[0]);
+  g_autoptr(JsonArray) disks = dr_list_check(cli, &o->list, columns, &error) ? fetch(cli, &error) : NULL;
 
-  if (!disks)
-    return dr_cli_fail(cli, error);
-  if (cli->json)
-    dr_cli_print_list(disks, FALSE);
-  else if (json_array_get_length(disks) == 0)
-    fprintf(stderr, "%s has no disks\n", cli->words[0]);
-  else
-    print_table(disks, dr_render_color(STDOUT_FILENO, cli->no_color));
-  return DR_EXIT_DONE;
+  return disks ? dr_list_print(cli, &o->list, columns, disks, none) : dr_cli_fail(cli, error);
 }
 
 static JsonObject *
@@ -363,16 +373,17 @@ int
 dr_cmd_disk(DrCli *cli, int argc, char **argv)
 {
   static const DrSubverb subverbs[] = {
-    { "list", "NAME", 1, 1, "", list },
+    { "list", "NAME", 1, 1, DR_LIST_OPTIONS, list, .columns = columns },
     { "show", "NAME DISK", 2, 2, "", show },
     { "copy", "NAME DISK TARGET", 3, 33,
-      " format sync reuse-external pivot finish async synchronous-writes bandwidth granularity buf-size "
+      " format sync reuse-external pivot finish async events synchronous-writes bandwidth granularity "
+      "buf-size "
       "timeout ",
       copy },
     { "pivot", "NAME", 1, 1, "", pivot },
     { "abort", "NAME", 1, 1, "", abort_job },
     { "bandwidth", "NAME MIB/S", 2, 2, "", set_bandwidth },
-    { "pull", "NAME DISK", 2, 2, " base bandwidth async ", pull },
+    { "pull", "NAME DISK", 2, 2, " base bandwidth async events ", pull },
     { NULL },
   };
   Options o = { 0 };
@@ -388,6 +399,7 @@ dr_cmd_disk(DrCli *cli, int argc, char **argv)
     { "finish", 0, 0, G_OPTION_ARG_NONE, &o.finish, "copy: when it is complete, end it and keep the disk",
       NULL },
     { "async", 0, 0, G_OPTION_ARG_NONE, &o.async, "copy, pull: start, and do not wait", NULL },
+    DR_CLI_EVENTS(cli),
     { "synchronous-writes", 0, 0, G_OPTION_ARG_NONE, &o.synchronous,
       "copy: each write of the guest's is done when both have it", NULL },
     { "bandwidth", 0, 0, G_OPTION_ARG_INT, &o.bandwidth, "copy, pull: at most so much", "MIB/S" },
@@ -396,6 +408,7 @@ dr_cmd_disk(DrCli *cli, int argc, char **argv)
     { "timeout", 0, 0, G_OPTION_ARG_INT, &o.timeout, "copy: abort it if it is not complete by then", "S" },
     { "base", 0, 0, G_OPTION_ARG_STRING, &o.base, "pull: the image that stays below (default: none)",
       "FILE|NODE" },
+    DR_LIST_ENTRIES(o.list, "list: "),
     { NULL },
   };
   int code = dr_cli_subverb(cli, argc, argv, entries, subverbs, &o);
@@ -403,5 +416,6 @@ dr_cmd_disk(DrCli *cli, int argc, char **argv)
   g_free(o.format);
   g_free(o.sync);
   g_free(o.base);
+  g_free(o.list.output);
   return code;
 }

@@ -3,20 +3,12 @@
 #include "base/error.h"
 #include "cli/cli.h"
 #include "cli/job-view.h"
+#include "cli/list.h"
 #include "cli/render.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
-
-static char *
-when(JsonObject *job, const char *member)
-{
-  gint64 ms = dr_json_int(job, member, 0);
-  g_autoptr(GDateTime) time = ms ? g_date_time_new_from_unix_local(ms / 1000) : NULL;
-
-  return time ? g_date_time_format(time, "%Y-%m-%d %H:%M:%S") : g_strdup("-");
-}
 
 static char *
 took(JsonObject *job)
@@ -27,44 +19,55 @@ took(JsonObject *job)
   return start ? dr_render_ms((double)MAX(end - start, 0)) : g_strdup("-");
 }
 
-static void
-print_table(JsonArray *jobs, gboolean color)
+static char *
+started(JsonObject *job)
 {
-  static const char *const titles[] = { "ID", "KIND", "VM", "STATE", "STAGE", "STARTED", "TOOK", NULL };
-  DrTable *table = dr_table_new(titles);
-
-  for (guint i = 0; i < json_array_get_length(jobs); i++) {
-    JsonObject *job = json_array_get_object_element(jobs, i);
-
-    dr_table_add(table, dr_render_member(job, "id"), FALSE);
-    dr_table_add(table, dr_render_member(job, "kind"), FALSE);
-    dr_table_add(table, dr_render_member(job, "vm"), FALSE);
-    dr_table_add(table, dr_render_member(job, "state"), TRUE);
-    dr_table_add(table, dr_render_member(job, "stage"), FALSE);
-    dr_table_add(table, when(job, "started_ms"), FALSE);
-    dr_table_add(table, took(job), FALSE);
-  }
-  dr_table_print(table, color);
+  return dr_list_time(job, "started_ms");
 }
+
+static char *
+ended(JsonObject *job)
+{
+  return dr_list_time(job, "ended_ms");
+}
+
+static char *
+error_text(JsonObject *job)
+{
+  return g_strdup(dr_json_str(job, "error.message", "-"));
+}
+
+static const DrColumn columns[] = {
+  { "id" },
+  { "kind" },
+  { "vm" },
+  { "state", .is_state = TRUE },
+  { "stage" },
+  { "started", .text = started },
+  { "took", .text = took },
+  { "ended", .text = ended, .wide = TRUE },
+  { "error", .text = error_text, .wide = TRUE },
+  { NULL },
+};
 
 int
 dr_cmd_jobs(DrCli *cli, int argc, char **argv)
 {
+  DrListOptions options = { 0 };
+  const GOptionEntry entries[] = { DR_LIST_ENTRIES(options, ""), { NULL } };
   g_autoptr(GError) error = NULL;
   g_autoptr(JsonNode) answer = NULL;
+  int code = -1;
 
-  if (!dr_cli_parse(cli, argc, argv, NULL, 0, 0, &error))
-    return dr_cli_fail(cli, error);
-  answer = dr_cli_call(cli, "GET", "/v1/jobs", NULL, NULL, &error);
-  if (!answer)
-    return dr_cli_fail(cli, error);
-  if (cli->json || !JSON_NODE_HOLDS_ARRAY(answer))
-    dr_cli_print_json(answer);
-  else if (json_array_get_length(json_node_get_array(answer)) == 0)
-    fputs("no jobs\n", stderr);
-  else
-    print_table(json_node_get_array(answer), dr_render_color(STDOUT_FILENO, cli->no_color));
-  return DR_EXIT_DONE;
+  cli->columns = columns;
+  if (dr_cli_parse(cli, argc, argv, entries, 0, 0, &error) && dr_list_check(cli, &options, columns, &error))
+    answer = dr_cli_call(cli, "GET", "/v1/jobs", NULL, NULL, &error);
+  if (answer && !JSON_NODE_HOLDS_ARRAY(answer))
+    dr_error_set(&error, DR_ERROR_INTERNAL, "droverd's list of jobs is no list");
+  else if (answer)
+    code = dr_list_print(cli, &options, columns, json_node_get_array(answer), "no jobs");
+  g_free(options.output);
+  return code >= 0 ? code : dr_cli_fail(cli, error);
 }
 
 /* By the unit that stands in the member's name. */
@@ -96,15 +99,15 @@ print_job(JsonObject *job, gboolean color)
   g_autofree char *sentence = dr_job_view_sentence(job);
   g_autofree char *state = dr_render_state(dr_json_str(job, "state", "?"), color);
   g_autofree char *progress = dr_job_view_progress(job);
-  g_autofree char *started = when(job, "started_ms");
-  g_autofree char *ended = when(job, "ended_ms");
+  g_autofree char *begin = started(job);
+  g_autofree char *end = ended(job);
   g_autofree char *time = took(job);
   const char *remedy = dr_json_str(job, "error.remedy", NULL);
 
   printf("job %s: %s of %s, %s\n", dr_json_str(job, "id", "?"), dr_json_str(job, "kind", "?"),
          dr_json_str(job, "vm", "?"), state);
-  printf("  %-20s %s\n  %-20s %s\n  %-20s %s\n  %-20s %s\n", "stage", progress, "started", started, "ended",
-         ended, "took", time);
+  printf("  %-20s %s\n  %-20s %s\n  %-20s %s\n  %-20s %s\n", "stage", progress, "started", begin, "ended",
+         end, "took", time);
   if (dr_job_view_ended(job))
     printf("%s\n", sentence);
   if (remedy)

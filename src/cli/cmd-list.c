@@ -2,76 +2,45 @@
 /* drover list, drover show. */
 #include "base/error.h"
 #include "cli/cli.h"
+#include "cli/list.h"
 #include "cli/render.h"
 
 #include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
-static JsonArray *
-array_of(JsonNode *node)
-{
-  return JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
-}
-
-static void
-print_names(JsonArray *vms)
-{
-  for (guint i = 0; i < json_array_get_length(vms); i++)
-    puts(dr_json_str(json_array_get_object_element(vms, i), "name", "?"));
-}
-
-static void
-print_table(JsonArray *vms, gboolean color)
-{
-  static const char *const titles[] = { "NAME", "STATE", "PID", "QEMU", "MACHINE", "RAM", "JOB", NULL };
-  static const char *const members[] = { "name",    "state",       "pid", "qemu_version",
-                                         "machine", "memory_mode", "job", NULL };
-  DrTable *table = dr_table_new(titles);
-
-  for (guint i = 0; i < json_array_get_length(vms); i++)
-    for (guint j = 0; members[j]; j++)
-      dr_table_add(table, dr_render_member(json_array_get_object_element(vms, i), members[j]), j == 1);
-  dr_table_print(table, color);
-}
-
-static int
-print_list(DrCli *cli, JsonNode *answer, const char *columns)
-{
-  JsonArray *vms = array_of(answer);
-
-  if (cli->json)
-    dr_cli_print_json(answer);
-  else if (columns)
-    print_names(vms);
-  else if (json_array_get_length(vms) == 0)
-    fputs("no VMs: start one with drover run, or take over one that runs with drover adopt\n", stderr);
-  else
-    print_table(vms, dr_render_color(STDOUT_FILENO, cli->no_color));
-  return DR_EXIT_DONE;
-}
+static const DrColumn columns[] = {
+  { "name" },
+  { "state", .is_state = TRUE },
+  { "pid" },
+  { "qemu", .member = "qemu_version" },
+  { "machine" },
+  { "ram", .member = "memory_mode" },
+  { "job" },
+  { "uuid", .wide = TRUE },
+  { "adopted", .wide = TRUE },
+  { NULL },
+};
 
 int
 dr_cmd_list(DrCli *cli, int argc, char **argv)
 {
-  g_autofree char *columns = NULL;
-  const GOptionEntry entries[] = {
-    { "output", 'o', 0, G_OPTION_ARG_STRING, &columns, "Print only the names, one a line", "name" },
-    { NULL },
-  };
+  DrListOptions options = { 0 };
+  const GOptionEntry entries[] = { DR_LIST_ENTRIES(options, ""), { NULL } };
   g_autoptr(GError) error = NULL;
   g_autoptr(JsonNode) answer = NULL;
+  int code = -1;
 
-  if (!dr_cli_parse(cli, argc, argv, entries, 0, 0, &error))
-    return dr_cli_fail(cli, error);
-  if (columns && !g_str_equal(columns, "name")) {
-    dr_error_set(&error, DR_ERROR_INVALID, "list: -o takes 'name', not '%s'", columns);
-    return dr_cli_fail(cli, error);
-  }
-  answer = dr_cli_call(cli, "GET", "/v1/vms", NULL, NULL, &error);
-  if (answer && !array_of(answer))
+  cli->columns = columns;
+  if (dr_cli_parse(cli, argc, argv, entries, 0, 0, &error) && dr_list_check(cli, &options, columns, &error))
+    answer = dr_cli_call(cli, "GET", "/v1/vms", NULL, NULL, &error);
+  if (answer && !JSON_NODE_HOLDS_ARRAY(answer))
     dr_error_set(&error, DR_ERROR_INTERNAL, "droverd's list of VMs is no list");
-  return error ? dr_cli_fail(cli, error) : print_list(cli, answer, columns);
+  else if (answer)
+    code = dr_list_print(cli, &options, columns, json_node_get_array(answer),
+                         "no VMs: start one with drover run, or take over one that runs with drover adopt");
+  g_free(options.output);
+  return code >= 0 ? code : dr_cli_fail(cli, error);
 }
 
 /* --- show --- */

@@ -183,6 +183,7 @@ dr_cmd_migrate(DrCli *cli, int argc, char **argv)
     { "check", 'c', 0, G_OPTION_ARG_NONE, &o.check, "Only say whether it would work; exit code 1 if not",
       NULL },
     { "async", 0, 0, G_OPTION_ARG_NONE, &o.async, "Start, and do not wait for the end", NULL },
+    DR_CLI_EVENTS(cli),
     { "qemu", 'q', 0, G_OPTION_ARG_FILENAME, &o.qemu, "The QEMU over there (default: the same path)",
       "BINARY" },
     { "dname", 0, 0, G_OPTION_ARG_STRING, &o.dname, "The VM's name over there (default: the same)", "NAME" },

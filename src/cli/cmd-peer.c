@@ -3,6 +3,7 @@
 #include "base/address.h"
 #include "base/error.h"
 #include "cli/cli.h"
+#include "cli/list.h"
 #include "cli/render.h"
 
 #include <stdio.h>
@@ -10,6 +11,7 @@
 
 typedef struct {
   char **pins;
+  DrListOptions list;
 } Options;
 
 /* --- add, list, remove --- */
@@ -53,36 +55,32 @@ add(DrCli *cli, const void *data)
   return DR_EXIT_DONE;
 }
 
-static void
-print_table(JsonArray *peers, gboolean color)
+static char *
+added(JsonObject *peer)
 {
-  static const char *const titles[] = { "NAME", "HOST", "PORT", "KEY ID", NULL };
-  static const char *const members[] = { "name", "host", "port", "pin", NULL };
-  DrTable *table = dr_table_new(titles);
-
-  for (guint i = 0; i < json_array_get_length(peers); i++)
-    for (guint j = 0; members[j]; j++)
-      dr_table_add(table, dr_render_member(json_array_get_object_element(peers, i), members[j]), FALSE);
-  dr_table_print(table, color);
+  return dr_list_time(peer, "added_ms");
 }
+
+static const DrColumn columns[] = {
+  { "name" }, { "host" }, { "port" }, { "key-id", .member = "pin" }, { "added", .text = added, .wide = TRUE },
+  { NULL },
+};
 
 static int
 list(DrCli *cli, const void *data)
 {
+  const Options *options = data;
   g_autoptr(GError) error = NULL;
-  g_autoptr(JsonNode) answer = dr_cli_call(cli, "GET", "/v1/peers", NULL, NULL, &error);
+  g_autoptr(JsonNode) answer = NULL;
 
+  if (dr_list_check(cli, &options->list, columns, &error))
+    answer = dr_cli_call(cli, "GET", "/v1/peers", NULL, NULL, &error);
   if (answer && !JSON_NODE_HOLDS_ARRAY(answer))
     dr_error_set(&error, DR_ERROR_INTERNAL, "droverd's list of peers is no list");
   if (error)
     return dr_cli_fail(cli, error);
-  if (cli->json)
-    dr_cli_print_json(answer);
-  else if (json_array_get_length(json_node_get_array(answer)) == 0)
-    fputs("no peers: add one with drover peer add NAME HOST\n", stderr);
-  else
-    print_table(json_node_get_array(answer), dr_render_color(STDOUT_FILENO, cli->no_color));
-  return DR_EXIT_DONE;
+  return dr_list_print(cli, &options->list, columns, json_node_get_array(answer),
+                       "no peers: add one with drover peer add NAME HOST");
 }
 
 static void
@@ -100,6 +98,16 @@ remove_peer(DrCli *cli, const void *data)
 /* --- test --- */
 
 static void
+tell_clock(JsonObject *test)
+{
+  double offset = dr_render_number(test, "clock_offset_ms", 0);
+  g_autofree char *text = dr_render_ms(offset < 0 ? -offset : offset);
+
+  if (json_object_has_member(test, "clock_offset_ms"))
+    printf("%-14s %s %s this host's\n", "clock", text, offset < 0 ? "behind" : "ahead of");
+}
+
+static void
 tell_test(const char *name, JsonObject *test)
 {
   g_autofree char *address =
@@ -113,6 +121,7 @@ tell_test(const char *name, JsonObject *test)
   printf("%-14s %s\n", "round trip", trip);
   printf("%-14s %.0f MiB/s there, %.0f MiB/s back\n", "throughput", dr_render_number(test, "send_mib", 0),
          dr_render_number(test, "receive_mib", 0));
+  tell_clock(test);
 }
 
 static int
@@ -126,7 +135,7 @@ dr_cmd_peer(DrCli *cli, int argc, char **argv)
 {
   static const DrSubverb subverbs[] = {
     { "add", "NAME HOST[:PORT]", 2, 2, " pin ", add },
-    { "list", "", 0, 0, "", list },
+    { "list", "", 0, 0, DR_LIST_OPTIONS, list, .columns = columns },
     { "remove", "NAME", 1, 1, "", remove_peer },
     { "test", "NAME", 1, 1, "", test },
     { NULL },
@@ -135,10 +144,12 @@ dr_cmd_peer(DrCli *cli, int argc, char **argv)
   const GOptionEntry entries[] = {
     { "pin", 0, 0, G_OPTION_ARG_STRING_ARRAY, &options.pins,
       "add: the id of the key that it must have; several times, if it may have several", "HEX" },
+    DR_LIST_ENTRIES(options.list, "list: "),
     { NULL },
   };
   int code = dr_cli_subverb(cli, argc, argv, entries, subverbs, &options);
 
   g_strfreev(options.pins);
+  g_free(options.list.output);
   return code;
 }

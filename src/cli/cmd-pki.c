@@ -12,7 +12,7 @@ typedef struct {
   char *dir, *name, *out;
   char **addresses;
   int days;
-  gboolean force;
+  gboolean force, client;
 } Options;
 
 static DrCertInfo *
@@ -119,6 +119,18 @@ tell_host(const char *host, const char *out, const DrCertInfo *info)
   printf("  tar -C %s -c . | ssh %s 'mkdir -p -m 700 %s && tar -C %s -xp'\n", from, host, to, to);
 }
 
+static void
+tell_client(const char *name, const char *out, const DrCertInfo *info)
+{
+  g_autofree char *until = dr_pki_date(info->until);
+
+  printf("made the certificate of %s, valid until %s\n", name, until);
+  printf("  %s/\n", out);
+  puts("    ca-cert.pem client-cert.pem client-key.pem");
+  printf("next: move the directory to where %s uses drover (as ~/.config/drover/tls, or --pki DIR),\n", name);
+  printf("  and name it on each host, in [api] of droverd.conf: clients=%s\n", name);
+}
+
 /* An `out` that is not given: beside the CA. */
 static char *
 output_of(const Options *options, const char *dir, const char *host)
@@ -139,8 +151,10 @@ issue(DrCli *cli, const void *data)
                                  .addresses = (const char *const *)options->addresses,
                                  .out = out,
                                  .days = options->days == DAYS_NOT_SAID ? 0 : options->days,
-                                 .force = options->force };
-  g_autofree char *cert = g_build_filename(out, "server-cert.pem", NULL);
+                                 .force = options->force,
+                                 .client = options->client };
+  g_autofree char *cert =
+      g_build_filename(out, options->client ? "client-cert.pem" : "server-cert.pem", NULL);
   g_autoptr(DrCertInfo) info = NULL;
   g_autoptr(GError) error = NULL;
 
@@ -153,6 +167,8 @@ issue(DrCli *cli, const void *data)
 
     json_object_set_string_member(object, "dir", out);
     print_object(object);
+  } else if (options->client) {
+    tell_client(host, out, info);
   } else {
     tell_host(host, out, info);
   }
@@ -164,7 +180,7 @@ dr_cmd_pki(DrCli *cli, int argc, char **argv)
 {
   static const DrSubverb subverbs[] = {
     { "init", "", 0, 0, " dir name days ", init },
-    { "issue", "HOST", 1, 1, " dir out address days force ", issue },
+    { "issue", "HOST", 1, 1, " dir out address days force client ", issue },
     { "show", "FILE|DIR", 1, 1, "", dr_pki_show },
     { NULL },
   };
@@ -181,6 +197,8 @@ dr_cmd_pki(DrCli *cli, int argc, char **argv)
       "issue: where to write (default: hosts/HOST in the CA's directory)", "DIR" },
     { "address", 0, 0, G_OPTION_ARG_STRING_ARRAY, &options.addresses,
       "issue: another name or address of the host; several times", "IP|NAME" },
+    { "client", 0, 0, G_OPTION_ARG_NONE, &options.client,
+      "issue: only a client's certificate, for who uses drover --connect tls://", NULL },
     { "force", 0, 0, G_OPTION_ARG_NONE, &options.force, "issue: replace what is there", NULL },
     { NULL },
   };

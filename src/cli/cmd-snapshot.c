@@ -2,17 +2,18 @@
 /* drover snapshot. */
 #include "base/error.h"
 #include "cli/cli.h"
+#include "cli/list.h"
 #include "cli/render.h"
 #include "cli/start-jobs.h"
 
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 typedef struct {
   char **disks, *name, *description, *memory_file;
   gboolean quiesce, memory, discard, up, metadata, async;
   int bandwidth;
+  DrListOptions list;
 } Options;
 
 static char *
@@ -88,11 +89,9 @@ fetch(DrCli *cli, GError **error)
 }
 
 static char *
-time_text(JsonObject *snapshot)
+created_text(JsonObject *snapshot)
 {
-  g_autoptr(GDateTime) time = g_date_time_new_from_unix_local(dr_json_int(snapshot, "created_ms", 0) / 1000);
-
-  return time ? g_date_time_format(time, "%Y-%m-%d %H:%M:%S") : g_strdup("?");
+  return dr_list_time(snapshot, "created_ms");
 }
 
 static const char *
@@ -114,50 +113,53 @@ memory_text(JsonObject *snapshot)
              : g_strdup("-");
 }
 
-static void
-print_table(JsonArray *snapshots, gboolean color)
+static char *
+disks_text(JsonObject *snapshot)
 {
-  static const char *const titles[] = {
-    "SNAPSHOT", "CREATED", "DISKS", "MEMORY", "STATE", "DESCRIPTION", NULL
-  };
-  DrTable *table = dr_table_new(titles);
+  JsonArray *disks = dr_json_arr(snapshot, "disks");
 
-  for (guint i = 0; i < json_array_get_length(snapshots); i++) {
-    JsonObject *snapshot = json_array_get_object_element(snapshots, i);
-    JsonArray *disks = dr_json_arr(snapshot, "disks");
-
-    dr_table_add(table, dr_render_member(snapshot, "name"), FALSE);
-    dr_table_add(table, time_text(snapshot), FALSE);
-    dr_table_add(table, g_strdup_printf("%u", disks ? json_array_get_length(disks) : 0), FALSE);
-    dr_table_add(table, memory_text(snapshot), FALSE);
-    dr_table_add(table, g_strdup(kind_of(snapshot)), FALSE);
-    dr_table_add(table, dr_render_member(snapshot, "description"), FALSE);
-  }
-  dr_table_print(table, color);
+  return g_strdup_printf("%u", disks ? json_array_get_length(disks) : 0);
 }
+
+static char *
+state_text(JsonObject *snapshot)
+{
+  return g_strdup(kind_of(snapshot));
+}
+
+static char *
+memory_file_text(JsonObject *snapshot)
+{
+  return g_strdup(dr_json_str(snapshot, "memory.file", "-"));
+}
+
+static const DrColumn columns[] = {
+  { "snapshot", .member = "name" },
+  { "created", .text = created_text },
+  { "disks", .text = disks_text },
+  { "memory", .text = memory_text },
+  { "state", .text = state_text },
+  { "description" },
+  { "memory-file", .text = memory_file_text, .wide = TRUE },
+  { NULL },
+};
 
 static int
 list(DrCli *cli, const void *data)
 {
+  const Options *o = data;
   g_autoptr(GError) error = NULL;
-  g_autoptr(JsonArray) snapshots = fetch(cli, &error);
+  g_autofree char *none = g_strdup_printf("%s has no snapshots: take one with drover snapshot create %s",
+                                          cli->words[0], cli->words[0]);
+  g_autoptr(JsonArray) snapshots = dr_list_check(cli, &o->list, columns, &error) ? fetch(cli, &error) : NULL;
 
-  if (!snapshots)
-    return dr_cli_fail(cli, error);
-  if (cli->json)
-    dr_cli_print_list(snapshots, FALSE);
-  else if (json_array_get_length(snapshots) == 0)
-    fprintf(stderr, "%s has no snapshots: take one with drover snapshot create %s\n", cli->words[0],
-            cli->words[0]);
-  else
-    print_table(snapshots, dr_render_color(STDOUT_FILENO, cli->no_color));
-  return DR_EXIT_DONE;
+  return snapshots ? dr_list_print(cli, &o->list, columns, snapshots, none) : dr_cli_fail(cli, error);
 }
 
 static void
 print_snapshot(JsonObject *snapshot)
 {
-  g_autofree char *created = time_text(snapshot), *description = dr_render_member(snapshot, "description");
+  g_autofree char *created = created_text(snapshot), *description = dr_render_member(snapshot, "description");
   JsonArray *disks = dr_json_arr(snapshot, "disks");
 
   printf("%-12s %s\n%-12s %s\n%-12s %s\n%-12s %s\n", "snapshot", dr_json_str(snapshot, "name", "?"),
@@ -281,12 +283,12 @@ int
 dr_cmd_snapshot(DrCli *cli, int argc, char **argv)
 {
   static const DrSubverb subverbs[] = {
-    { "create", "NAME", 1, 1, " disk name quiesce memory memory-file description async ", create },
-    { "list", "NAME", 1, 1, "", list },
+    { "create", "NAME", 1, 1, " disk name quiesce memory memory-file description async events ", create },
+    { "list", "NAME", 1, 1, DR_LIST_OPTIONS, list, .columns = columns },
     { "show", "NAME SNAPSHOT", 2, 2, "", show },
-    { "revert", "NAME SNAPSHOT", 2, 2, " discard async ", revert },
-    { "merge", "NAME SNAPSHOT", 2, 2, " up disk bandwidth async ", merge },
-    { "delete", "NAME SNAPSHOT", 2, 2, " metadata bandwidth async ", delete_snapshot },
+    { "revert", "NAME SNAPSHOT", 2, 2, " discard async events ", revert },
+    { "merge", "NAME SNAPSHOT", 2, 2, " up disk bandwidth async events ", merge },
+    { "delete", "NAME SNAPSHOT", 2, 2, " metadata bandwidth async events ", delete_snapshot },
     { NULL },
   };
   Options o = { 0 };
@@ -310,7 +312,9 @@ dr_cmd_snapshot(DrCli *cli, int argc, char **argv)
     { "metadata", 0, 0, G_OPTION_ARG_NONE, &o.metadata, "delete: only forget it; the images stay as they are",
       NULL },
     { "bandwidth", 0, 0, G_OPTION_ARG_INT, &o.bandwidth, "merge, delete: at most so much", "MIB/S" },
+    DR_LIST_ENTRIES(o.list, "list: "),
     { "async", 0, 0, G_OPTION_ARG_NONE, &o.async, "Start, and do not wait for the end", NULL },
+    DR_CLI_EVENTS(cli),
     { NULL },
   };
   int code = dr_cli_subverb(cli, argc, argv, entries, subverbs, &o);
@@ -319,5 +323,6 @@ dr_cmd_snapshot(DrCli *cli, int argc, char **argv)
   g_free(o.name);
   g_free(o.description);
   g_free(o.memory_file);
+  g_free(o.list.output);
   return code;
 }

@@ -115,6 +115,7 @@ dr_cmd_upgrade(DrCli *cli, int argc, char **argv)
     { "check", 'c', 0, G_OPTION_ARG_NONE, &options.check,
       "Only say whether it would work; exit code 1 if not", NULL },
     { "async", 0, 0, G_OPTION_ARG_NONE, &options.async, "Start, and do not wait for the end", NULL },
+    DR_CLI_EVENTS(cli),
     { NULL },
   };
   g_autoptr(GError) error = NULL;

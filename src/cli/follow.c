@@ -3,7 +3,9 @@
 #include "cli/follow.h"
 #include "base/deadline.h"
 #include "base/error.h"
+#include "cli/bar.h"
 #include "cli/job-view.h"
+#include "cli/live.h"
 #include "cli/render.h"
 
 #include <signal.h>
@@ -26,7 +28,8 @@ typedef struct {
   DrCli *cli;
   GPtrArray *rows;
   gboolean live, color;
-  int drawn; /* live lines below which the cursor stands */
+  int drawn;       /* live lines below which the cursor stands */
+  gint64 event_ms; /* of the event that is being told; 0: droverd was asked */
 } Follow;
 
 /* Read by the signal handler, so it is made before. */
@@ -89,41 +92,62 @@ erase(Follow *follow)
   follow->drawn = 0;
 }
 
-static void
-draw_line(Follow *follow, const Row *row, int columns)
+static guint
+count_live(const Follow *follow)
 {
-  g_autofree char *progress = dr_job_view_progress(row->job);
-  g_autofree char *line = g_strdup_printf("%s: %s", dr_json_str(row->job, "vm", "?"), progress);
-  g_autofree char *cut = g_utf8_substring(line, 0, MIN(g_utf8_strlen(line, -1), columns - 1));
+  guint n = 0;
 
-  fprintf(stderr, "%s\n", cut);
-  follow->drawn++;
+  for (guint i = 0; i < follow->rows->len; i++)
+    n += !dr_job_view_ended(((const Row *)follow->rows->pdata[i])->job);
+  return n;
+}
+
+/* In full where that leaves a line for each of those behind it. Returns: whether there was room. */
+static gboolean
+draw_job(GString *out, JsonObject *job, const DrLiveStyle *style, int *room, guint behind)
+{
+  g_autoptr(GPtrArray) lines = dr_live_lines(job, style);
+  g_autofree char *line = NULL;
+
+  if (*room <= 0)
+    return FALSE;
+  if ((int)(lines->len + behind) <= *room) {
+    for (guint i = 0; i < lines->len; i++)
+      g_string_append_printf(out, "%s\n", (char *)lines->pdata[i]);
+    *room -= (int)lines->len;
+    return TRUE;
+  }
+  line = dr_live_line(job, style);
+  g_string_append_printf(out, "%s\n", line);
+  (*room)--;
+  return TRUE;
 }
 
 /* What does not fit the terminal would scroll away and could not be erased. */
 static void
 draw(Follow *follow)
 {
-  int rows, columns, hidden = 0;
+  g_autoptr(GString) out = g_string_new(NULL);
+  DrLiveStyle style = { .color = follow->color, .utf8 = dr_bar_utf8(), .now_ms = g_get_real_time() / 1000 };
+  guint live = count_live(follow), hidden = 0;
+  int rows, room;
 
   if (!follow->live)
     return;
-  erase(follow);
-  terminal_size(&rows, &columns);
+  terminal_size(&rows, &style.columns);
+  room = MAX(rows - 3, 1);
+  if (follow->drawn > 0)
+    g_string_append_printf(out, "\033[%dA\033[J", follow->drawn);
   for (guint i = 0; i < follow->rows->len; i++) {
     const Row *row = follow->rows->pdata[i];
 
-    if (dr_job_view_ended(row->job))
-      continue;
-    if (follow->drawn < rows - 3)
-      draw_line(follow, row, columns);
-    else
-      hidden++;
+    if (!dr_job_view_ended(row->job))
+      hidden += !draw_job(out, row->job, &style, &room, --live);
   }
-  if (hidden > 0) {
-    fprintf(stderr, "… and %d more\n", hidden);
-    follow->drawn++;
-  }
+  if (hidden > 0)
+    g_string_append_printf(out, "and %u more\n", hidden);
+  fputs(out->str, stderr);
+  follow->drawn = MAX(rows - 3, 1) - room + (hidden > 0);
 }
 
 /* --- What changes --- */
@@ -160,9 +184,27 @@ is_over(const Follow *follow, JsonObject *job)
          (follow->cli->until && g_str_equal(dr_json_str(job, "stage", ""), follow->cli->until));
 }
 
+/* A line, as the event stream has it; where droverd was asked instead, made of the answer. */
+static void
+print_event(const Follow *follow, JsonObject *job)
+{
+  g_autoptr(JsonObject) event = json_object_new();
+  g_autofree char *line = NULL;
+
+  json_object_set_string_member(event, "type", "job");
+  json_object_set_int_member(event, "time_ms",
+                             follow->event_ms ? follow->event_ms : g_get_real_time() / 1000);
+  json_object_set_object_member(event, "job", json_object_ref(job));
+  line = dr_json_print_object(event, FALSE);
+  puts(line);
+  fflush(stdout);
+}
+
 static void
 tell(Follow *follow, Row *row)
 {
+  if (follow->cli->events)
+    print_event(follow, row->job);
   if (follow->cli->json)
     return;
   tell_findings(follow, row);
@@ -252,9 +294,11 @@ follow_event(Follow *follow, GDataInputStream *events)
   g_autoptr(JsonObject) event = dr_client_next_event(events, NULL);
   JsonObject *job = event ? dr_json_obj(event, "job") : NULL;
 
+  follow->event_ms = event ? dr_json_int(event, "time_ms", 0) : 0;
   if (job)
     take(follow, job);
-  else if (event && g_str_equal(dr_json_str(event, "type", ""), "lost"))
+  follow->event_ms = 0;
+  if (!job && event && g_str_equal(dr_json_str(event, "type", ""), "lost"))
     return ask(follow, 0, NULL);
   return event != NULL;
 }

@@ -191,8 +191,8 @@ success_sentence(JsonObject *job)
       dr_job_view_memory(dr_json_str(result, "memory_mode", "?")), disks, again ? again : "", total);
 }
 
-char *
-dr_job_view_sentence(JsonObject *job)
+static char *
+sentence_of(JsonObject *job)
 {
   const char *vm = dr_json_str(job, "vm", "?");
   const char *state = dr_json_str(job, "state", "?");
@@ -217,6 +217,14 @@ dr_job_view_sentence(JsonObject *job)
 }
 
 char *
+dr_job_view_sentence(JsonObject *job)
+{
+  g_autofree char *text = sentence_of(job);
+
+  return dr_render_harmless(text);
+}
+
+char *
 dr_job_view_progress(JsonObject *job)
 {
   JsonObject *progress = dr_json_obj(job, "progress");
@@ -233,18 +241,27 @@ dr_job_view_progress(JsonObject *job)
       total, dr_render_number(progress, "rate_mib", 0), (int)dr_render_number(progress, "pass", 1));
 }
 
+/* Names in it may be a guest's owner's. NULL where there is none. */
+static char *
+harmless(JsonObject *object, const char *name)
+{
+  const char *text = dr_json_str(object, name, NULL);
+
+  return text ? dr_render_harmless(text) : NULL;
+}
+
 void
 dr_job_view_print_findings(const char *vm, JsonArray *findings, gboolean blockers, gboolean color)
 {
   for (guint i = 0; findings && i < json_array_get_length(findings); i++) {
     JsonObject *finding = json_array_get_object_element(findings, i);
     const char *severity = dr_json_str(finding, "severity", "note");
-    const char *remedy = dr_json_str(finding, "remedy", NULL);
+    g_autofree char *text = harmless(finding, "text"), *remedy = harmless(finding, "remedy");
     g_autofree char *word = dr_render_state(severity, color);
 
     if (g_str_equal(severity, "blocker") && !blockers)
       continue;
-    fprintf(stderr, "%s: %s: %s\n", vm, word, dr_json_str(finding, "text", "?"));
+    fprintf(stderr, "%s: %s: %s\n", vm, word, text ? text : "?");
     if (remedy)
       fprintf(stderr, "  remedy: %s\n", remedy);
   }
@@ -268,11 +285,11 @@ print_refusal(const char *vm, JsonArray *findings, guint n, gboolean on_disks)
           on_disks ? "touched" : "moved and runs where it was", n, n == 1 ? "" : "s");
   for (guint i = 0; i < json_array_get_length(findings); i++) {
     JsonObject *finding = json_array_get_object_element(findings, i);
-    const char *remedy = dr_json_str(finding, "remedy", NULL);
+    g_autofree char *text = harmless(finding, "text"), *remedy = harmless(finding, "remedy");
 
     if (!g_str_equal(dr_json_str(finding, "severity", ""), "blocker"))
       continue;
-    fprintf(stderr, "  blocker: %s\n", dr_json_str(finding, "text", "?"));
+    fprintf(stderr, "  blocker: %s\n", text ? text : "?");
     if (remedy)
       fprintf(stderr, "    remedy: %s\n", remedy);
   }
@@ -281,9 +298,8 @@ print_refusal(const char *vm, JsonArray *findings, guint n, gboolean on_disks)
 void
 dr_job_view_print_end(JsonObject *job)
 {
-  g_autofree char *sentence = dr_job_view_sentence(job);
+  g_autofree char *sentence = dr_job_view_sentence(job), *remedy = harmless(job, "error.remedy");
   JsonArray *findings = dr_json_arr(job, "findings");
-  const char *remedy = dr_json_str(job, "error.remedy", NULL);
   guint blockers = count_blockers(findings);
 
   if (g_str_equal(dr_json_str(job, "state", ""), "succeeded") || !dr_job_view_ended(job)) {

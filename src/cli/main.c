@@ -3,6 +3,7 @@
 #include "base/error.h"
 #include "base/log.h"
 #include "cli/cli.h"
+#include "cli/complete.h"
 
 #include <locale.h>
 #include <stdio.h>
@@ -94,6 +95,9 @@ const DrVerb dr_verbs[] = {
   { "jobs", "", "list the jobs, newest first", NULL, dr_cmd_jobs },
   { "job", "ID", "show a job", NULL, dr_cmd_job },
   { "watch", "[JOB]", "follow what happens, or one job to its end", NULL, dr_cmd_watch },
+  { "report", "JOB", "show what a job did when, and what its pause went to",
+    "With --html as a page with plots, which needs nothing else to be shown.", dr_cmd_report },
+  { "stats", "", "show how long jobs took, over all on record", NULL, dr_cmd_stats },
   { "cancel", "JOB", "ask a job to stop",
     "Before its point of no return the VM then runs on where it was; after it the job is refused to be "
     "cancelled.",
@@ -110,6 +114,17 @@ const DrVerb dr_verbs[] = {
     "  pki issue HOST    make a host's certificates, in QEMU's layout\n"
     "  pki show FILE|DIR tell what certificates say, and what is wrong with them",
     dr_cmd_pki },
+  { "ui", "", "open the dashboard in a browser",
+    "Serves droverd's dashboard on 127.0.0.1 and prints a link that opens it once; a browser is opened where "
+    "there is a desktop.\n"
+    "Runs until Ctrl-C.",
+    dr_cmd_ui },
+  { "doctor", "", "check this host",
+    "Says what is right and what is not, with a remedy for each. Needs no droverd, and asks it where it "
+    "runs. Exit code: "
+    "1 where\n"
+    "something makes drover unusable.",
+    dr_cmd_doctor },
   { NULL },
 };
 
@@ -131,6 +146,8 @@ print_overview(FILE *out)
   fputs("  help      show this, or the help of a verb\n"
         "\nOptions, before or behind the verb:\n"
         "  --connect unix:PATH  droverd's socket (default: DROVER_CONNECT, or /run/drover/api.sock)\n"
+        "                       or tls://HOST[:PORT]\n"
+        "  --pki DIR            the keys for tls:// (default: DROVER_PKI, or where droverd has its own)\n"
         "  --json               print JSON\n"
         "  --no-color           print no colours\n"
         "  -v, --verbose        tell each call of droverd's API, too\n"
@@ -162,7 +179,7 @@ verb_index(int argc, char **argv)
   int i;
 
   for (i = 1; i < argc && argv[i][0] == '-'; i++)
-    if (g_str_equal(argv[i], "--connect"))
+    if (g_str_equal(argv[i], "--connect") || g_str_equal(argv[i], "--pki"))
       i++;
   return i;
 }
@@ -198,6 +215,7 @@ run_verb(DrCli *cli, const char *name, int argc, char **argv)
   g_strfreev(cli->words);
   g_strfreev(cli->rest);
   g_free(cli->connect);
+  g_free(cli->pki);
   dr_client_free(cli->client);
   return code;
 }
@@ -233,6 +251,8 @@ main(int argc, char **argv)
     return help(&cli, 0, NULL);
   if (g_str_equal(argv[at], "help"))
     return help(&cli, argc - at - 1, argv + at + 1);
+  if (g_str_equal(argv[at], "__complete")) /* for shells: packaging/completions */
+    return dr_complete(&cli, argv + at + 1);
   verb_first(argv, at);
   return run_verb(&cli, argv[1], argc - 1, argv + 1);
 }

@@ -6,19 +6,47 @@
 #include <string.h>
 #include <unistd.h>
 
+#define CONTROL                                                                                              \
+  "\001\002\003\004\005\006\007\010\011\012\013\014\015\016\017\020\021\022\023\024\025\026\027\030\031\032" \
+  "\033"                                                                                                     \
+  "\034\035\036\037\177"
+
 struct DrTable {
   guint columns;
   GPtrArray *cells; /* of char*, row by row, titles first */
   GArray *is_state; /* of gboolean, one a cell */
 };
 
+char *
+dr_render_harmless(const char *text)
+{
+  g_autofree char *valid = g_utf8_make_valid(text, -1);
+  g_autoptr(GString) out = g_string_new(NULL);
+
+  for (const char *at = valid; *at; at = g_utf8_next_char(at)) {
+    gunichar c = g_utf8_get_char(at);
+
+    g_string_append_unichar(out, g_unichar_isprint(c) || c == '\n' ? c : '?');
+  }
+  return g_strdup(out->str);
+}
+
+static gboolean
+is_set(const char *variable)
+{
+  const char *value = g_getenv(variable);
+
+  return value && *value;
+}
+
 gboolean
 dr_render_color(int fd, gboolean no_color)
 {
-  const char *unwanted = g_getenv("NO_COLOR");
-  const char *terminal = g_getenv("TERM");
-
-  return !no_color && !(unwanted && *unwanted) && isatty(fd) && g_strcmp0(terminal, "dumb") != 0;
+  if (no_color || is_set("NO_COLOR"))
+    return FALSE;
+  if (is_set("CLICOLOR_FORCE") && !g_str_equal(g_getenv("CLICOLOR_FORCE"), "0"))
+    return TRUE;
+  return isatty(fd) && g_strcmp0(g_getenv("CLICOLOR"), "0") != 0 && g_strcmp0(g_getenv("TERM"), "dumb") != 0;
 }
 
 static const char *
@@ -115,10 +143,29 @@ dr_table_new(const char *const *titles)
   return table;
 }
 
+/* Names of files and descriptions are anybody's words: no line break, and nothing that a terminal obeys. */
+static char *
+one_line(char *text)
+{
+  GString *line;
+
+  if (!text[strcspn(text, CONTROL)])
+    return text;
+  line = g_string_new(NULL);
+  for (const char *p = text; *p; p++) {
+    char plain[2] = { *p, '\0' };
+    g_autofree char *escaped = strpbrk(plain, CONTROL) ? g_strescape(plain, NULL) : g_strdup(plain);
+
+    g_string_append(line, escaped);
+  }
+  g_free(text);
+  return g_string_free(line, FALSE);
+}
+
 void
 dr_table_add(DrTable *table, char *text, gboolean is_state)
 {
-  g_ptr_array_add(table->cells, text);
+  g_ptr_array_add(table->cells, one_line(text));
   g_array_append_val(table->is_state, is_state);
 }
 
@@ -144,6 +191,14 @@ print_cell(const DrTable *table, guint i, int width, gboolean color)
   printf("%s%*s%s", colored, padding, "", last ? "\n" : "");
 }
 
+static void
+free_table(DrTable *table)
+{
+  g_ptr_array_unref(table->cells);
+  g_array_unref(table->is_state);
+  g_free(table);
+}
+
 void
 dr_table_print(DrTable *table, gboolean color)
 {
@@ -153,7 +208,13 @@ dr_table_print(DrTable *table, gboolean color)
     widths[i] = column_width(table, i);
   for (guint i = 0; i < table->cells->len; i++)
     print_cell(table, i, widths[i % table->columns], color);
-  g_ptr_array_unref(table->cells);
-  g_array_unref(table->is_state);
-  g_free(table);
+  free_table(table);
+}
+
+void
+dr_table_print_bare(DrTable *table)
+{
+  for (guint i = table->columns; i < table->cells->len; i++)
+    printf("%s%c", (const char *)table->cells->pdata[i], (i + 1) % table->columns ? '\t' : '\n');
+  free_table(table);
 }

@@ -3,8 +3,12 @@
 #pragma once
 #include "base/json.h"
 
-/* Whether to colour what goes to this descriptor: a terminal, no NO_COLOR, not --no-color. */
+/* Whether to colour what goes to this descriptor: a terminal, no NO_COLOR, no CLICOLOR=0, not --no-color; with
+ * CLICOLOR_FORCE also where it is no terminal. */
 gboolean dr_render_color(int fd, gboolean no_color);
+
+/* Text of others for a terminal: what could steer it is a question mark. Newlines stay. (transfer full) */
+char *dr_render_harmless(const char *text);
 
 /* A word in the colour of its meaning ("running" green, "attention" red, …), or as it is. (transfer full) */
 char *dr_render_state(const char *state, gboolean color);
@@ -20,10 +24,13 @@ char *dr_render_member(JsonObject *object, const char *name);
 /* A number, whether the JSON has it as an integer or not. */
 double dr_render_number(JsonObject *object, const char *name, double otherwise);
 
-/* A table with aligned columns, two spaces between. The last column is not padded. */
+/* A table with aligned columns, two spaces between. The last column is not padded. A cell is one line: control characters
+ * stand in it as \n, \t or \ooo. */
 typedef struct DrTable DrTable;
 DrTable *dr_table_new(const char *const *titles);
 /* Adds a cell, row by row. `color_of` (nullable) is the state whose colour it gets. Takes over `text`. */
 void dr_table_add(DrTable *table, char *text, gboolean is_state);
 /* Prints to stdout and frees. */
 void dr_table_print(DrTable *table, gboolean color);
+/* The same for programs: no titles, one tab between columns, no colours. */
+void dr_table_print_bare(DrTable *table);

@@ -42,13 +42,22 @@ print_started(JsonArray *jobs)
   }
 }
 
+static gboolean
+check_events(const DrCli *cli, gboolean async, GError **error)
+{
+  if (!cli->events || !async)
+    return TRUE;
+  dr_error_set(error, DR_ERROR_INVALID, "%s: --events and --async exclude each other", cli->verb->name);
+  return dr_error_remedy(error, "start it with --async --json, then drover watch JOB --json");
+}
+
 /* The event stream is opened first, so that the jobs' first stages are in it. Without one (droverd has no place for more)
  * droverd is asked. */
 int
 dr_cli_start_jobs(DrCli *cli, const char *path, JsonObject *body, gboolean single, gboolean async,
                   GError **error)
 {
-  DrClient *client = dr_cli_client(cli, error);
+  DrClient *client = check_events(cli, async, error) ? dr_cli_client(cli, error) : NULL;
   g_autoptr(GDataInputStream) events = client && !async ? dr_client_events(client, "", NULL) : NULL;
   g_autoptr(JsonArray) jobs = client ? dr_cli_post_list(cli, path, body, error) : NULL;
   int code = DR_EXIT_DONE;
@@ -59,7 +68,7 @@ dr_cli_start_jobs(DrCli *cli, const char *path, JsonObject *body, gboolean singl
     code = dr_follow(cli, jobs, events, error);
   else if (!cli->json)
     print_started(jobs);
-  if (code >= 0 && cli->json)
+  if (code >= 0 && cli->json && !cli->events)
     dr_cli_print_list(jobs, single);
   else if (code >= 0 && json_array_get_length(jobs) == 0)
     fprintf(stderr, "no VMs to %s\n", cli->verb->name);

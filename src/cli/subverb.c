@@ -50,13 +50,15 @@ check_words(const DrCli *cli, const DrSubverb *sub, GError **error)
 }
 
 static gboolean
-was_given(char **argv, const char *option)
+was_given(char **argv, const GOptionEntry *option)
 {
-  g_autofree char *plain = g_strconcat("--", option, NULL);
+  g_autofree char *plain = g_strconcat("--", option->long_name, NULL);
   g_autofree char *with_value = g_strconcat(plain, "=", NULL);
+  const char one[] = { '-', option->short_name ? option->short_name : '-', '\0' };
 
   for (; *argv && !g_str_equal(*argv, "--"); argv++)
-    if (g_str_equal(*argv, plain) || g_str_has_prefix(*argv, with_value))
+    if (g_str_equal(*argv, plain) || g_str_has_prefix(*argv, with_value) ||
+        (option->short_name && g_str_has_prefix(*argv, one)))
       return TRUE;
   return FALSE;
 }
@@ -69,7 +71,7 @@ check_options(const DrCli *cli, const DrSubverb *sub, char **argv, const GOption
   for (; entries->long_name; entries++) {
     g_autofree char *name = g_strconcat(" ", entries->long_name, " ", NULL);
 
-    if (strstr(sub->options, name) || !was_given(argv, entries->long_name))
+    if (strstr(sub->options, name) || !was_given(argv, entries))
       continue;
     dr_error_set(error, DR_ERROR_INVALID, "%s %s takes no --%s", cli->verb->name, sub->name,
                  entries->long_name);
@@ -94,6 +96,7 @@ dr_cli_subverb(DrCli *cli, int argc, char **argv, const GOptionEntry *entries, c
   g_autoptr(GError) error = NULL;
   const DrSubverb *sub, *unnamed;
 
+  cli->subverbs = subverbs;
   if (!dr_cli_parse(cli, argc, argv, entries, 1, -1, &error))
     return dr_cli_fail(cli, error);
   sub = find_subverb(subverbs, cli->words[0]);

@@ -5,7 +5,6 @@
 #include "base/error.h"
 #include "cli/client.h"
 
-#include <gio/gunixsocketaddress.h>
 #include <libsoup/soup.h>
 #include <string.h>
 
@@ -86,9 +85,7 @@ check_answer(GInputStream *in, const GString *head, const char *key, GError **er
 GIOStream *
 dr_client_websocket(DrClient *client, const char *path, GError **error)
 {
-  g_autoptr(GSocketAddress) address = g_unix_socket_address_new(dr_client_path(client));
-  g_autoptr(GSocketClient) connector = g_socket_client_new();
-  g_autoptr(GSocketConnection) connection = NULL;
+  g_autoptr(GSocketConnection) connection = dr_client_connect(client, HANDSHAKE_S, error);
   g_autoptr(GError) cause = NULL;
   g_autoptr(GString) head = g_string_new(NULL);
   g_autofree char *key = make_key();
@@ -96,14 +93,11 @@ dr_client_websocket(DrClient *client, const char *path, GError **error)
       g_strdup_printf("GET %s HTTP/1.1\r\nHost: droverd\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                       "Sec-WebSocket-Key: %s\r\nSec-WebSocket-Version: 13\r\n\r\n",
                       path, key);
-  GIOStream *stream;
+  GIOStream *stream = G_IO_STREAM(connection);
 
-  g_socket_client_set_enable_proxy(connector, FALSE);
-  g_socket_client_set_timeout(connector, HANDSHAKE_S);
-  connection = g_socket_client_connect(connector, G_SOCKET_CONNECTABLE(address), NULL, &cause);
-  stream = G_IO_STREAM(connection);
-  if (!stream ||
-      !g_output_stream_write_all(g_io_stream_get_output_stream(stream), request, strlen(request), NULL, NULL,
+  if (!stream)
+    return NULL;
+  if (!g_output_stream_write_all(g_io_stream_get_output_stream(stream), request, strlen(request), NULL, NULL,
                                  &cause) ||
       !read_head(g_io_stream_get_input_stream(stream), head, &cause)) {
     dr_client_transport_error(client, cause, error);

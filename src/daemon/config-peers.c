@@ -13,15 +13,15 @@
 
 /* --- Reading values --- */
 
-static gboolean
-wrong(const DrConfigFile *file, const char *group, const char *key, const char *text, GError **error)
+gboolean
+dr_config_wrong(const DrConfigFile *file, const char *group, const char *key, const char *text,
+                GError **error)
 {
   return dr_error_set(error, DR_ERROR_INVALID, "'%s': %s in [%s]: %s", file->path, key, group, text);
 }
 
-/* *ret_text stays as it is where the key is not there. */
-static gboolean
-read_text(const DrConfigFile *file, const char *group, const char *key, char **ret_text, GError **error)
+gboolean
+dr_config_text(const DrConfigFile *file, const char *group, const char *key, char **ret_text, GError **error)
 {
   g_autoptr(GError) local = NULL;
 
@@ -29,17 +29,17 @@ read_text(const DrConfigFile *file, const char *group, const char *key, char **r
     return TRUE;
   *ret_text = g_key_file_get_string(file->keys, group, key, &local);
   if (!*ret_text)
-    return wrong(file, group, key, local->message, error);
-  return **ret_text || wrong(file, group, key, "it is empty", error);
+    return dr_config_wrong(file, group, key, local->message, error);
+  return **ret_text || dr_config_wrong(file, group, key, "it is empty", error);
 }
 
 static gboolean
 read_path(const DrConfigFile *file, const char *group, const char *key, char **ret_path, GError **error)
 {
-  if (!read_text(file, group, key, ret_path, error))
+  if (!dr_config_text(file, group, key, ret_path, error))
     return FALSE;
   return !*ret_path || g_path_is_absolute(*ret_path) ||
-         wrong(file, group, key, "it is not an absolute path", error);
+         dr_config_wrong(file, group, key, "it is not an absolute path", error);
 }
 
 static gboolean
@@ -50,13 +50,12 @@ read_flag(const DrConfigFile *file, const char *group, const char *key, gboolean
   if (!g_key_file_has_key(file->keys, group, key, NULL))
     return TRUE;
   *ret_flag = g_key_file_get_boolean(file->keys, group, key, &local);
-  return !local || wrong(file, group, key, "it is neither true nor false", error);
+  return !local || dr_config_wrong(file, group, key, "it is neither true nor false", error);
 }
 
-/* A list with ';' between; *ret_list stays as it is where the key is not there. An empty one is refused: it might be meant as
- * "none" or as "the default". */
-static gboolean
-read_list(const DrConfigFile *file, const char *group, const char *key, char ***ret_list, GError **error)
+/* An empty list is refused: it might be meant as "none" or as "the default". */
+gboolean
+dr_config_list(const DrConfigFile *file, const char *group, const char *key, char ***ret_list, GError **error)
 {
   g_auto(GStrv) list = NULL;
   g_autoptr(GError) local = NULL;
@@ -65,13 +64,14 @@ read_list(const DrConfigFile *file, const char *group, const char *key, char ***
     return TRUE;
   list = g_key_file_get_string_list(file->keys, group, key, NULL, &local);
   if (!list)
-    return wrong(file, group, key, local->message, error);
+    return dr_config_wrong(file, group, key, local->message, error);
   if (!*list || g_strv_length(list) > MAX_ENTRIES)
-    return wrong(file, group, key,
-                 *list ? "it has more than " G_STRINGIFY(MAX_ENTRIES) " entries" : "it is empty", error);
+    return dr_config_wrong(file, group, key,
+                           *list ? "it has more than " G_STRINGIFY(MAX_ENTRIES) " entries" : "it is empty",
+                           error);
   for (char **entry = list; *entry; entry++)
     if (!*g_strstrip(*entry))
-      return wrong(file, group, key, "an entry is empty", error);
+      return dr_config_wrong(file, group, key, "an entry is empty", error);
   g_strfreev(*ret_list);
   *ret_list = g_steal_pointer(&list);
   return TRUE;
@@ -79,24 +79,25 @@ read_list(const DrConfigFile *file, const char *group, const char *key, char ***
 
 /* --- The groups --- */
 
-static gboolean
-read_listen(DrConfig *config, const DrConfigFile *file, GError **error)
+gboolean
+dr_config_port(const DrConfigFile *file, const char *group, char **ret_address, guint16 *ret_port,
+               GError **error)
 {
   g_autofree char *port = NULL;
   guint64 number = 0;
   guint8 bytes[16];
 
-  if (!read_text(file, "listen", "address", &config->listen_address, error) ||
-      !read_text(file, "listen", "port", &port, error))
+  if (!dr_config_text(file, group, "address", ret_address, error) ||
+      !dr_config_text(file, group, "port", &port, error))
     return FALSE;
-  if (config->listen_address && !dr_host_ip(config->listen_address, bytes))
-    return wrong(file, "listen", "address", "it is not an IP address", error);
+  if (*ret_address && !dr_host_ip(*ret_address, bytes))
+    return dr_config_wrong(file, group, "address", "it is not an IP address", error);
   if (port && !g_ascii_string_to_unsigned(port, 10, 0, 65535, &number, NULL))
-    return wrong(file, "listen", "port", "it is not 0 to 65535", error);
-  config->listen_port = (guint16)number;
-  return !config->listen_address || port ||
-         wrong(file, "listen", "address", "there is no port with it, so that droverd would not listen",
-               error);
+    return dr_config_wrong(file, group, "port", "it is not 0 to 65535", error);
+  *ret_port = (guint16)number;
+  return !*ret_address || port ||
+         dr_config_wrong(file, group, "address", "there is no port with it, so that droverd would not listen",
+                         error);
 }
 
 static gboolean
@@ -107,7 +108,7 @@ read_tls(DrConfig *config, const DrConfigFile *file, GError **error)
       !read_flag(file, "tls", "libvirt", &config->tls_libvirt, error))
     return FALSE;
   return !config->tls_dir || !config->tls_libvirt ||
-         wrong(file, "tls", "libvirt", "there is a dir as well", error);
+         dr_config_wrong(file, "tls", "libvirt", "there is a dir as well", error);
 }
 
 static gboolean
@@ -116,18 +117,19 @@ is_pattern(const char *text)
   return !text[strspn(text, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._:-*?[]!")];
 }
 
-static gboolean
-read_allow(DrConfig *config, const DrConfigFile *file, GError **error)
+gboolean
+dr_config_patterns(const DrConfigFile *file, const char *group, const char *key, char ***ret_list,
+                   GError **error)
 {
-  if (!read_list(file, "peers", "allow", &config->peers_allow, error))
+  if (!dr_config_list(file, group, key, ret_list, error))
     return FALSE;
-  for (char **entry = config->peers_allow; entry && *entry; entry++) {
+  for (char **entry = *ret_list; entry && *entry; entry++) {
     g_autofree char *text = NULL;
 
     if (is_pattern(*entry))
       continue;
     text = g_strdup_printf("'%s' is no pattern of a name", *entry);
-    return wrong(file, "peers", "allow", text, error);
+    return dr_config_wrong(file, group, key, text, error);
   }
   return TRUE;
 }
@@ -143,12 +145,12 @@ add_pin(DrConfig *config, const DrConfigFile *file, const char *entry, GError **
   g_autofree char *text = g_strdup_printf("'%.80s' is not NAME=KEYID", entry);
 
   if (!host || !dr_host_check(host, NULL) || !(pin = dr_pin_parse(equals + 1, NULL)))
-    return wrong(file, "peers", "pins", text, error) ||
+    return dr_config_wrong(file, "peers", "pins", text, error) ||
            dr_error_remedy(error, "drover pki show FILE prints a certificate's key id");
   name = dr_host_normal(host);
   if (g_hash_table_contains(config->peers_pins, name))
-    return wrong(file, "peers", "pins", "a name is there twice; several key ids of one have commas between",
-                 error);
+    return dr_config_wrong(file, "peers", "pins",
+                           "a name is there twice; several key ids of one have commas between", error);
   g_hash_table_insert(config->peers_pins, g_steal_pointer(&name), g_steal_pointer(&pin));
   return TRUE;
 }
@@ -158,7 +160,7 @@ read_pins(DrConfig *config, const DrConfigFile *file, GError **error)
 {
   g_auto(GStrv) pins = NULL;
 
-  if (!read_list(file, "peers", "pins", &pins, error))
+  if (!dr_config_list(file, "peers", "pins", &pins, error))
     return FALSE;
   for (char **pin = pins; pin && *pin; pin++)
     if (!add_pin(config, file, *pin, error))
@@ -182,13 +184,13 @@ read_transports(DrConfig *config, const DrConfigFile *file, GError **error)
 {
   g_auto(GStrv) names = NULL;
 
-  if (!read_list(file, "peers", "transports", &names, error))
+  if (!dr_config_list(file, "peers", "transports", &names, error))
     return FALSE;
   for (char **name = names; name && *name; name++) {
     g_autofree char *text = g_strdup_printf("'%.80s' is none of tunnel, plain and handoff", *name);
 
     if (!dr_config_transport(*name))
-      return wrong(file, "peers", "transports", text, error);
+      return dr_config_wrong(file, "peers", "transports", text, error);
     config->transports |= dr_config_transport(*name);
   }
   return TRUE;
@@ -205,7 +207,7 @@ is_canonical(const char *path)
 static gboolean
 read_binaries(DrConfig *config, const DrConfigFile *file, GError **error)
 {
-  if (!read_list(file, "qemu", "binaries", &config->qemu_binaries, error))
+  if (!dr_config_list(file, "qemu", "binaries", &config->qemu_binaries, error))
     return FALSE;
   for (char **entry = config->qemu_binaries; entry && *entry; entry++) {
     g_autofree char *text = NULL;
@@ -213,7 +215,7 @@ read_binaries(DrConfig *config, const DrConfigFile *file, GError **error)
     if (is_canonical(*entry))
       continue;
     text = g_strdup_printf("'%s' is not an absolute path without '.', '..' and '//'", *entry);
-    return wrong(file, "qemu", "binaries", text, error);
+    return dr_config_wrong(file, "qemu", "binaries", text, error);
   }
   return TRUE;
 }
@@ -221,9 +223,11 @@ read_binaries(DrConfig *config, const DrConfigFile *file, GError **error)
 gboolean
 dr_config_read_peers(DrConfig *config, const DrConfigFile *file, GError **error)
 {
-  return read_listen(config, file, error) && read_tls(config, file, error) &&
-         read_allow(config, file, error) && read_pins(config, file, error) &&
-         read_transports(config, file, error) && read_binaries(config, file, error);
+  return dr_config_port(file, "listen", &config->listen_address, &config->listen_port, error) &&
+         read_tls(config, file, error) &&
+         dr_config_patterns(file, "peers", "allow", &config->peers_allow, error) &&
+         read_pins(config, file, error) && read_transports(config, file, error) &&
+         read_binaries(config, file, error);
 }
 
 void

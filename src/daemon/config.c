@@ -25,9 +25,11 @@ set_defaults(DrConfig *config)
 
 /* Group, then key. */
 static const char *const known[][2] = {
-  { "daemon", "run-dir" }, { "daemon", "state-dir" }, { "daemon", "debug" },     { "listen", "address" },
-  { "listen", "port" },    { "tls", "dir" },          { "tls", "libvirt" },      { "tls", "crl" },
-  { "peers", "allow" },    { "peers", "pins" },       { "peers", "transports" }, { "qemu", "binaries" },
+  { "daemon", "run-dir" }, { "daemon", "state-dir" },  { "daemon", "debug" },     { "listen", "address" },
+  { "listen", "port" },    { "tls", "dir" },           { "tls", "libvirt" },      { "tls", "crl" },
+  { "peers", "allow" },    { "peers", "pins" },        { "peers", "transports" }, { "qemu", "binaries" },
+  { "api", "address" },    { "api", "port" },          { "api", "clients" },      { "api", "readers" },
+  { "api", "read-group" }, { "api", "operate-group" },
 };
 
 /* `key` NULL: any of the group. */
@@ -49,9 +51,10 @@ check_keys(GKeyFile *file, const char *path, GError **error)
     g_auto(GStrv) keys = g_key_file_get_keys(file, *group, NULL, NULL);
 
     if (!is_known(*group, NULL))
-      return dr_error_set(error, DR_ERROR_INVALID,
-                          "'%s': there is no group [%s], only [daemon], [listen], [tls], [peers] and [qemu]",
-                          path, *group);
+      return dr_error_set(
+          error, DR_ERROR_INVALID,
+          "'%s': there is no group [%s], only [daemon], [listen], [tls], [peers], [qemu] and [api]", path,
+          *group);
     for (char **key = keys; *key; key++)
       if (!is_known(*group, *key))
         return dr_error_set(error, DR_ERROR_INVALID, "'%s': unknown key '%s' in [%s]", path, *key, *group);
@@ -90,7 +93,7 @@ read_file(DrConfig *config, const char *path, GError **error)
     if (local)
       return dr_error_set(error, DR_ERROR_INVALID, "'%s': debug is neither true nor false", path);
   }
-  return dr_config_read_peers(config, &all, error);
+  return dr_config_read_peers(config, &all, error) && dr_config_read_api(config, &all, error);
 }
 
 static gboolean
@@ -144,4 +147,9 @@ dr_config_clear(DrConfig *config)
   g_strfreev(config->peers_allow);
   g_clear_pointer(&config->peers_pins, g_hash_table_unref);
   g_strfreev(config->qemu_binaries);
+  g_free(config->api_address);
+  g_strfreev(config->api_clients);
+  g_strfreev(config->api_readers);
+  g_free(config->api_read_group);
+  g_free(config->api_operate_group);
 }

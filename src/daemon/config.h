@@ -26,6 +26,11 @@ typedef struct {
   GHashTable *peers_pins;  /* name in lower case -> pin (dr_pin_matches()); may be empty */
   DrTransports transports; /* those that a move may use; default DR_TRANSPORT_TUNNEL */
   char **qemu_binaries;    /* fnmatch(3) patterns */
+
+  char *api_address;                        /* an IP address; NULL: every address of this host */
+  guint16 api_port;                         /* 0: the API is on its unix socket only */
+  char **api_clients, **api_readers;        /* nullable; patterns of names, as peers_allow */
+  char *api_read_group, *api_operate_group; /* nullable; names or numbers */
 } DrConfig;
 
 /* Errors name the file, group and key. An unknown key is an error: a typing mistake must not pass in silence. Nothing is

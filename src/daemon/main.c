@@ -1,12 +1,16 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* droverd: starts in this order, runs the main loop, stops in the reverse order. VMs run on without it. */
 #include "api/http.h"
+#include "base/activation.h"
 #include "base/error.h"
 #include "base/fd.h"
 #include "base/log.h"
+#include "base/notify.h"
 #include "daemon/config.h"
 #include "daemon/service-new.h"
+#include "qemu/scope.h"
 
+#include <errno.h>
 #include <glib-unix.h>
 #include <locale.h>
 #include <signal.h>
@@ -22,6 +26,7 @@ typedef struct {
   GMainLoop *loop;
   DrService *service;
   DrApi *api;
+  GSource *watchdog; /* nullable */
 } Daemon;
 
 static gboolean
@@ -53,21 +58,42 @@ raise_limits(void)
   }
 }
 
-static void
-tell_systemd(void)
+/* The API for others than this user. */
+static gboolean
+open_api(Daemon *d, const char *socket_path, GError **error)
 {
-  /* sd_notify(3) is one datagram; no library is needed for it. */
-  const char *path = g_getenv("NOTIFY_SOCKET");
-  g_autoptr(GSocket) socket = NULL;
-  g_autoptr(GSocketAddress) address = NULL;
+  const DrConfig *config = &d->config;
+  g_autoptr(DrTlsContext) keys = config->api_port ? dr_service_keys(d->service, error) : NULL;
+  const DrApiAccess access = {
+    .read_group = config->api_read_group,
+    .operate_group = config->api_operate_group,
+    .tcp = config->api_port != 0,
+    .address = config->api_address,
+    .port = config->api_port,
+    .clients = config->api_clients,
+    .readers = config->api_readers,
+    .tls = keys,
+  };
 
-  if (!path)
-    return;
-  socket = g_socket_new(G_SOCKET_FAMILY_UNIX, G_SOCKET_TYPE_DATAGRAM, G_SOCKET_PROTOCOL_DEFAULT, NULL);
-  address = path[0] == '@' ? g_unix_socket_address_new_with_type(path + 1, -1, G_UNIX_SOCKET_ADDRESS_ABSTRACT)
-                           : g_unix_socket_address_new(path);
-  if (socket)
-    g_socket_send_to(socket, address, "READY=1", 7, NULL, NULL);
+  if (config->api_port && !keys) {
+    g_prefix_error(error, "cannot serve the API by TLS without keys: ");
+    return FALSE;
+  }
+  d->api = dr_api_new(d->service, d->host.events, socket_path, &access, error);
+  if (d->api && config->api_port)
+    g_message("the API is on %s port %d, too", config->api_address ? config->api_address : "*",
+              config->api_port);
+  return d->api != NULL;
+}
+
+/* Others than its owner come to the socket through it, and to nothing else: what is in it has modes of its own. */
+static gboolean
+let_pass(const char *run_dir, GError **error)
+{
+  struct stat st;
+
+  return (stat(run_dir, &st) == 0 && chmod(run_dir, (st.st_mode & 07777) | S_IXGRP | S_IXOTH) == 0) ||
+         dr_error_set_errno(error, errno, "cannot let others pass through '%s' to the API's socket", run_dir);
 }
 
 static gboolean
@@ -89,17 +115,20 @@ start(Daemon *d, GError **error)
   if (!d->service)
     return FALSE;
   socket_path = g_build_filename(d->host.run_dir, "api.sock", NULL);
-  d->api = dr_api_new(d->service, d->host.events, socket_path, error);
-  if (!d->api)
+  if ((d->config.api_read_group || d->config.api_operate_group) && !let_pass(d->host.run_dir, error))
+    return FALSE;
+  if (!open_api(d, socket_path, error))
     return FALSE;
   g_message("droverd %s listens on %s", DROVER_VERSION, socket_path);
-  tell_systemd();
+  d->watchdog = dr_notify_watchdog_start(d->host.context);
+  dr_notify("READY=1");
   return TRUE;
 }
 
 static void
 stop(Daemon *d)
 {
+  dr_notify("STOPPING=1");
   if (d->service)
     dr_service_end_waits(d->service);
   g_clear_pointer(&d->api, dr_api_free);
@@ -108,6 +137,10 @@ stop(Daemon *d)
   g_clear_pointer(&d->host.store, dr_store_close);
   g_free(d->host.cache_dir);
   dr_config_clear(&d->config);
+  if (d->watchdog) {
+    g_source_destroy(d->watchdog);
+    g_source_unref(d->watchdog);
+  }
   if (d->loop)
     g_main_loop_unref(d->loop);
 }
@@ -137,6 +170,9 @@ main(int argc, char **argv)
     printf("droverd %s\n", DROVER_VERSION);
     return 0;
   }
+  dr_notify_init();
+  dr_activation_init(DR_ACTIVATION_FIRST);
+  dr_scope_init();
   dr_log_init(d.config.debug);
   signal(SIGPIPE, SIG_IGN);
   raise_limits();

@@ -4,6 +4,7 @@
 #include "daemon/request.h"
 #include "daemon/service-internal.h"
 #include "job/preflight.h"
+#include "job/stats.h"
 #include "job/upgrade.h"
 
 #define WAIT_MAX_MS 60000
@@ -211,4 +212,18 @@ dr_service_job_cancel(DrService *service, const char *text, GError **error)
   gint64 id;
 
   return parse_id(text, &id, error) ? dr_jobs_cancel(service->jobs, id, error) : NULL;
+}
+
+JsonObject *
+dr_service_report(DrService *service, const char *text, GError **error)
+{
+  gint64 id;
+
+  return parse_id(text, &id, error) ? dr_jobs_report(service->jobs, id, error) : NULL;
+}
+
+JsonObject *
+dr_service_stats(DrService *service, const char *kind, GError **error)
+{
+  return dr_stats(service->host->store, kind, error);
 }

@@ -333,7 +333,7 @@ dr_service_answer_peer(DrService *service, const char *peer, const char *method,
   const char *move = dr_json_str(params, "move", "");
 
   if (g_str_equal(method, "version"))
-    return dr_json("{'version': <%s>}", DROVER_VERSION);
+    return dr_json("{'version': <%s>, 'wall_us': <%x>}", DROVER_VERSION, g_get_real_time());
   if (!g_str_has_prefix(method, "move.") || !*move || strlen(move) > MOVE_ID_MAX) {
     dr_error_set(error, DR_ERROR_INVALID, "'%.40s' cannot be asked of this droverd", method);
     return NULL;

@@ -17,7 +17,8 @@
 struct DrServiceNet {
   const DrConfig *config;
   DrTlsContext *context; /* NULL: no keys */
-  DrListener *listener;  /* NULL: nobody can come */
+  DrExpiry expiry;
+  DrListener *listener; /* NULL: nobody can come */
   GMutex lock;
   GPtrArray *links; /* of DrLink; under `lock` */
 };
@@ -152,7 +153,10 @@ take_stream(DrConn *conn, JsonObject *hello)
   else
     dr_streams_take(move, dr_json_int(hello, "epoch", 0),
                     (guint)CLAMP(dr_json_int(hello, "index", 0), 0, 9999), conn, &error);
-  if (error)
+  if (error && dr_json_str(hello, "image", NULL))
+    g_debug("%s",
+            error->message); /* the other host keeps one in reserve, a moment before and after it is wanted */
+  else if (error)
     g_message("%s", error->message);
 }
 
@@ -200,6 +204,16 @@ load_keys(const DrConfig *config, GError **error)
   return dr_tls_context_new(&files, error);
 }
 
+static void
+read_expiry(const DrConfig *config, DrExpiry *ret_expiry)
+{
+  g_autoptr(DrPkiPaths) paths =
+      dr_pki_find(config->tls_libvirt ? NULL : config->tls_dir, config->tls_crl, NULL);
+
+  if (paths)
+    dr_expiry_read(paths, ret_expiry);
+}
+
 gboolean
 dr_service_open_net(DrService *service, const DrConfig *config, GError **error)
 {
@@ -211,11 +225,21 @@ dr_service_open_net(DrService *service, const DrConfig *config, GError **error)
   g_mutex_init(&net->lock);
   net->links = g_ptr_array_new_with_free_func((GDestroyNotify)dr_link_free);
   net->context = load_keys(config, &local);
+  if (net->context)
+    read_expiry(config, &net->expiry);
   service->host->net = dr_net_new(net->context, local ? local->message : NULL, find_peer, service->host);
   if (net->context || config->listen_port == 0)
     return TRUE;
   g_propagate_prefixed_error(error, g_steal_pointer(&local), "cannot listen for peers without keys: ");
   return FALSE;
+}
+
+DrTlsContext *
+dr_service_keys(DrService *service, GError **error)
+{
+  if (service->net->context)
+    return dr_tls_context_ref(service->net->context);
+  return load_keys(service->net->config, error); /* which says what is wrong */
 }
 
 gboolean
@@ -261,6 +285,12 @@ char **
 dr_service_binaries(DrService *service)
 {
   return service->net->config->qemu_binaries;
+}
+
+const DrExpiry *
+dr_service_expiry(DrService *service)
+{
+  return service->net->context ? &service->net->expiry : NULL;
 }
 
 gboolean

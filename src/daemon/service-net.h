@@ -3,6 +3,7 @@
 #pragma once
 #include "daemon/service.h"
 #include "daemon/config.h"
+#include "daemon/expiry.h"
 #include "job/job.h"
 
 /* Reads the keys, so that jobs can reach peers; without keys they are told why they cannot. An error only where droverd is to
@@ -11,6 +12,9 @@ gboolean dr_service_open_net(DrService *service, const DrConfig *config, GError 
 /* Opens the port, when what an earlier droverd left is known to those who may ask for it. */
 gboolean dr_service_listen(DrService *service, GError **error);
 void dr_service_close_net(DrService *service);
+
+/* Of the keys that are in use; NULL: there are none. (transfer none) */
+const DrExpiry *dr_service_expiry(DrService *service);
 
 /* Whether the configuration allows that transport ("tunnel", "plain", "handoff"). */
 gboolean dr_service_allows_transport(DrService *service, const char *name);

@@ -3,6 +3,7 @@
 #pragma once
 #include "daemon/config.h"
 #include "daemon/service.h"
+#include "net/tls.h"
 #include "vm/host.h"
 
 /* fnmatch(3) patterns of the QEMUs that a peer may have started. (transfer none) */
@@ -11,6 +12,9 @@ char **dr_service_binaries(DrService *service);
 /* Loads the VMs of the state file, brings to an end what jobs an earlier droverd left, and watches what runs. The
  * recovery goes on in threads of its own. */
 DrService *dr_service_new(DrHost *host, const DrConfig *config, GError **error);
+
+/* This host's keys, for another server of droverd's. (transfer full); NULL with the error set. */
+DrTlsContext *dr_service_keys(DrService *service, GError **error);
 
 /* Requests that wait for a guest end soon. */
 void dr_service_end_waits(DrService *service);

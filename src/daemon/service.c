@@ -1,16 +1,19 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The registry of VMs: how they come in, what is shown of them, and what an earlier droverd left. */
 #include "base/error.h"
+#include "base/notify.h"
 #include "daemon/request.h"
 #include "daemon/service-internal.h"
 #include "daemon/service-net.h"
 #include "daemon/service-new.h"
 #include "job/inventory.h"
+#include "job/job-metrics.h"
 #include "job/revert.h"
 #include "job/upgrade.h"
 #include "vm/start.h"
 
 #include <string.h>
+#include <unistd.h>
 
 #define MAX_VMS 1000
 
@@ -290,11 +293,11 @@ dr_service_version(DrService *service, GError **error)
   g_mutex_lock(&service->lock);
   vms = g_hash_table_size(service->vms);
   g_mutex_unlock(&service->lock);
-  return dr_json(
-      "{'version': <%s>, 'run_dir': <%s>, 'state_dir': <%s>, 'uptime_s': <%x>, 'vms': <%x>, 'jobs': <%x>}",
-      DROVER_VERSION, service->host->run_dir, service->host->state_dir,
-      (g_get_monotonic_time() - service->started_us) / G_USEC_PER_SEC, (gint64)vms,
-      (gint64)dr_jobs_active(service->jobs));
+  return dr_json("{'version': <%s>, 'host': <%s>, 'run_dir': <%s>, 'state_dir': <%s>, 'uptime_s': <%x>, "
+                 "'vms': <%x>, 'jobs': <%x>, 'pid': <%i>}",
+                 DROVER_VERSION, g_get_host_name(), service->host->run_dir, service->host->state_dir,
+                 (g_get_monotonic_time() - service->started_us) / G_USEC_PER_SEC, (gint64)vms,
+                 (gint64)dr_jobs_active(service->jobs), (int)getpid());
 }
 
 /* --- Start and end --- */
@@ -334,6 +337,7 @@ take_up(DrService *service, const DrJobRow *row, GPtrArray *batch)
           row->record, "error",
           dr_json("{'code': <'closed'>, 'message': <'droverd ended before it began'>, "
                   "'remedy': <'start it again'>}"));
+    dr_job_metrics_ended(row->kind, gone ? "succeeded" : "failed", row->record);
     dr_store_put_job(service->host->store, row->id, gone ? "succeeded" : "failed", row->stage, row->record,
                      NULL);
     return;
@@ -420,8 +424,10 @@ dr_service_new(DrHost *host, const DrConfig *config, GError **error)
   }
   vms = dr_service_all(service);
   for (guint i = 0; i < vms->len; i++)
-    if (!dr_vm_job(vms->pdata[i]))
+    if (!dr_vm_job(vms->pdata[i])) {
+      dr_notify("EXTEND_TIMEOUT_USEC=30000000"); /* a QEMU that does not greet costs 5 s */
       dr_vm_attach(vms->pdata[i]);
+    }
   dr_service_take_up_streams(service);
   if (!dr_service_listen(service, error)) {
     dr_service_free(service, 0);

@@ -104,6 +104,11 @@ JsonObject *dr_service_job_wait(DrService *service, const char *id, int timeout_
 /* Asks it to stop. DR_ERROR_REFUSED past the point of no return or when it has ended. -> job object */
 JsonObject *dr_service_job_cancel(DrService *service, const char *id, GError **error);
 
+/* What it did when: job/recorder.h, with its "job". */
+JsonObject *dr_service_report(DrService *service, const char *id, GError **error);
+/* As job/stats.h has it; `kind` is nullable. */
+JsonObject *dr_service_stats(DrService *service, const char *kind, GError **error);
+
 /* --- Peers: the droverds of other hosts --- */
 
 /* {"name","host","port":1-65535, absent: DR_PEER_PORT,"pin":key ids as dr_pin_parse() takes them, or null}. -> peer object.
@@ -113,8 +118,11 @@ JsonArray *dr_service_peer_list(DrService *service, GError **error);
 gboolean dr_service_peer_remove(DrService *service, const char *name, GError **error);
 
 /* Connects, and measures. -> {"name","host","port","certificate":its first name,"key_id","version":droverd's there,"protocol",
- * "tls":suite,"round_trip_ms","send_mib","receive_mib":MiB/s} */
+ * "tls":suite,"round_trip_ms","send_mib","receive_mib":MiB/s,"clock_offset_ms":how much it is ahead, or absent} */
 JsonObject *dr_service_peer_test(DrService *service, const char *name, GError **error);
 
-/* {"version","run_dir","state_dir","uptime_s","vms","jobs"} */
+/* {"version","host":this machine's name,"run_dir","state_dir","uptime_s","vms","jobs","pid": droverd's} */
 JsonObject *dr_service_version(DrService *service, GError **error);
+
+/* Prometheus' text format 0.0.4; docs/METRICS.md. Nothing is asked of a QEMU. (transfer full) */
+char *dr_service_metrics(DrService *service, GError **error);

@@ -7,11 +7,11 @@
 #include "job/disk.h"
 #include "job/image-link.h"
 #include "job/move-spec.h"
+#include "job/room.h"
 #include "qemu/tool.h"
 
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 
 #define CREATE_MS 60000
 #define OPEN_MS 10000
@@ -46,13 +46,15 @@ dr_arrival_storage_report(JsonArray *disks)
 void
 dr_arrival_storage_check(JsonArray *disks, DrFindings *findings)
 {
+  g_autoptr(DrRoom) room = dr_room_new();
+
   for (guint i = 0; disks && i < json_array_get_length(disks); i++) {
     JsonObject *disk = json_array_get_object_element(disks, i);
     const char *path = dr_json_str(disk, "path", "");
     g_autofree char *dir = g_path_get_dirname(path);
     gint64 wanted = dr_json_int(disk, "allocated", 0);
-    struct statvfs fs;
     struct stat st;
+    gint64 there;
 
     if (!has_role(disk, "copy") || dr_move_tokens_is_same(disk))
       continue;
@@ -64,15 +66,16 @@ dr_arrival_storage_check(JsonArray *disks, DrFindings *findings)
                       path);
       continue;
     }
-    if (!g_path_is_absolute(path) || !g_file_test(dir, G_FILE_TEST_IS_DIR) || statvfs(dir, &fs) < 0)
+    there = g_path_is_absolute(path) ? dr_room_take(room, dir, wanted) : -1;
+    if (there < 0)
       dr_findings_add(findings, DR_FINDING_BLOCKER, "storage-directory",
                       "make it there, or give the image another name there: --map disk=PATH:PATH",
                       "the other host has no directory '%s' for the image '%s'", dir, path);
-    else if ((gint64)fs.f_bavail * (gint64)fs.f_frsize < wanted)
+    else if (there < wanted)
       dr_findings_add(findings, DR_FINDING_BLOCKER, "storage-room", "make room there",
                       "the image '%s' takes %" G_GINT64_FORMAT
                       " MiB, and the other host has %" G_GINT64_FORMAT " MiB free for it",
-                      path, wanted >> 20, (gint64)fs.f_bavail * (gint64)fs.f_frsize >> 20);
+                      path, wanted >> 20, there >> 20);
   }
 }
 

@@ -4,12 +4,12 @@
 #include "base/error.h"
 #include "job/block-job.h"
 #include "job/disk-image.h"
-#include "job/fetch-tool.h"
 #include "job/disk-target.h"
+#include "job/fetch-tool.h"
+#include "job/room.h"
 
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #define CREATE_MS 60000
@@ -22,6 +22,7 @@ typedef struct {
   JsonObject *request;
   JsonArray *records;
   DrFindings *findings;
+  DrRoom *room;
 } Choice;
 
 void
@@ -70,20 +71,20 @@ static void
 check_room(const Choice *c, const DrBackupTarget *target)
 {
   g_autofree char *dir = g_path_get_dirname(target->file);
-  struct statvfs fs;
+  gint64 there = dr_room_take(c->room, dir, target->wanted);
   struct stat st;
 
   if (lstat(target->file, &st) == 0)
     block(c, "target-exists", "name another one", "the target '%s' of disk '%s' is there already",
           target->file, target->disk);
-  else if (!g_file_test(dir, G_FILE_TEST_IS_DIR) || statvfs(dir, &fs) < 0)
+  else if (there < 0)
     block(c, "target", "make it, or name another target",
           "there is no directory '%s' for the backup of disk '%s'", dir, target->disk);
-  else if ((gint64)fs.f_bavail * (gint64)fs.f_frsize < target->wanted)
+  else if (there < target->wanted)
     block(c, "target-room", "make room there, or name another target",
           "'%s' has %" G_GINT64_FORMAT " MiB free, and the backup of disk '%s' takes up to %" G_GINT64_FORMAT
           " MiB",
-          dir, ((gint64)fs.f_bavail * (gint64)fs.f_frsize) >> 20, target->disk, target->wanted >> 20);
+          dir, there >> 20, target->disk, (target->wanted + (1 << 20) - 1) >> 20);
 }
 
 /* --- What it stands on --- */
@@ -186,9 +187,14 @@ dr_backup_targets_choose(GPtrArray *targets, const DrPoint *point, DrVm *vm, Jso
                          DrFindings *findings, GError **error)
 {
   g_autoptr(JsonArray) records = dr_store_load_backups(dr_vm_host(vm)->store, dr_vm_name(vm), error);
-  const Choice choice = {
-    .targets = targets, .point = point, .vm = vm, .request = request, .records = records, .findings = findings
-  };
+  g_autoptr(DrRoom) room = dr_room_new();
+  const Choice choice = { .targets = targets,
+                          .point = point,
+                          .vm = vm,
+                          .request = request,
+                          .records = records,
+                          .findings = findings,
+                          .room = room };
   const char *given = dr_json_str(request, "target", "");
   gboolean is_dir = g_file_test(given, G_FILE_TEST_IS_DIR);
 

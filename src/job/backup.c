@@ -161,7 +161,7 @@ watch_all(Backup *b)
     const DrBackupTarget *target = b->targets->pdata[i];
     g_autofree char *what = g_strdup_printf("the backup of disk '%s'", target->disk);
 
-    dr_disk_job_watch(&b->d, target->job, what);
+    dr_disk_job_watch(&b->d, target->job, what, target->disk);
   }
 }
 

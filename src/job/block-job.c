@@ -152,6 +152,20 @@ dr_block_job_kill(DrQmp *qmp, const char *id, DrDeadline deadline, GError **erro
   }
 }
 
+gboolean
+dr_block_stream(DrQmp *qmp, const DrBlockStream *stream, GError **error)
+{
+  JsonObject *arguments = dr_json("{'job-id': <%s>, 'device': <%s>, 'speed': <%x>, 'on-error': <'stop'>, "
+                                  "'auto-finalize': <false>, 'auto-dismiss': <true>}",
+                                  stream->job, stream->top, stream->bytes_s);
+
+  if (stream->base)
+    json_object_set_string_member(arguments, "base-node", stream->base);
+  if (stream->base_file) /* QEMU would write the name that it was opened by, from its own directory */
+    json_object_set_string_member(arguments, "backing-file", stream->base_file);
+  return dr_qmp_do(qmp, "block-stream", arguments, error);
+}
+
 static gboolean
 sync_fd(int fd, const char *file, GError **error)
 {

@@ -39,6 +39,15 @@ void dr_block_job_cancel(DrQmp *qmp, const char *id);
 /* Ends it now, whatever it has done so far, waits, and dismisses it. Nothing to do where it is gone. */
 gboolean dr_block_job_kill(DrQmp *qmp, const char *id, DrDeadline deadline, GError **error);
 
+/* block-stream, such that nothing is lost and nobody harmed at its end: it stops at an I/O error, waits to be finalized (flush before), and
+ * goes from QEMU's list by itself; see dr_disk_job_watch_header(). */
+typedef struct {
+  const char *job, *top;        /* QEMU's job; the node that is streamed into */
+  const char *base, *base_file; /* nullable: the node that stays below, and what the header has for it */
+  gint64 bytes_s;               /* 0: no limit */
+} DrBlockStream;
+gboolean dr_block_stream(DrQmp *qmp, const DrBlockStream *stream, GError **error);
+
 /* Has QEMU write what it still keeps of an image to the disk, its tables too: `file` (nullable) is synced first, by the calling thread, as
  * QEMU's guest stands still while QEMU itself does that (HMP `qemu-io … flush`). */
 gboolean dr_block_flush(DrQmp *qmp, const char *node, const char *file, GError **error);

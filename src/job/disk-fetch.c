@@ -264,16 +264,6 @@ asked(DrDiskJob *d, const char *method, JsonObject *params, JsonObject **ret_rep
 }
 
 static gboolean
-start_stream(Fetch *f, const Image *image, const char *top, DrQmp *qmp, GError **error)
-{
-  return dr_qmp_do(qmp, "block-stream",
-                   dr_json("{'job-id': <%s>, 'device': <%s>, 'speed': <%x>, 'on-error': <'stop'>, "
-                           "'auto-finalize': <false>, 'auto-dismiss': <true>}",
-                           image->job, top, image->mib << 20),
-                   error);
-}
-
-static gboolean
 is_beside(const Image *image)
 {
   return !g_str_equal(image->overlay, image->path);
@@ -296,12 +286,13 @@ is_whole(const Image *image, const DrDisk *disk)
 }
 
 static gboolean
-begin(Fetch *f, const Image *image, const DrDisk *disk, DrQmp *qmp, GError **error)
+begin(const Image *image, const DrDisk *disk, DrQmp *qmp, GError **error)
 {
   DrFetchMirror mirror = mirror_of(image);
+  DrBlockStream stream = { .job = image->job, .top = dr_node_name(disk->top), .bytes_s = image->mib << 20 };
 
   return is_beside(image) ? dr_fetch_mirror_begin(&mirror, disk, qmp, error)
-                          : start_stream(f, image, dr_node_name(disk->top), qmp, error);
+                          : dr_block_stream(qmp, &stream, error);
 }
 
 static gboolean
@@ -329,7 +320,6 @@ begin_one(Fetch *f, Image *image, const DrDisks *disks, DrQmp *qmp, GError **err
   const DrDisk *disk = find_disk(image, disks, error);
   g_auto(DrBlockJobLook) look = { 0 };
   g_autofree char *what = g_strdup_printf("fetching disk '%s'", disk ? disk->name : "?");
-  DrBlockWatch *watch;
 
   if (!disk || !dr_block_job_look(qmp, image->job, &look, error))
     return FALSE;
@@ -341,12 +331,12 @@ begin_one(Fetch *f, Image *image, const DrDisks *disks, DrQmp *qmp, GError **err
       !dr_block_job_kill(qmp, image->job, dr_deadline_in(KILL_MS), error))
     return FALSE;
   if ((look.state == DR_BLOCK_JOB_GONE || look.state == DR_BLOCK_JOB_ENDED) &&
-      !begin(f, image, disk, qmp, error))
+      !begin(image, disk, qmp, error))
     return FALSE;
-  watch = dr_disk_job_watch(&f->d, image->job, what);
-  watch->vanishes = !is_beside(image);
-  watch->flush_node = is_beside(image) ? NULL : g_strdup(dr_node_name(disk->top));
-  watch->flush_file = is_beside(image) ? NULL : g_strdup(image->path);
+  if (is_beside(image))
+    dr_disk_job_watch(&f->d, image->job, what, disk->name);
+  else
+    dr_disk_job_watch_header(&f->d, image->job, what, disk->name, dr_node_name(disk->top), image->path);
   return TRUE;
 }
 

@@ -19,6 +19,7 @@ watch_free(gpointer data)
 
   g_free(watch->id);
   g_free(watch->what);
+  g_free(watch->disk);
   g_free(watch->flush_node);
   g_free(watch->flush_file);
   dr_block_job_look_clear(&watch->look);
@@ -45,15 +46,32 @@ dr_disk_job_clear(DrDiskJob *d)
   g_clear_pointer(&d->watches, g_ptr_array_unref);
 }
 
-DrBlockWatch *
-dr_disk_job_watch(DrDiskJob *d, const char *id, const char *what)
+static DrBlockWatch *
+add_watch(DrDiskJob *d, const char *id, const char *what, const char *disk)
 {
   DrBlockWatch *watch = g_new0(DrBlockWatch, 1);
 
   watch->id = g_strdup(id);
   watch->what = g_strdup(what);
+  watch->disk = g_strdup(disk ? disk : "?");
   g_ptr_array_add(d->watches, watch);
   return watch;
+}
+
+void
+dr_disk_job_watch(DrDiskJob *d, const char *id, const char *what, const char *disk)
+{
+  add_watch(d, id, what, disk);
+}
+
+void
+dr_disk_job_watch_header(DrDiskJob *d, const char *id, const char *what, const char *disk, const char *node,
+                         const char *file)
+{
+  DrBlockWatch *watch = add_watch(d, id, what, disk);
+
+  watch->flush_node = g_strdup(node);
+  watch->flush_file = g_strdup(file);
 }
 
 DrMailbox *
@@ -115,7 +133,7 @@ look_at_one(DrDiskJob *d, DrBlockWatch *watch, DrQmp *qmp, GError **error)
   dr_block_job_look_clear(&watch->look);
   if (!dr_block_job_look(qmp, watch->id, &watch->look, error))
     return FALSE;
-  if (watch->look.state == DR_BLOCK_JOB_GONE && watch->vanishes) {
+  if (watch->look.state == DR_BLOCK_JOB_GONE && watch->flush_node) {
     watch->look.state = DR_BLOCK_JOB_ENDED;
     watch->look.done = watch->look.total = total;
     return TRUE;
@@ -139,16 +157,10 @@ look(DrDiskJob *d, DrQmp *qmp, GError **error)
 }
 
 static void
-tell_progress(DrDiskJob *d)
+note_rate(DrDiskJob *d, gint64 done)
 {
-  gint64 done = 0, total = 0, now = g_get_monotonic_time();
+  gint64 now = g_get_monotonic_time();
 
-  for (guint i = 0; i < d->watches->len; i++) {
-    const DrBlockWatch *watch = d->watches->pdata[i];
-
-    done += watch->look.done;
-    total += watch->look.total;
-  }
   if (d->seen_us == 0 || done < d->seen_done) {
     d->seen_us = now;
     d->seen_done = done;
@@ -157,7 +169,30 @@ tell_progress(DrDiskJob *d)
     d->seen_us = now;
     d->seen_done = done;
   }
-  dr_job_progress(d->job, done, total, d->rate, 1);
+}
+
+static void
+tell_progress(DrDiskJob *d)
+{
+  g_autofree DrDiskProgress *disks = g_new0(DrDiskProgress, d->watches->len);
+  DrProgress progress = DR_PROGRESS_INIT;
+
+  for (guint i = 0; i < d->watches->len; i++) {
+    const DrBlockWatch *watch = d->watches->pdata[i];
+
+    disks[i] = (DrDiskProgress){ watch->disk, watch->look.done, watch->look.total };
+    progress.bytes_done += watch->look.done;
+    progress.bytes_total += watch->look.total;
+  }
+  note_rate(d, progress.bytes_done);
+  progress.rate_mib = d->rate;
+  progress.pass = 1;
+  progress.disks = disks;
+  progress.n_disks = d->watches->len;
+  if (d->rate > 0)
+    progress.expected_ms =
+        (gint64)((double)(progress.bytes_total - progress.bytes_done) / 1048.576 / d->rate);
+  dr_job_progress(d->job, &progress);
 }
 
 static gboolean

@@ -10,12 +10,8 @@
 typedef struct {
   char *id;
   char *what; /* for messages: "the copy of disk 'd0'" */
-  gboolean
-      vanishes; /* auto-dismiss: it goes at its end, and the block graph tells how that was. A block-stream must: while one that
-                        has ended is still on QEMU's list, query-named-block-nodes crashes QEMU (seen on 7.2 and 10.0) */
-  /* auto-finalize off: the node, and its file, that are written to the disk when it has done its work, before its images are told so. QEMU
-   * drops an image's backing file from its header while the tables of what was copied are still in its memory: a QEMU that is killed then
-   * leaves an image with holes (seen on 7.2 and 10.0). Nullable */
+  char *disk; /* its name */
+  /* Of dr_disk_job_watch_header(); nullable. */
   char *flush_node, *flush_file;
   DrBlockJobLook look;
 } DrBlockWatch;
@@ -46,8 +42,14 @@ struct DrDiskJob {
 /* Publishes its mailbox under the VM's name. */
 void dr_disk_job_init(DrDiskJob *d, DrJob *job);
 void dr_disk_job_clear(DrDiskJob *d);
-/* (transfer none) */
-DrBlockWatch *dr_disk_job_watch(DrDiskJob *d, const char *id, const char *what);
+void dr_disk_job_watch(DrDiskJob *d, const char *id, const char *what, const char *disk);
+/* A job that takes an image from a header at its end, begun with auto-finalize off and auto-dismiss on. `node`, and its `file` (nullable), are
+ * written to the disk when it has done its work, and then it is finalized: QEMU drops the backing file while the tables of what was copied
+ * are still in its memory, and a QEMU that is killed then leaves an image with holes. It is not on QEMU's list afterwards, and the block
+ * graph tells how it ended: while a block-stream that has ended is on the list, query-named-block-nodes crashes QEMU (both seen on 7.2
+ * and 10.0). */
+void dr_disk_job_watch_header(DrDiskJob *d, const char *id, const char *what, const char *disk,
+                              const char *node, const char *file);
 
 /* What can be asked of the job that is at the VM's disks. NULL: there is none. (transfer full) */
 DrMailbox *dr_disk_job_find(const char *vm);

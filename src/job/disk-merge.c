@@ -445,14 +445,13 @@ watch_items(Merge *m)
   for (guint i = 0; i < m->items->len; i++) {
     const Item *item = m->items->pdata[i];
     g_autofree char *what = g_strdup_printf("the merge of disk '%s'", item->disk);
-    DrBlockWatch *watch;
 
-    watch = dr_disk_job_watch(&m->d, item->job, what);
-    if (!changes_header(m, item))
-      continue;
-    watch->vanishes = TRUE; /* is_merged() */
-    watch->flush_node = g_strdup(m->up ? item->overlay_node : item->base_node);
-    watch->flush_file = g_strdup(m->up ? item->overlay : item->base);
+    if (changes_header(m, item)) /* is_merged() */
+      dr_disk_job_watch_header(&m->d, item->job, what, item->disk,
+                               m->up ? item->overlay_node : item->base_node,
+                               m->up ? item->overlay : item->base);
+    else
+      dr_disk_job_watch(&m->d, item->job, what, item->disk);
   }
 }
 

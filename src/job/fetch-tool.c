@@ -4,6 +4,7 @@
  * The cache modes are not for speed. `rebase` takes the backing file out of the header before it has written the tables of what it copied,
  * unless each of its writes goes through; `convert` syncs nothing by itself (both seen on 7.2). */
 #include "job/fetch-tool.h"
+#include "argv/opts.h"
 #include "base/error.h"
 #include "base/fd.h"
 
@@ -11,12 +12,10 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-/* QEMU's options for it: a path with a comma has two of them. */
 static char *
 options_of(const char *path, const char *secret)
 {
-  g_auto(GStrv) parts = g_strsplit(path, ",", -1);
-  g_autofree char *doubled = g_strjoinv(",,", parts);
+  g_autofree char *doubled = dr_opts_double(path);
 
   return secret ? g_strdup_printf("driver=qcow2,encrypt.key-secret=%s,file.driver=file,file.filename=%s",
                                   secret, doubled)

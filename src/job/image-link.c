@@ -9,12 +9,10 @@
 #include "base/fd.h"
 #include "net/relay.h"
 
-#include <errno.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #define WAITING_MAX 4 /* streams for one image that nobody has wanted yet */
 #define CLIENTS_MAX                                                                                          \
@@ -182,14 +180,6 @@ find_stream(Image *image, int client)
 }
 
 static void
-drop_ended(GPtrArray *relays)
-{
-  for (guint i = relays->len; i-- > 0;)
-    if (dr_relay_state(relays->pdata[i]) != DR_RELAY_RUNS)
-      g_ptr_array_remove_index(relays, i);
-}
-
-static void
 serve(Image *image, int client)
 {
   g_autoptr(GError) error = NULL;
@@ -218,7 +208,7 @@ serve_all(gpointer data)
       poll(&fds[1], 1, REFUSED_MS);
       continue;
     }
-    drop_ended(image->relays);
+    dr_relays_drop_ended(image->relays);
     if (image->relays->len < CLIENTS_MAX)
       serve(image, client);
     else
@@ -228,23 +218,6 @@ serve_all(gpointer data)
 }
 
 /* --- Beginning and end --- */
-
-static int
-listen_at(const char *path, GError **error)
-{
-  struct sockaddr_un address = { .sun_family = AF_UNIX };
-  dr_autofd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-
-  if (g_strlcpy(address.sun_path, path, sizeof address.sun_path) >= sizeof address.sun_path) {
-    dr_error_set(error, DR_ERROR_INVALID, "the path '%s' is too long for a socket", path);
-    return -1;
-  }
-  unlink(path);
-  if (fd >= 0 && bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, CLIENTS_MAX) == 0)
-    return dr_fd_steal(&fd);
-  dr_error_set_errno(error, errno, "cannot listen on '%s'", path);
-  return -1;
-}
 
 static void
 image_free(gpointer data)
@@ -276,7 +249,7 @@ add_image(DrImageLink *link, const char *prefix, const char *name, GError **erro
   image->came = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   image->waiting = g_ptr_array_new_with_free_func((GDestroyNotify)dr_conn_free);
   image->relays = g_ptr_array_new_with_free_func((GDestroyNotify)dr_relay_free);
-  image->listener = listen_at(image->path, error);
+  image->listener = dr_unix_listen(image->path, SOCK_NONBLOCK, CLIENTS_MAX, error);
   g_ptr_array_add(link->images, image);
   if (image->listener < 0)
     return FALSE;

@@ -4,6 +4,7 @@
  * Per image one thread: it opens a stream to the other host, waits there to be wanted, hands it to a relay, and opens
  * the next. So there is always one to take, and this host needs no port that the other one could reach. */
 #include "job/image-server.h"
+#include "argv/opts.h"
 #include "base/error.h"
 #include "base/fd.h"
 #include "job/image-link.h"
@@ -15,11 +16,8 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
-#include <string.h>
 #include <sys/eventfd.h>
-#include <sys/socket.h>
 #include <sys/stat.h>
-#include <sys/un.h>
 #include <sys/wait.h>
 
 #define PROGRAM "qemu-storage-daemon"
@@ -61,19 +59,6 @@ is_over(const Image *image, int timeout_ms)
   return poll(&fd, 1, timeout_ms) > 0;
 }
 
-static int
-connect_local(const Image *image, GError **error)
-{
-  struct sockaddr_un address = { .sun_family = AF_UNIX };
-  dr_autofd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-  g_strlcpy(address.sun_path, image->server->nbd_path, sizeof address.sun_path);
-  if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) == 0)
-    return dr_fd_steal(&fd);
-  dr_error_set_errno(error, errno, "cannot connect to '%s'", image->server->nbd_path);
-  return -1;
-}
-
 /* FALSE: it broke, or all is to end. Without a limit: nobody may want it for hours. */
 static gboolean
 wait_wanted(const Image *image, DrConn *conn, GError **error)
@@ -86,14 +71,6 @@ wait_wanted(const Image *image, DrConn *conn, GError **error)
   if (fds[0].revents || dr_conn_read(conn, &word, 1, GO_MS, error) <= 0)
     return FALSE;
   return word == DR_IMAGE_LINK_GO || dr_error_set(error, DR_ERROR_INVALID, "it said something else");
-}
-
-static void
-drop_ended(GPtrArray *relays)
-{
-  for (guint i = relays->len; i-- > 0;)
-    if (dr_relay_state(relays->pdata[i]) != DR_RELAY_RUNS)
-      g_ptr_array_remove_index(relays, i);
 }
 
 static gboolean
@@ -110,8 +87,8 @@ offer_one(Image *image, GError **error)
     return FALSE;
   while (!g_atomic_int_get(&server->wanted) && !is_over(image, CLOSED_MS))
     ; /* the other side waits for some seconds, and then comes again */
-  drop_ended(image->relays);
-  local = connect_local(image, error);
+  dr_relays_drop_ended(image->relays);
+  local = dr_unix_connect(server->nbd_path, 0, error);
   relay = local >= 0 ? dr_relay_new(local, g_steal_pointer(&conn), -1, error) : NULL;
   if (relay)
     g_ptr_array_add(image->relays, relay);
@@ -173,20 +150,11 @@ kill_process(DrImageServer *server)
   server->pid = 0;
 }
 
-/* In QEMU's options a comma is two. */
-static char *
-doubled(const char *text)
-{
-  g_auto(GStrv) parts = g_strsplit(text, ",", -1);
-
-  return g_strjoinv(",,", parts);
-}
-
 static char **
 command_line(const DrImageServer *server)
 {
   g_autoptr(GStrvBuilder) argv = g_strv_builder_new();
-  g_autofree char *qmp = doubled(server->qmp_path), *nbd = doubled(server->nbd_path);
+  g_autofree char *qmp = dr_opts_double(server->qmp_path), *nbd = dr_opts_double(server->nbd_path);
   g_autofree char *chardev = g_strdup_printf("socket,id=qmp,path=%s,server=on,wait=off", qmp);
   g_autofree char *nbd_server = g_strdup_printf("addr.type=unix,addr.path=%s", nbd);
 
@@ -197,17 +165,35 @@ command_line(const DrImageServer *server)
   return g_strv_builder_end(argv);
 }
 
+/* (transfer full) */
+static char *
+find_program(GError **error)
+{
+  char *path = dr_find_program(PROGRAM, g_getenv("PATH"), "/", error);
+
+  if (!path)
+    dr_error_remedy(error, "install it (Debian: qemu-system-common): it serves the disks after a move");
+  return path;
+}
+
+gboolean
+dr_image_server_is_possible(GError **error)
+{
+  g_autofree char *path = find_program(error);
+
+  return path != NULL;
+}
+
 static gboolean
 start_process(DrImageServer *server, GError **error)
 {
-  g_autofree char *path = dr_find_program(PROGRAM, g_getenv("PATH"), "/", error);
+  g_autofree char *path = find_program(error);
   g_auto(GStrv) argv = command_line(server), envp = g_get_environ();
   dr_autofd int nothing = open("/dev/null", O_RDWR | O_CLOEXEC);
   int failed;
 
   if (!path)
-    return dr_error_remedy(error,
-                           "install it (Debian: qemu-system-common): it serves the disks after a move");
+    return FALSE;
   unlink(server->qmp_path);
   unlink(server->nbd_path);
   failed = dr_child_start(&(DrChild){ .path = path,
@@ -312,15 +298,22 @@ drop_export(DrImageServer *server, const Image *image, GError **error)
 /* --- For the job --- */
 
 gboolean
+dr_image_server_start(DrImageServer *server, GError **error)
+{
+  if (has_process(server))
+    return TRUE;
+  kill_process(server);
+  g_atomic_int_set(&server->wanted, FALSE);
+  return start_process(server, error);
+}
+
+gboolean
 dr_image_server_open(DrImageServer *server, gboolean live, GError **error)
 {
-  if (has_process(server) && server->wanted)
+  if (!has_process(server))
+    return dr_error_set(error, DR_ERROR_CLOSED, "%s, which serves the images, has ended", PROGRAM);
+  if (server->wanted)
     return TRUE;
-  if (!has_process(server)) {
-    kill_process(server);
-    if (!start_process(server, error))
-      return FALSE;
-  }
   if (!add_exports(server, live, error))
     return FALSE;
   g_atomic_int_set(&server->wanted, TRUE);
@@ -355,7 +348,7 @@ dr_image_server_tend(DrImageServer *server)
   }
   kill_process(server); /* it may have opened some of them */
   g_atomic_int_set(&server->wanted, FALSE);
-  if (!dr_image_server_open(server, FALSE, &error)) {
+  if (!dr_image_server_start(server, &error) || !dr_image_server_open(server, FALSE, &error)) {
     kill_process(server);
     if (!server->told)
       g_warning("the images of move %s, for its guest on the other host: %s", server->move, error->message);

@@ -24,6 +24,8 @@ typedef struct {
   gboolean
       reads_last; /* its QEMU says that it has all that was sent, or in post-copy begins with what it needs to run */
   gint64 last_word_us;
+  gint64 heard_us, loaded_us,
+      told_us;              /* wall clock: "accept" came, QEMU had all, it was told to run; 0: not yet */
   gint64 epoch;             /* of `socket`; these under the lock of incoming.c */
   char *socket;             /* NULL: the new QEMU gets a connected one */
   char *nbd_socket;         /* nullable; under the lock, too */

@@ -41,8 +41,10 @@ take_events(Incoming *in)
   while (in->u.dest && (event = dr_qmp_pop_event(in->u.dest))) {
     if (g_str_equal(event->name, "RESUME"))
       in->u.resumed_us = event->time_us;
-    else if (g_str_equal(event->name, "MIGRATION"))
-      in->reads_last |= is_last(event->data);
+    else if (g_str_equal(event->name, "MIGRATION") && is_last(event->data)) {
+      in->reads_last = TRUE;
+      in->loaded_us = in->loaded_us ? in->loaded_us : event->time_us;
+    }
     dr_qmp_event_free(event);
   }
 }
@@ -99,8 +101,10 @@ say_state(Incoming *in)
   g_autofree char *status = migration_status(in);
 
   take_events(in);
-  return dr_json("{'state': <%s>, 'migration': <%s>, 'resumed_us': <%x>, 'wall_us': <%x>}", names[in->state],
-                 status, in->u.resumed_us, g_get_real_time());
+  return dr_json("{'state': <%s>, 'migration': <%s>, 'resumed_us': <%x>, 'wall_us': <%x>, 'heard_us': <%x>, "
+                 "'loaded_us': <%x>, 'told_us': <%x>}",
+                 names[in->state], status, in->u.resumed_us, g_get_real_time(), in->heard_us, in->loaded_us,
+                 in->told_us);
 }
 
 static JsonObject *
@@ -363,11 +367,13 @@ wait_resumed(Incoming *in)
 static JsonObject *
 accept(Incoming *in, JsonObject *params, GError **error)
 {
+  in->heard_us = in->heard_us ? in->heard_us : g_get_real_time();
   if ((in->state == INCOMING_WAITS || in->state == INCOMING_PROMISED) && wait_loaded(in)) {
     if (!accept_it(in, error))
       return NULL;
     if (in->u.plan.was_running && !dr_qmp_do(in->u.dest, "cont", NULL, error))
       return NULL;
+    in->told_us = g_get_real_time();
     if (in->u.plan.was_running && !in->postcopy)
       wait_resumed(in);
   }

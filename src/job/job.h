@@ -6,6 +6,7 @@
  */
 #pragma once
 #include "base/finding.h"
+#include "job/recorder.h"
 #include "vm/vm.h"
 
 typedef struct DrJob DrJob;
@@ -62,7 +63,10 @@ gboolean dr_job_no_return(DrJob *job, GError **error);
 
 void dr_job_set_findings(DrJob *job, const DrFindings *findings);
 void dr_job_set_result(DrJob *job, JsonObject *result); /* consumed */
-void dr_job_progress(DrJob *job, gint64 bytes_done, gint64 bytes_total, double rate_mib, gint64 pass);
+/* How far it is, for those who watch, and for the record. */
+void dr_job_progress(DrJob *job, const DrProgress *progress);
+/* The guest stood still from begin_us to end_us, by this host's wall clock. */
+void dr_job_pause(DrJob *job, const DrPause *pause, gint64 begin_us, gint64 end_us);
 
 /* A file that a recovery of this job needs: it is removed once the end of the job is in the state file. */
 void dr_job_remove_at_end(DrJob *job, const char *path);
@@ -75,7 +79,10 @@ JsonObject *dr_job_json(DrJob *job);
 JsonArray *dr_jobs_list(DrJobs *jobs, GError **error);
 JsonObject *dr_jobs_show(DrJobs *jobs, gint64 id, GError **error);
 JsonObject *dr_jobs_wait(DrJobs *jobs, gint64 id, int timeout_ms, GError **error);
+/* What it did when: {"job","samples","phases","pause"}. */
+JsonObject *dr_jobs_report(DrJobs *jobs, gint64 id, GError **error);
 JsonObject *dr_jobs_cancel(DrJobs *jobs, gint64 id, GError **error);
 guint dr_jobs_active(DrJobs *jobs);
+GPtrArray *dr_jobs_running(DrJobs *jobs); /* the kind of each; (transfer full) (element-type utf8) */
 /* Those of them that end by themselves soon: not those that leave a VM where it is (dr_vm_set_aside()). */
 guint dr_jobs_passing(DrJobs *jobs);

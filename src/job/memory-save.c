@@ -3,6 +3,7 @@
 #include "job/memory-save.h"
 #include "base/error.h"
 #include "job/migration.h"
+#include "job/ram-meter.h"
 
 #include <errno.h>
 #include <string.h>
@@ -29,6 +30,8 @@ typedef struct {
   char *status; /* the last MIGRATION event; "" before */
   gint64 best_remaining, pause_ms, next_sample_us;
   guint stuck;
+  DrRamMeter meter;
+  DrPause pause;
   gboolean halted; /* we have stopped the guest ourselves, to come to an end */
 } Saving;
 
@@ -63,6 +66,7 @@ take_events(Saving *s, GError **error)
 
     if (!event)
       return TRUE;
+    dr_pause_source_event(&s->pause, event);
     if (g_str_equal(event->name, "STOP") && !note_stop(s, event->time_us, error))
       return FALSE;
     if (g_str_equal(event->name, "RESUME"))
@@ -123,10 +127,11 @@ static gboolean
 sample(Saving *s, GError **error)
 {
   g_autoptr(JsonObject) info = NULL;
+  DrProgress progress = DR_PROGRESS_INIT;
   JsonObject *ram;
 
-  if (g_get_monotonic_time() < s->next_sample_us)
-    return TRUE;
+  if (g_get_monotonic_time() < s->next_sample_us || (s->save->stopped_us && !s->halted))
+    return TRUE; /* nothing is asked in the pause */
   s->next_sample_us = g_get_monotonic_time() + SAMPLE_MS * 1000;
   info = dr_qmp_call_object(s->qmp, "query-migrate", NULL, error);
   if (!info)
@@ -134,10 +139,9 @@ sample(Saving *s, GError **error)
   ram = dr_json_obj(info, "ram");
   if (!ram)
     return TRUE;
-  dr_job_progress(s->job, dr_json_int(ram, "transferred", 0),
-                  dr_json_int(ram, "transferred", 0) + dr_json_int(ram, "remaining", 0),
-                  json_node_get_double(json_object_get_member(ram, "mbps")) / 8.388608,
-                  dr_json_int(ram, "dirty-sync-count", 0));
+  dr_ram_meter_take(&s->meter, ram, g_get_monotonic_time(), &progress);
+  progress.phase = "saving memory";
+  dr_job_progress(s->job, &progress);
   return judge_pass(s, ram, error);
 }
 
@@ -312,6 +316,7 @@ instant(Saving *s, DrMemorySaveAt at_stop, gpointer data, GError **error)
   dr_job_hold(s->job, "instant");
   if (!at_stop(data, error))
     return FALSE;
+  dr_pause_mark_now(&s->pause, DR_PAUSE_DISKS);
   dr_job_hold(s->job, "switched");
   return go_on(s, error);
 }
@@ -346,9 +351,12 @@ dr_memory_save(DrMemorySave *save, DrJob *job, DrQmp *qmp, DrMemorySaveAt at_sto
                GError **error)
 {
   g_autofree char *status = NULL, *state = NULL;
-  Saving s = {
-    .save = save, .job = job, .qmp = qmp, .status = g_strdup(""), .pause_ms = DR_MEMORY_SAVE_PAUSE_MS
-  };
+  Saving s = { .save = save,
+               .job = job,
+               .qmp = qmp,
+               .status = g_strdup(""),
+               .pause_ms = DR_MEMORY_SAVE_PAUSE_MS,
+               .meter = DR_RAM_METER_INIT };
   GError *cause = NULL;
   gboolean saved;
 
@@ -363,6 +371,8 @@ dr_memory_save(DrMemorySave *save, DrJob *job, DrQmp *qmp, DrMemorySaveAt at_sto
   saved = begin(&s, &cause) && wait_status(&s, "pre-switchover", dr_deadline_in(SAVE_MS), &cause) &&
           instant(&s, at_stop, data, &cause);
   dr_qmp_set_cancel_fd(qmp, -1);
+  if (saved && save->stopped_us && save->resumed_us)
+    dr_job_pause(job, &s.pause, save->stopped_us, save->resumed_us);
   status = s.status; /* freed with it */
   return saved || undo(&s, cause, error);
 }
@@ -372,7 +382,12 @@ dr_memory_save_finish(DrMemorySave *save, DrJob *job, DrQmp *qmp, GError **error
 {
   g_autofree char *status = dr_migration_status(qmp);
   g_autofree char *last = NULL;
-  Saving s = { .save = save, .job = job, .qmp = qmp, .status = g_strdup(status), .pause_ms = PAUSE_MAX_MS };
+  Saving s = { .save = save,
+               .job = job,
+               .qmp = qmp,
+               .status = g_strdup(status),
+               .pause_ms = PAUSE_MAX_MS,
+               .meter = DR_RAM_METER_INIT };
   GError *cause = NULL;
   gboolean saved = g_str_equal(status, "pre-switchover") ? go_on(&s, &cause) : finish(&s, &cause);
 

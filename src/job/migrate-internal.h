@@ -6,6 +6,7 @@
 #include "job/migrate.h"
 #include "job/policy.h"
 #include "job/preflight.h"
+#include "job/ram-meter.h"
 #include "job/streams.h"
 #include "net/peer.h"
 
@@ -56,6 +57,10 @@ typedef struct {
   guint recoveries;
   gint64 passes;
   gint64 begun_us, stopped_us, resumed_us; /* monotonic, wall of here, wall of there */
+  DrPause pause;                           /* what was between those two */
+  gint64 heard_us, loaded_us,
+      told_us; /* wall of there: "accept" came, its QEMU had all, was told to run; 0: not known */
+  DrRamMeter meter;
   gint64 clock_offset_us,
       clock_trip_us;  /* what the other wall clock is ahead, as the quickest question told; 0: none */
   gint64 transfer_us; /* from `migrate` to its end */

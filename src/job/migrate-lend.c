@@ -57,10 +57,20 @@ server_of(Migrate *m)
   return m->server;
 }
 
+void
+dr_migrate_lend_check(const Migrate *m, DrFindings *findings)
+{
+  g_autoptr(GError) error = NULL;
+
+  if (m->options.storage_postcopy && !dr_image_server_is_possible(&error))
+    dr_findings_add(findings, DR_FINDING_BLOCKER, "storage-server", dr_error_get_remedy(error), "%s",
+                    error->message);
+}
+
 gboolean
 dr_migrate_lend_begin(Migrate *m, GError **error)
 {
-  return !lends(m) || dr_image_server_open(server_of(m), TRUE, error);
+  return dr_migrate_lend_ready(m, error) && (!lends(m) || dr_image_server_open(m->server, TRUE, error));
 }
 
 gboolean
@@ -75,9 +85,18 @@ dr_migrate_lend_verify(Migrate *m, GError **error)
 }
 
 gboolean
-dr_migrate_lend(Migrate *m, GError **error)
+dr_migrate_lend_ready(Migrate *m, GError **error)
 {
-  return !lends(m) || dr_image_server_open(server_of(m), FALSE, error);
+  return !lends(m) || dr_image_server_start(server_of(m), error);
+}
+
+void
+dr_migrate_lend(Migrate *m)
+{
+  g_autoptr(GError) error = NULL;
+
+  if (lends(m) && !dr_image_server_open(m->server, FALSE, &error))
+    g_warning("VM '%s': %s", dr_vm_name(m->vm), error->message);
 }
 
 void
@@ -153,9 +172,23 @@ tell_waiting(Migrate *m, const char *why)
   dr_upgrade_note(m->vm, text, FALSE);
 }
 
+static void
+tell_progress(Migrate *m, gint64 total, gint64 since, gint64 taken_us)
+{
+  DrProgress progress = DR_PROGRESS_INIT;
+
+  progress.bytes_done = m->fetched;
+  progress.bytes_total = total;
+  progress.rate_mib = (double)(m->fetched - since) / 1048576 / ((double)(taken_us + 1) / 1e6);
+  progress.phase = "fetching disks";
+  if (progress.rate_mib > 0)
+    progress.expected_ms = (gint64)((double)(total - m->fetched) / 1048.576 / progress.rate_mib);
+  dr_job_progress(m->job, &progress);
+}
+
 /* TRUE: the other host needs nothing of us any more. */
 static gboolean
-is_done(Migrate *m, gint64 *heard_us, gint64 begun_us)
+is_done(Migrate *m, gint64 *heard_us, gint64 *since, gint64 begun_us)
 {
   g_autoptr(GError) error = NULL;
   g_autoptr(JsonObject) reply = dr_migrate_ask(m, "move.fetch", NULL, ASK_MS, &error);
@@ -172,8 +205,9 @@ is_done(Migrate *m, gint64 *heard_us, gint64 begun_us)
   *heard_us = now;
   done = dr_json_int(reply, "done", m->fetched);
   m->fetched = MAX(m->fetched, done);
-  dr_job_progress(m->job, m->fetched, dr_json_int(reply, "total", m->fetched),
-                  (double)m->fetched / 1048576 / ((double)(now - begun_us + 1) / 1e6), 0);
+  if (*since < 0)
+    *since = m->fetched;
+  tell_progress(m, dr_json_int(reply, "total", m->fetched), *since, now - begun_us);
   if (g_str_equal(state, "abandoned"))
     g_warning("VM '%s': the other host has given up what it had not fetched of its disks", dr_vm_name(m->vm));
   return g_str_equal(state, "fetched") || g_str_equal(state, "abandoned");
@@ -183,6 +217,7 @@ void
 dr_migrate_lend_serve(Migrate *m)
 {
   gint64 begun_us = g_get_monotonic_time(), heard_us = begun_us;
+  gint64 since = -1; /* bytes that were there before: an earlier droverd may have served them */
   g_autoptr(GError) error = NULL;
 
   if (!lends(m))
@@ -194,7 +229,7 @@ dr_migrate_lend_serve(Migrate *m)
   do {
     dr_image_server_tend(server_of(m));
     wait_a_while(m, g_get_monotonic_time() - heard_us > AWAY_US);
-  } while (!m->lent_given_up && !is_done(m, &heard_us, begun_us));
+  } while (!m->lent_given_up && !is_done(m, &heard_us, &since, begun_us));
   dr_disk_job_take_box_back(dr_vm_name(m->vm), m->box);
   m->storage_us = g_get_monotonic_time() - begun_us;
   dr_migrate_lend_end(m);

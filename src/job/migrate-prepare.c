@@ -252,6 +252,7 @@ dr_migrate_look(Migrate *m, GError **error)
   if (m->storage)
     dr_move_storage_heed(m->storage, m, dr_json_arr(report, "storage"), m->options.overwrite_storage,
                          m->pre->findings);
+  dr_migrate_lend_check(m, m->pre->findings);
   m->version = g_strdup(dr_json_str(report, "qemu", NULL));
   m->version_number = (int)dr_json_int(report, "qemu_number", 0);
   m->other_uffd = dr_json_bool(report, "userfaultfd", FALSE);

@@ -80,6 +80,9 @@ dr_migrate_note_reply(Migrate *m, JsonObject *reply)
 
   if (resumed)
     m->resumed_us = resumed;
+  m->heard_us = dr_json_int(reply, "heard_us", m->heard_us);
+  m->loaded_us = dr_json_int(reply, "loaded_us", m->loaded_us);
+  m->told_us = dr_json_int(reply, "told_us", m->told_us);
   return g_str_equal(dr_json_str(reply, "state", ""), "arrived");
 }
 

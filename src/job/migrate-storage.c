@@ -6,6 +6,7 @@
 #include "job/block-job.h"
 #include "job/disk-fetch.h"
 #include "job/disk-image.h"
+#include "job/mirror-pace.h"
 #include "job/upgrade-internal.h"
 
 #include <poll.h>
@@ -21,8 +22,6 @@
 #define TELL_MS 1000
 #define RECONNECT_S 40 /* QEMU's NBD client waits so long for the link; the other host gives up after 60 s */
 #define CONNECT_MS 2000
-#define STILL_US (10 * G_USEC_PER_SEC)
-#define MOVES_US (2 * G_USEC_PER_SEC)
 #define HANGS_US (15 * G_USEC_PER_SEC)
 
 typedef struct {
@@ -30,13 +29,14 @@ typedef struct {
   char *root;       /* the node that is mirrored */
   char *node, *job; /* of ours in the source's QEMU */
   char *export_name;
-  char *top, *there; /* the nodes that its bitmaps are in: here, and over there */
-  char **bitmaps;    /* their names; those that are inconsistent stay behind */
-  gint64 bytes, allocated, done;
+  char *top, *there;  /* the nodes that its bitmaps are in: here, and over there */
+  char **bitmaps;     /* their names; those that are inconsistent stay behind */
+  char *inconsistent; /* nullable: the name of one */
+  gint64 bytes, allocated, done, total;
   gboolean copied; /* the other host does not share it */
   gboolean read_only, named;
   GPtrArray *below; /* the files that it stands on */
-  gint64 least, least_us, moved_us;
+  DrMirrorPace pace;
   gboolean blocking;
 } Image;
 
@@ -46,15 +46,16 @@ struct DrMoveStorage {
   gboolean later; /* after the guest: migrate-lend.c */
   char **tokens;  /* nullable: for streams without TLS */
   DrStreams *streams;
+  DrDiskProgress *told;
 };
 
 static void
 image_free(gpointer data)
 {
   Image *image = data;
-  char *texts[] = { image->disk,   image->path, image->format, image->backing, image->backing_format,
-                    image->secret, image->root, image->node,   image->job,     image->export_name,
-                    image->top,    image->there };
+  char *texts[] = { image->disk,   image->path,  image->format,      image->backing, image->backing_format,
+                    image->secret, image->root,  image->node,        image->job,     image->export_name,
+                    image->top,    image->there, image->inconsistent };
 
   for (guint i = 0; i < G_N_ELEMENTS(texts); i++)
     g_free(texts[i]);
@@ -70,6 +71,7 @@ dr_move_storage_free(DrMoveStorage *storage)
     return;
   g_clear_pointer(&storage->streams, dr_streams_free);
   g_strfreev(storage->tokens);
+  g_free(storage->told);
   g_ptr_array_unref(storage->images);
   g_free(storage);
 }
@@ -85,8 +87,8 @@ path_of(const DrNode *node)
   return *file == '/' ? g_canonicalize_filename(file, "/") : g_strdup(file);
 }
 
-static char **
-bitmaps_of(const DrDisks *disks, const DrDisk *disk)
+static void
+take_bitmaps(Image *image, const DrDisks *disks, const DrDisk *disk)
 {
   g_autoptr(GStrvBuilder) names = g_strv_builder_new();
   g_autoptr(JsonObject) shown = dr_disk_json(disks, disk);
@@ -97,8 +99,10 @@ bitmaps_of(const DrDisks *disks, const DrDisk *disk)
 
     if (!dr_json_bool(bitmap, "inconsistent", FALSE))
       g_strv_builder_add(names, dr_json_str(bitmap, "name", ""));
+    else if (!image->inconsistent)
+      image->inconsistent = g_strdup(dr_json_str(bitmap, "name", ""));
   }
-  return g_strv_builder_end(names);
+  image->bitmaps = g_strv_builder_end(names);
 }
 
 static Image *
@@ -120,7 +124,7 @@ image_new(const DrDisks *disks, const DrDisk *disk, guint i, gboolean inc)
   image->secret = dr_node_secret(disk->top);
   image->root = g_strdup(dr_node_name(disk->root));
   image->top = g_strdup(dr_node_name(disk->top));
-  image->bitmaps = bitmaps_of(disks, disk);
+  take_bitmaps(image, disks, disk);
   image->node = dr_block_id("move");
   image->job = g_strconcat(image->node, "-job", NULL);
   image->export_name = g_strdup_printf("disk%u", i);
@@ -314,6 +318,20 @@ heed_one(Image *image, JsonObject *entry, gboolean later, gboolean overwrite, Dr
                     path, image->bytes >> 20, later ? ", after the guest" : "");
 }
 
+/* QEMU carries the others of that node only where each of them is good (migration/block-dirty-bitmap.c, add_bitmaps_to_list()). */
+static void
+check_bitmaps(const Image *image, DrFindings *findings)
+{
+  g_autofree char *quoted = image->inconsistent ? g_shell_quote(image->inconsistent) : NULL;
+  g_autofree char *remedy = g_strdup_printf("it is of no use any more: drover bitmap remove NAME %s %s",
+                                            image->disk, quoted ? quoted : "");
+
+  if (image->copied && image->inconsistent && *image->bitmaps)
+    dr_findings_add(findings, DR_FINDING_BLOCKER, "bitmap-inconsistent", remedy,
+                    "bitmap '%s' of disk '%s' is inconsistent, and QEMU moves none beside such a one",
+                    image->inconsistent, image->disk);
+}
+
 void
 dr_move_storage_heed(DrMoveStorage *storage, const Migrate *m, JsonArray *report, gboolean overwrite,
                      DrFindings *findings)
@@ -322,8 +340,10 @@ dr_move_storage_heed(DrMoveStorage *storage, const Migrate *m, JsonArray *report
     JsonObject *entry = json_array_get_object_element(report, i);
     Image *image = image_of(storage, m, dr_json_str(entry, "path", ""));
 
-    if (image)
-      heed_one(image, entry, storage->later, overwrite, findings);
+    if (!image)
+      continue;
+    heed_one(image, entry, storage->later, overwrite, findings);
+    check_bitmaps(image, findings);
   }
   for (guint i = 0; i < storage->images->len; i++) {
     const Image *image = storage->images->pdata[i];
@@ -403,6 +423,23 @@ dr_move_storage_bytes(const DrMoveStorage *storage)
   for (guint i = 0; i < storage->images->len; i++)
     bytes += ((Image *)storage->images->pdata[i])->done;
   return bytes;
+}
+
+void
+dr_move_storage_progress(DrMoveStorage *storage, DrProgress *progress)
+{
+  guint n = 0;
+
+  if (!storage->told)
+    storage->told = g_new0(DrDiskProgress, storage->images->len + 1);
+  for (guint i = 0; i < storage->images->len; i++) {
+    const Image *image = storage->images->pdata[i];
+
+    if (image->copied && !storage->later)
+      storage->told[n++] = (DrDiskProgress){ image->disk, image->done, MAX(image->total, image->done) };
+  }
+  progress->disks = storage->told;
+  progress->n_disks = n;
 }
 
 /* --- Bitmaps --- */
@@ -630,10 +667,11 @@ make_blocking(Migrate *m, Image *image, GError **error)
 }
 
 static gboolean
-look_at(Migrate *m, Image *image, gboolean *ret_ready, gint64 *total, GError **error)
+look_at(Migrate *m, Image *image, gboolean *ret_ready, GError **error)
 {
   g_auto(DrBlockJobLook) look = { 0 };
-  gint64 now = g_get_monotonic_time(), left;
+  gint64 now = g_get_monotonic_time();
+  gboolean behind;
 
   if (!dr_block_job_look(m->source, image->job, &look, error))
     return FALSE;
@@ -645,29 +683,20 @@ look_at(Migrate *m, Image *image, gboolean *ret_ready, gint64 *total, GError **e
                  image->disk);
     return dr_error_remedy(error, "make room there, then start the move again");
   }
-  if (look.done > image->done)
-    image->moved_us = now;
   image->done = look.done;
-  *total += look.total;
+  image->total = look.total;
   *ret_ready &= look.state == DR_BLOCK_JOB_READY;
   if (look.state == DR_BLOCK_JOB_STOPPED) /* the link was away for longer than QEMU waits for it */
     dr_qmp_do(m->source, "block-job-resume", dr_json("{'device': <%s>}", image->job), NULL);
-  left = look.total - look.done;
-  if (look.state == DR_BLOCK_JOB_RUNNING && left > 0 && image->moved_us && now - image->moved_us > HANGS_US) {
-    image->moved_us = now;
+  behind = dr_mirror_pace_falls_behind(&image->pace, &look, now);
+  if (dr_mirror_pace_stands_still(&image->pace, &look, now) > HANGS_US) {
+    image->pace.moved_us = now;
     g_message("VM '%s': copying disk '%s' stands still; its stream is opened anew", dr_vm_name(m->vm),
               image->disk);
     dr_streams_break(m->storage->streams);
   }
-  if (look.state != DR_BLOCK_JOB_RUNNING || image->least_us == 0 || left < image->least) {
-    image->least = left;
-    image->least_us = now;
+  if (!behind || image->blocking || m->link_is_away)
     return TRUE;
-  }
-  if (image->blocking || left == 0 || now - image->least_us < STILL_US || m->link_is_away ||
-      now - image->moved_us > MOVES_US) /* nothing moves at all: that is not the guest's doing */
-    return TRUE;
-  image->least_us = 0;
   return make_blocking(m, image, error);
 }
 
@@ -683,6 +712,24 @@ is_cancelled(Migrate *m)
   return fds[0].revents != 0;
 }
 
+static void
+tell_progress(Migrate *m, gint64 taken_us)
+{
+  DrProgress progress = DR_PROGRESS_INIT;
+
+  dr_move_storage_progress(m->storage, &progress);
+  for (guint i = 0; i < progress.n_disks; i++) {
+    progress.bytes_done += progress.disks[i].bytes_done;
+    progress.bytes_total += progress.disks[i].bytes_total;
+  }
+  progress.rate_mib = (double)progress.bytes_done / 1048576 / ((double)(taken_us + 1) / 1e6);
+  progress.phase = "copying disks";
+  if (progress.rate_mib > 0)
+    progress.expected_ms =
+        (gint64)((double)(progress.bytes_total - progress.bytes_done) / 1048.576 / progress.rate_mib);
+  dr_job_progress(m->job, &progress);
+}
+
 static gboolean
 await(Migrate *m, GError **error)
 {
@@ -690,17 +737,14 @@ await(Migrate *m, GError **error)
 
   for (;;) {
     gboolean ready = TRUE;
-    gint64 total = 0, done;
 
     for (guint i = 0; i < m->storage->images->len; i++) {
       Image *image = m->storage->images->pdata[i];
 
-      if (image->copied && !look_at(m, image, &ready, &total, error))
+      if (image->copied && !look_at(m, image, &ready, error))
         return FALSE;
     }
-    done = dr_move_storage_bytes(m->storage);
-    dr_job_progress(m->job, done, total,
-                    (double)done / 1048576 / ((double)(g_get_monotonic_time() - begun_us + 1) / 1e6), 0);
+    tell_progress(m, g_get_monotonic_time() - begun_us);
     m->link_is_away = g_get_monotonic_time() - told_us > 2 * TELL_MS * 1000;
     if (!tell(m, &told_us, error))
       return FALSE;

@@ -44,3 +44,5 @@ gboolean dr_move_storage_finish(Migrate *m, GError **error);
 /* Whatever is left of it in the source's QEMU goes; also what an earlier droverd began (m->storage_note). */
 void dr_move_storage_drop(Migrate *m);
 gint64 dr_move_storage_bytes(const DrMoveStorage *storage); /* that were copied */
+/* How far each disk is, as the last look was; valid until the next call. */
+void dr_move_storage_progress(DrMoveStorage *storage, DrProgress *progress);

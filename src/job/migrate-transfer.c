@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* The state's way to the other host: pre-copy with the policy's eye on it, the switchover, post-copy with its recoveries. */
 #include "base/error.h"
+#include "base/metrics.h"
 #include "job/migrate-internal.h"
 #include "job/migrate-lend.h"
 #include "job/migrate-storage.h"
@@ -31,8 +32,11 @@ dr_migrate_take_events(Migrate *m)
   DrQmpEvent *event;
 
   while (m->source && (event = dr_qmp_pop_event(m->source))) {
+    dr_pause_source_event(&m->pause, event);
     if (g_str_equal(event->name, "STOP")) {
-      m->stopped_us = m->suspended ? m->stopped_us : event->time_us;
+      if (!m->suspended ||
+          !m->stopped_us) /* suspended, it stood still already when the switchover stopped it */
+        m->stopped_us = event->time_us;
     } else if (g_str_equal(event->name, "MIGRATION_PASS")) {
       m->pass_is_over = TRUE;
     } else if (g_str_equal(event->name, "MIGRATION")) {
@@ -233,12 +237,33 @@ act(Migrate *m, GError **error)
   return TRUE;
 }
 
+/* What is to come is the policy's to say; in post-copy it is only what is left. */
+static void
+tell_progress(Migrate *m, JsonObject *ram, const DrPolicySample *one)
+{
+  DrProgress progress = DR_PROGRESS_INIT;
+
+  dr_ram_meter_take(&m->meter, ram, one->time_ms * 1000, &progress);
+  if (m->storage)
+    dr_move_storage_progress(m->storage, &progress);
+  progress.phase = m->postcopy_begun ? "post-copy" : "copying memory";
+  if (!m->postcopy_begun) {
+    progress.expected_pause_ms = m->advice.expected_pause_ms;
+    if (m->suspended && m->stopped_us && progress.expected_pause_ms >= 0) /* what is left is not all of it */
+      progress.expected_pause_ms += MAX(g_get_real_time() - m->stopped_us, 0) / 1000;
+    progress.expected_ms = m->advice.expected_total_ms < 0
+                               ? -1
+                               : MAX(m->advice.expected_total_ms - (one->time_ms - m->policy.begun_ms), 0);
+  }
+  dr_job_progress(m->job, &progress);
+}
+
 static gboolean
 sample(Migrate *m, GError **error)
 {
   g_autoptr(JsonObject) info = dr_qmp_call_object(m->source, "query-migrate", NULL, error);
   JsonObject *ram = info ? dr_json_obj(info, "ram") : NULL;
-  gint64 now_ms = g_get_monotonic_time() / 1000, age_ms = now_ms - m->begun_us / 1000;
+  gint64 now_ms = g_get_monotonic_time() / 1000;
   DrPolicySample one = { .time_ms = now_ms, .at_pass = m->pass_is_over };
 
   m->pass_is_over = FALSE;
@@ -252,9 +277,8 @@ sample(Migrate *m, GError **error)
   one.throttle = (int)dr_json_int(info, "cpu-throttle-percentage", 0);
   m->passes = one.passes;
   m->bytes_moved = one.transferred;
-  dr_job_progress(m->job, one.transferred, one.transferred + one.remaining,
-                  age_ms > 0 ? (double)one.transferred / 1048.576 / (double)age_ms : 0, one.passes);
   dr_policy_judge(&m->policy, &one, &m->advice);
+  tell_progress(m, ram, &one);
   if (m->advice.near_end)
     narrow(m);
   return m->postcopy_begun || act(m, error);
@@ -279,8 +303,10 @@ hand_over_storage(Migrate *m, GError **error)
     return TRUE;
   g_free(m->status);
   m->status = g_strdup("device");
-  return dr_move_storage_finish(m, error) &&
-         dr_qmp_do(m->source, "migrate-continue", dr_json("{'state': <'pre-switchover'>}"), error);
+  if (!dr_move_storage_finish(m, error))
+    return FALSE;
+  dr_pause_mark_now(&m->pause, DR_PAUSE_DISKS);
+  return dr_qmp_do(m->source, "migrate-continue", dr_json("{'state': <'pre-switchover'>}"), error);
 }
 
 /* Until the source's migration is over, or is in post-copy. */
@@ -322,6 +348,32 @@ pass_no_return(Migrate *m, GError **error)
   return dr_job_no_return(m->job, error);
 }
 
+static gpointer
+lend(gpointer data)
+{
+  dr_migrate_lend(data);
+  return NULL;
+}
+
+/* The images are opened for the other host while that one lets the guest run: what the guest reads waits for them, and its
+ * pause does not. */
+static JsonObject *
+hand_over(Migrate *m, GError **error)
+{
+  GThread *lending = dr_migrate_lends(m) ? g_thread_try_new("lend", lend, m, NULL) : NULL;
+  JsonObject *reply = NULL;
+
+  if (dr_migrate_decide(m, error)) {
+    dr_pause_mark_now(&m->pause, DR_PAUSE_DECIDE);
+    reply = dr_migrate_ask(m, "move.accept", NULL, ACCEPT_MS, error);
+  }
+  if (lending)
+    g_thread_join(lending);
+  else
+    dr_migrate_lend_tend(m); /* there is no room for a thread */
+  return reply;
+}
+
 /* The source has stopped for good, and all of it is on its way or there. */
 static gboolean
 switch_over(Migrate *m, GError **error)
@@ -332,9 +384,9 @@ switch_over(Migrate *m, GError **error)
     return FALSE;
   if (g_getenv("DROVER_HOLD_AT"))
     dr_job_step(m->job, DR_STEP_SWITCHOVER);
-  if (!dr_migrate_lend(m, error) || !dr_migrate_decide(m, error))
+  if (!dr_migrate_lend_ready(m, error))
     return FALSE;
-  reply = dr_migrate_ask(m, "move.accept", NULL, ACCEPT_MS, error);
+  reply = hand_over(m, error);
   if (!reply)
     return FALSE;
   if (g_getenv("DROVER_HOLD_AT"))
@@ -400,11 +452,9 @@ let_run(Migrate *m, GError **error)
   g_autoptr(GError) later = NULL;
   const char *state;
 
-  if (!dr_migrate_lend(m, &later)) /* it is tried again; there is no way back */
+  if (!dr_migrate_lend_ready(m, &later)) /* it is tried again; there is no way back */
     g_warning("VM '%s': %s", dr_vm_name(m->vm), later->message);
-  if (!dr_migrate_decide(m, error))
-    return FALSE;
-  reply = dr_migrate_ask(m, "move.accept", NULL, ACCEPT_MS, error);
+  reply = hand_over(m, error);
   state = reply ? dr_json_str(reply, "state", "?") : "?";
   if (reply)
     dr_migrate_note_reply(m, reply);
@@ -525,6 +575,7 @@ note_recovery(Migrate *m)
     m->status = g_strdup("postcopy-recover");
   }
   m->recoveries++;
+  dr_metric_add(DR_METRIC_RECOVERIES, 1, NULL, NULL);
   g_message("VM '%s': post-copy goes on after its streams broke (%u)", dr_vm_name(m->vm), m->recoveries);
 }
 
@@ -618,6 +669,23 @@ is_unchanged(Migrate *m, GError **error)
   return dr_findings_block(findings) ? dr_findings_to_error(findings, doing, error) : TRUE;
 }
 
+/* What it came to; nothing is expected any more. */
+static void
+tell_last(Migrate *m)
+{
+  g_autoptr(JsonObject) info = dr_qmp_call_object(m->source, "query-migrate", NULL, NULL);
+  JsonObject *ram = info ? dr_json_obj(info, "ram") : NULL;
+  DrProgress progress = DR_PROGRESS_INIT;
+
+  if (!ram)
+    return;
+  dr_ram_meter_take(&m->meter, ram, g_get_monotonic_time(), &progress);
+  if (m->storage)
+    dr_move_storage_progress(m->storage, &progress);
+  progress.phase = m->postcopy_begun ? "post-copy" : "copying memory";
+  dr_job_progress(m->job, &progress);
+}
+
 gboolean
 dr_migrate_transfer(Migrate *m, GError **error)
 {
@@ -633,5 +701,7 @@ dr_migrate_transfer(Migrate *m, GError **error)
   if (!source_is_closed(m))
     dr_qmp_read_some(m->source);
   dr_migrate_take_events(m); /* a short post-copy is over before its STOP was looked at */
+  if (done && !source_is_closed(m))
+    tell_last(m);
   return done;
 }

@@ -121,6 +121,7 @@ migrate_init(Migrate *m, DrVm *vm, JsonObject *request)
   m->box = dr_mailbox_new();
   m->status = g_strdup("");
   m->begun_us = g_get_monotonic_time();
+  m->meter = (DrRamMeter)DR_RAM_METER_INIT;
 }
 
 static void
@@ -168,6 +169,13 @@ note_source(Migrate *m, GError **error)
   return TRUE;
 }
 
+/* By this host's clock. What the two clocks are known to differ by is not exact. */
+static gint64
+resumed_here_us(const Migrate *m)
+{
+  return MAX(m->resumed_us - m->clock_offset_us, m->stopped_us);
+}
+
 static JsonObject *
 result(Migrate *m)
 {
@@ -176,8 +184,7 @@ result(Migrate *m)
 
   json_object_set_string_member(object, "memory_mode", m->postcopy_begun ? "postcopy" : "copy");
   if (m->stopped_us && m->resumed_us)
-    json_object_set_double_member(object, "pause_ms",
-                                  (double)(m->resumed_us - m->clock_offset_us - m->stopped_us) / 1000.0);
+    json_object_set_double_member(object, "pause_ms", (double)(resumed_here_us(m) - m->stopped_us) / 1000.0);
   else
     json_object_set_null_member(object, "pause_ms");
   json_object_set_double_member(object, "total_ms", (double)(g_get_monotonic_time() - m->begun_us) / 1000.0);
@@ -202,6 +209,21 @@ result(Migrate *m)
   return object;
 }
 
+/* What the other host says of itself is by its own clock. */
+static void
+tell_pause(Migrate *m)
+{
+  const DrPauseMark there[] = { { DR_PAUSE_MESSAGE, m->heard_us },
+                                { DR_PAUSE_LOAD, m->loaded_us },
+                                { DR_PAUSE_GO, m->told_us } };
+
+  if (!m->stopped_us || !m->resumed_us)
+    return;
+  for (guint i = 0; i < G_N_ELEMENTS(there); i++)
+    dr_pause_mark(&m->pause, there[i].name, there[i].us ? there[i].us - m->clock_offset_us : 0);
+  dr_job_pause(m->job, &m->pause, m->stopped_us, resumed_here_us(m));
+}
+
 /* It runs there: what is left of it here goes. SIGKILL, as in an upgrade: its disks are flushed and inactive. */
 static void
 leave(Migrate *m)
@@ -210,10 +232,10 @@ leave(Migrate *m)
   g_autofree char *text = g_strdup_printf("moved to %s", dr_json_str(m->request, "peer", "?"));
 
   dr_migrate_lend_tend(m); /* its guest may wait for them already */
-
   if (!dr_job_enter(m->job, DR_STAGE_COMMIT, NULL, &error))
     g_warning("%s", error->message); /* the mark says the same to a recovery */
   g_clear_error(&error);
+  tell_pause(m);
   dr_job_set_result(m->job, result(m));
   g_clear_pointer(&m->streams, dr_streams_free);
   g_clear_pointer(&m->source, dr_qmp_free);

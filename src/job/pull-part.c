@@ -100,15 +100,13 @@ dr_pull_part_has_work(const char *name, const DrDisk *disk, const DrNode *base, 
 gboolean
 dr_pull_part_begin(const DrPullPart *part, DrQmp *qmp, gint64 mib, GError **error)
 {
-  JsonObject *arguments = dr_json("{'job-id': <%s>, 'device': <%s>, 'speed': <%x>, 'on-error': <'stop'>, "
-                                  "'auto-finalize': <false>, 'auto-dismiss': <true>}",
-                                  part->job, part->top, mib * 1048576);
+  DrBlockStream stream = { .job = part->job,
+                           .top = part->top,
+                           .base = part->base,
+                           .base_file = part->base_file,
+                           .bytes_s = mib * 1048576 };
 
-  if (part->base)
-    json_object_set_string_member(arguments, "base-node", part->base);
-  if (part->base_file) /* QEMU would write the name that it was opened by, from its own directory */
-    json_object_set_string_member(arguments, "backing-file", part->base_file);
-  if (dr_qmp_do(qmp, "block-stream", arguments, error))
+  if (dr_block_stream(qmp, &stream, error))
     return TRUE;
   g_prefix_error(error, "cannot pull disk '%s': ", part->disk);
   return FALSE;
@@ -125,12 +123,8 @@ void
 dr_pull_part_watch(const DrPullPart *part, DrDiskJob *d)
 {
   g_autofree char *what = g_strdup_printf("the pull of disk '%s'", part->disk);
-  DrBlockWatch *watch;
 
-  watch = dr_disk_job_watch(d, part->job, what);
-  watch->vanishes = TRUE; /* is_pulled() */
-  watch->flush_node = g_strdup(part->top);
-  watch->flush_file = g_strdup(part->file);
+  dr_disk_job_watch_header(d, part->job, what, part->disk, part->top, part->file); /* is_pulled() */
 }
 
 /* QEMU's graph tells how its job has ended. */

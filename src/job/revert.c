@@ -235,6 +235,7 @@ result(const Revert *r)
               r->name, !u->plan.cold, (double)(g_get_monotonic_time() - u->begun_us) / 1000,
               u->plan.version_before, u->plan.version, (gint64)u->plan.source.pid, (gint64)u->dest_id.pid);
 
+  dr_upgrade_tell_pause(u);
   if (u->stopped_us && u->resumed_us)
     json_object_set_double_member(object, "pause_ms", (double)(u->resumed_us - u->stopped_us) / 1000);
   for (guint i = 0; i < r->surplus->len; i++)

@@ -9,7 +9,6 @@
 #include <errno.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #define MAX_NBD 64    /* two a disk: the old one may not have been seen to be dead */
 #define TURN_MS 10000 /* until the stream before this one is connected */
@@ -65,18 +64,15 @@ find(const char *move, gint64 epoch, GPtrArray **ret_old)
   return one;
 }
 
+/* It is there at once, or the listener's queue is full: then that QEMU does not take what it has. */
 static int
 connect_to(const char *path, GError **error)
 {
-  struct sockaddr_un address = { .sun_family = AF_UNIX };
-  dr_autofd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+  int fd = dr_unix_connect(path, SOCK_NONBLOCK, error);
 
-  /* It is there at once, or the listener's queue is full: then that QEMU does not take what it has. */
-  g_strlcpy(address.sun_path, path, sizeof address.sun_path);
-  if (fd >= 0 && connect(fd, (struct sockaddr *)&address, sizeof address) == 0)
-    return dr_fd_steal(&fd);
-  dr_error_set_errno(error, errno, "cannot connect to the new QEMU at '%s'", path);
-  return -1;
+  if (fd < 0)
+    g_prefix_error(error, "the new QEMU: ");
+  return fd;
 }
 
 void

@@ -11,7 +11,6 @@
 #include <string.h>
 #include <sys/eventfd.h>
 #include <sys/socket.h>
-#include <sys/un.h>
 
 #define DIAL_MS 10000
 
@@ -19,21 +18,6 @@ static void
 mark_broken(int fd)
 {
   eventfd_write(fd, 1);
-}
-
-static int
-listen_at(const char *path, GError **error)
-{
-  struct sockaddr_un address = { .sun_family = AF_UNIX };
-  dr_autofd int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-
-  g_strlcpy(address.sun_path, path, sizeof address.sun_path);
-  unlink(path);
-  if (fd < 0 || bind(fd, (struct sockaddr *)&address, sizeof address) < 0 || listen(fd, DR_STREAMS_MAX) < 0) {
-    dr_error_set_errno(error, errno, "cannot listen on '%s'", path);
-    return -1;
-  }
-  return dr_fd_steal(&fd);
 }
 
 /* --- The source's side --- */
@@ -170,7 +154,7 @@ accept_all(gpointer data)
 static DrStreams *
 streams_new(DrPeer *peer, const char *move, const char *path, GError **error)
 {
-  int listener = listen_at(path, error);
+  int listener = dr_unix_listen(path, 0, DR_STREAMS_MAX, error);
   DrStreams *streams;
 
   if (listener < 0)

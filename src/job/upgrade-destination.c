@@ -294,6 +294,7 @@ spawn_it(DrUpgrade *u, GError **error)
   const DrVmRecord *record = dr_vm_record(u->vm);
   struct stat log = { 0 };
   DrSpawn spawn = {
+    .vm = record->name,
     .argv = u->plan.argv,
     .envp = record->env,
     .cwd = record->cwd,

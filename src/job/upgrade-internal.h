@@ -61,6 +61,7 @@ typedef struct {
   GArray *ram_fds;                         /* of int: memfds, owned, for counting their pages */
   goffset log_from;                        /* where the destination's messages begin in the log */
   gint64 begun_us, stopped_us, resumed_us; /* monotonic, wall, wall */
+  DrPause pause;                           /* what was between those two */
   gint64 bytes_moved;
   guint64 memory_before, memory_peak; /* bytes */
 } DrUpgrade;
@@ -109,6 +110,8 @@ gboolean dr_upgrade_reset_capabilities(DrQmp *qmp, GError **error);
 /* The destination has the guest, the source stands still for good: no return, the mark, `cont`. */
 gboolean dr_upgrade_switch_over(DrUpgrade *u, GError **error);
 guint64 dr_upgrade_memory(const DrUpgrade *u); /* bytes that the two QEMUs take now */
+/* The guest runs: the pause goes to the job's record. */
+void dr_upgrade_tell_pause(const DrUpgrade *u);
 gboolean dr_upgrade_wait_postcopy(DrUpgrade *u, GError **error);
 
 /* reach.c */

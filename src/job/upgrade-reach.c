@@ -145,6 +145,7 @@ dr_upgrade_note_resume(DrUpgrade *u)
   while (u->dest && (event = dr_qmp_pop_event(u->dest))) {
     if (g_str_equal(event->name, "RESUME"))
       u->resumed_us = event->time_us;
+    dr_pause_dest_event(&u->pause, event);
     dr_qmp_event_free(event);
   }
 }

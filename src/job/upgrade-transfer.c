@@ -2,6 +2,7 @@
 /* Moving the state from one QEMU to the other: shared RAM, pre-copy, post-copy. */
 #include "base/error.h"
 #include "job/migration.h"
+#include "job/ram-meter.h"
 #include "job/upgrade-internal.h"
 #include "vm/console.h"
 
@@ -17,6 +18,7 @@
 #define DOWNTIME_MAX_MS 5000
 #define STUCK_PASSES 2 /* passes whose remainder is not getting smaller */
 #define STUCK_RATIO 0.9
+#define OVERHEAD_MS 5 /* of the switchover, without memory */
 
 /* --- Capabilities and parameters --- */
 
@@ -105,6 +107,7 @@ typedef struct {
   char *status; /* the source's last MIGRATION event; "" before */
   gint64 passes, best_remaining, downtime_ms, next_sample_us;
   guint stuck;
+  DrRamMeter meter;
 } Progress;
 
 static gboolean
@@ -127,6 +130,7 @@ take_source_events(DrUpgrade *u, Progress *progress, GError **error)
 
     if (!event)
       return TRUE;
+    dr_pause_source_event(&u->pause, event);
     if (!g_str_equal(event->name, "MIGRATION")) {
       if (!dr_upgrade_note_event(u, event, progress->status, error))
         return FALSE;
@@ -178,14 +182,34 @@ judge_pass(DrUpgrade *u, Progress *progress, JsonObject *ram, GError **error)
   return set_downtime(u, progress->downtime_ms, error);
 }
 
+/* QEMU stops the guest as soon as what is left would take no longer than the pause that is allowed: after a pass that leaves less, that
+ * is how long it takes. */
+static void
+tell_progress(DrUpgrade *u, Progress *progress, JsonObject *ram)
+{
+  DrProgress now = DR_PROGRESS_INIT;
+  gint64 pass_ms;
+
+  dr_ram_meter_take(&progress->meter, ram, g_get_monotonic_time(), &now);
+  pass_ms = dr_ram_meter_pass_ms(&progress->meter);
+  if (u->plan.mode == DR_MEMORY_POSTCOPY)
+    now.phase = "post-copy";
+  else if (u->plan.mode == DR_MEMORY_COPY) {
+    now.phase = "copying memory";
+    if (pass_ms >= 0 && !u->stopped_us)
+      now.expected_pause_ms = MIN(pass_ms, progress->downtime_ms) + OVERHEAD_MS;
+  }
+  dr_job_progress(u->job, &now);
+}
+
 static gboolean
 sample(DrUpgrade *u, Progress *progress, GError **error)
 {
   g_autoptr(JsonObject) info = NULL;
   JsonObject *ram;
 
-  if (g_get_monotonic_time() < progress->next_sample_us)
-    return TRUE;
+  if (g_get_monotonic_time() < progress->next_sample_us || (u->stopped_us && !u->postcopy_begun))
+    return TRUE; /* nothing is asked in the pause */
   progress->next_sample_us = g_get_monotonic_time() + SAMPLE_MS * 1000;
   info = dr_qmp_call_object(u->source, "query-migrate", NULL, error);
   if (!info)
@@ -194,10 +218,7 @@ sample(DrUpgrade *u, Progress *progress, GError **error)
   ram = dr_json_obj(info, "ram");
   if (!ram)
     return TRUE;
-  dr_job_progress(u->job, dr_json_int(ram, "transferred", 0),
-                  dr_json_int(ram, "transferred", 0) + dr_json_int(ram, "remaining", 0),
-                  json_node_get_double(json_object_get_member(ram, "mbps")) / 8.388608,
-                  dr_json_int(ram, "dirty-sync-count", 0));
+  tell_progress(u, progress, ram);
   return u->plan.mode != DR_MEMORY_COPY || judge_pass(u, progress, ram, error);
 }
 
@@ -316,6 +337,15 @@ pass_no_return(DrUpgrade *u, GError **error)
   return dr_job_no_return(u->job, error);
 }
 
+static gboolean
+tell_to_run(DrUpgrade *u, GError **error)
+{
+  gboolean told = dr_qmp_do(u->dest, "cont", NULL, error);
+
+  dr_pause_mark_now(&u->pause, DR_PAUSE_GO);
+  return told;
+}
+
 /* The source has stopped for good. The mark says that the destination is the one from here on; `cont` may reach a
  * QEMU that still loads, which then runs as soon as it has: its loading and our message overlap. */
 gboolean
@@ -327,8 +357,8 @@ dr_upgrade_switch_over(DrUpgrade *u, GError **error)
     dr_job_step(u->job, DR_STEP_SWITCHOVER);
   if (!dr_upgrade_choose(u, error))
     return FALSE;
-  if (u->plan.was_running ? !dr_qmp_do(u->dest, "cont", NULL, error) || !wait_resumed(u, error)
-                          : !wait_loaded(u, error)) {
+  dr_pause_mark_now(&u->pause, DR_PAUSE_DECIDE);
+  if (u->plan.was_running ? !tell_to_run(u, error) || !wait_resumed(u, error) : !wait_loaded(u, error)) {
     dr_upgrade_add_log(u, error);
     return FALSE;
   }
@@ -336,6 +366,13 @@ dr_upgrade_switch_over(DrUpgrade *u, GError **error)
   if (g_getenv("DROVER_HOLD_AT"))
     dr_job_step(u->job, DR_STEP_RESUME);
   return TRUE;
+}
+
+void
+dr_upgrade_tell_pause(const DrUpgrade *u)
+{
+  if (u->stopped_us && u->resumed_us)
+    dr_job_pause(u->job, &u->pause, u->stopped_us, u->resumed_us);
 }
 
 static gboolean
@@ -362,7 +399,7 @@ precopy(DrUpgrade *u, Progress *progress, GError **error)
 gboolean
 dr_upgrade_wait_postcopy(DrUpgrade *u, GError **error)
 {
-  Progress progress = { .status = g_strdup("") };
+  Progress progress = { .status = g_strdup(""), .meter = DR_RAM_METER_INIT };
   g_autoptr(JsonObject) info = dr_qmp_call_object(u->source, "query-migrate", NULL, error);
   gboolean done;
 
@@ -390,18 +427,22 @@ postcopy(DrUpgrade *u, Progress *progress, GError **error)
   return dr_upgrade_switch_over(u, error) && dr_upgrade_wait_postcopy(u, error);
 }
 
+/* The last sample, too: a quick copy is over before the second. */
 static void
-count_bytes(DrUpgrade *u)
+count_bytes(DrUpgrade *u, Progress *progress)
 {
   g_autoptr(JsonObject) info = dr_qmp_call_object(u->source, "query-migrate", NULL, NULL);
+  JsonObject *ram = info ? dr_json_obj(info, "ram") : NULL;
 
+  if (ram && u->plan.mode != DR_MEMORY_SHARED)
+    tell_progress(u, progress, ram);
   u->bytes_moved = info ? dr_json_int(info, "ram.transferred", 0) : 0;
 }
 
 gboolean
 dr_upgrade_transfer(DrUpgrade *u, GError **error)
 {
-  Progress progress = { .status = g_strdup(""), .downtime_ms = DOWNTIME_MS };
+  Progress progress = { .status = g_strdup(""), .downtime_ms = DOWNTIME_MS, .meter = DR_RAM_METER_INIT };
   gboolean moved;
 
   progress.next_sample_us = g_get_monotonic_time() + SAMPLE_MS * 1000;
@@ -411,6 +452,6 @@ dr_upgrade_transfer(DrUpgrade *u, GError **error)
   g_free(progress.status);
   note_memory(u);
   if (moved)
-    count_bytes(u);
+    count_bytes(u, &progress);
   return moved;
 }

@@ -161,6 +161,7 @@ commit(DrUpgrade *u, GError **error)
   dr_upgrade_commit(u, findings, &lost);
   if (u->pre || dr_findings_count(own))
     dr_job_set_findings(u->job, findings);
+  dr_upgrade_tell_pause(u);
   dr_job_set_result(u->job, result(u));
   dr_upgrade_finish(u, DR_ON_DESTINATION, lost);
   /* A record that could not be written names the old QEMU: then a recovery needs the mark to know better. */

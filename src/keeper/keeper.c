@@ -171,6 +171,21 @@ give_up(int status_fd, enum dr_keeper_step step)
   _exit(write(status_fd, &message, sizeof message) == sizeof message ? 127 : 126);
 }
 
+/* droverd may be kept from the out-of-memory killer (OOMScoreAdjust= of its unit); a guest is to be as good a victim as any other
+ * process. To raise the value is always allowed. */
+static void
+drop_protection(void)
+{
+  char text[16];
+  int fd = open("/proc/self/oom_score_adj", O_RDWR | O_CLOEXEC);
+  ssize_t n = fd < 0 ? -1 : read(fd, text, sizeof text);
+
+  if (n > 0 && text[0] == '-' && pwrite(fd, "0", 1, 0) < 0)
+    fprintf(stderr, "drover-keeper: cannot set oom_score_adj: %s\n", strerror(errno));
+  if (fd >= 0)
+    close(fd);
+}
+
 static _Noreturn void
 become_qemu(int status_fd)
 {
@@ -186,6 +201,7 @@ become_qemu(int status_fd)
   if (place_fds(&order, &moved) < 0)
     give_up(moved < 0 ? status_fd : moved, DR_KEEPER_NO_FDS);
   set_signals(SIG_DFL);
+  drop_protection();
   execve(order.program, order.argv, order.envp);
   give_up(moved, DR_KEEPER_NO_EXEC);
 }

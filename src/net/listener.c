@@ -58,7 +58,7 @@ greet_tls(DrListener *listener, DrNewcomer *new, JsonObject **ret_hello, GError 
   if (!conn ||
       !listener->options.allow(dr_conn_names(conn), dr_conn_key_id(conn), listener->options.data, error))
     return NULL;
-  *ret_hello = dr_conn_hello(conn, new->deadline, error);
+  *ret_hello = listener->options.no_hello ? json_object_new() : dr_conn_hello(conn, new->deadline, error);
   return *ret_hello ? g_steal_pointer(&conn) : NULL;
 }
 
@@ -105,7 +105,7 @@ hand_on(DrListener *listener, DrConn *conn, JsonObject *hello, const char *origi
   dr_error_set(&error, DR_ERROR_BUSY, "this droverd has as many connections as it takes (%d, %d of one host)",
                DR_LISTENER_TAKEN, DR_LISTENER_TAKEN_ONE);
   dr_error_remedy(&error, "wait until a move is over, or move fewer at a time");
-  dr_refusals_log(&listener->refusals, dr_conn_address(conn), error->message);
+  dr_refusals_log(&listener->refusals, dr_conn_address(conn), DR_REFUSED_BUSY, error->message);
   dr_conn_refuse(conn, error);
   dr_conn_free(conn);
 }
@@ -137,7 +137,7 @@ greet(gpointer data, gpointer user)
   if (conn)
     hand_on(listener, conn, hello, new->origin);
   else
-    dr_refusals_log(&listener->refusals, new->address, error->message);
+    dr_refusals_log(&listener->refusals, new->address, dr_error_code_name(error), error->message);
 }
 
 /* --- From waiting to greeting --- */
@@ -192,11 +192,11 @@ start_greeting(DrListener *listener, GList *link)
 }
 
 static void
-turn_away(DrListener *listener, GList *link, const char *why)
+turn_away(DrListener *listener, GList *link, const char *reason, const char *why)
 {
   g_autoptr(DrNewcomer) new = stop_waiting(listener, link);
 
-  dr_refusals_log(&listener->refusals, new->address, why);
+  dr_refusals_log(&listener->refusals, new->address, reason, why);
 }
 
 /* Returns: whether somebody who has spoken has to wait on. */
@@ -210,7 +210,10 @@ look_at_waiting(DrListener *listener)
 
     next = link->next;
     if (dr_deadline_passed(new->deadline)) {
-      turn_away(listener, link, new->has_spoken ? "too many at a time" : "it said nothing in time");
+      if (new->has_spoken)
+        turn_away(listener, link, DR_REFUSED_BUSY, "too many at a time");
+      else
+        turn_away(listener, link, DR_REFUSED_TIMEOUT, "it said nothing in time");
     } else if (new->has_spoken && !start_greeting(listener, link)) {
       wait_on = TRUE;
     }
@@ -264,7 +267,7 @@ make_room(DrListener *listener, const char *origin)
       link = greedy_one(listener, origin);
   }
   if (link)
-    turn_away(listener, link, "others wait");
+    turn_away(listener, link, DR_REFUSED_BUSY, "others wait");
 }
 
 static void
@@ -277,7 +280,7 @@ let_wait(DrListener *listener, int fd, const char *address, const char *origin)
     return;
   }
   close(fd);
-  dr_refusals_log(&listener->refusals, address, "too many at a time");
+  dr_refusals_log(&listener->refusals, address, DR_REFUSED_BUSY, "too many at a time");
 }
 
 static void
@@ -378,6 +381,7 @@ dr_listener_new(const DrListenerOptions *options, GError **error)
   g_mutex_init(&listener->lock);
   g_queue_init(&listener->waiting);
   g_queue_init(&listener->greeting);
+  dr_refusals_prepare();
   listener->n_fds = dr_bind(options->address, &listener->port, listener->fds, error);
   if (listener->n_fds > 0)
     listener->pool = g_thread_pool_new(greet, listener, THREADS, FALSE, error);

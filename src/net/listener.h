@@ -33,6 +33,8 @@ typedef struct {
   const char *address; /* nullable: all, of IPv4 and IPv6 */
   guint port;          /* 0: the kernel chooses; see dr_listener_port() */
   int hello_ms;        /* 0: DR_LISTENER_HELLO_MS */
+  gboolean
+      no_hello; /* `take` gets it right behind the handshake, with an empty hello; for other protocols than ours */
   DrTlsContext *context;
   DrListenerAllow allow;
   DrListenerTake take;

@@ -231,24 +231,40 @@ dr_peer_serve_measure(DrConn *conn)
     g_debug("measuring with %s: %s", dr_conn_address(conn), error->message);
 }
 
+/* What the other wall clock is ahead: its answer was written in the middle between asking and hearing. */
+static double
+clock_offset_ms(JsonObject *version, gint64 trip_us)
+{
+  gint64 there_us = dr_json_int(version, "wall_us", 0);
+
+  return (double)(there_us - (g_get_real_time() - trip_us / 2)) / 1000.0;
+}
+
 JsonObject *
 dr_peer_measure(DrPeer *peer, GError **error)
 {
   g_autoptr(JsonObject) version = NULL;
-  double least = G_MAXDOUBLE, send = 0, receive = 0;
+  double least = G_MAXDOUBLE, offset = 0, send = 0, receive = 0;
+  JsonObject *measured;
 
   for (int i = 0; i < ROUND_TRIPS; i++) {
-    gint64 begun_us = g_get_monotonic_time();
+    gint64 begun_us = g_get_monotonic_time(), trip_us;
 
     g_clear_pointer(&version, json_object_unref);
     version = dr_peer_ask(peer, "version", NULL, MEASURE_MS, error);
     if (!version)
       return NULL;
-    if (i > 0) /* the first made the connection */
-      least = MIN(least, (double)(g_get_monotonic_time() - begun_us) / 1000.0);
+    trip_us = g_get_monotonic_time() - begun_us;
+    if (i == 0 || (double)trip_us / 1000.0 >= least) /* the first made the connection */
+      continue;
+    least = (double)trip_us / 1000.0;
+    offset = clock_offset_ms(version, trip_us);
   }
   if (!measure_stream(peer, &send, &receive, error))
     return NULL;
-  return dr_json("{'version': <%s>, 'round_trip_ms': <%d>, 'send_mib': <%d>, 'receive_mib': <%d>}",
-                 dr_json_str(version, "version", "?"), least, send, receive);
+  measured = dr_json("{'version': <%s>, 'round_trip_ms': <%d>, 'send_mib': <%d>, 'receive_mib': <%d>}",
+                     dr_json_str(version, "version", "?"), least, send, receive);
+  if (json_object_has_member(version, "wall_us")) /* an older droverd does not say */
+    json_object_set_double_member(measured, "clock_offset_ms", offset);
+  return measured;
 }

@@ -46,8 +46,8 @@ int dr_peer_broken_fd(DrPeer *peer);
 /* Milliseconds there and back, as last measured; 0: not yet. */
 double dr_peer_round_trip(DrPeer *peer);
 
-/* Measures: {"version","round_trip_ms","send_mib","receive_mib"}, MiB/s by a stream of its own, for
- * 0.3 s each way. (transfer full) */
+/* Measures: {"version","round_trip_ms","send_mib","receive_mib","clock_offset_ms"}, MiB/s by a stream of its own, for
+ * 0.3 s each way; the last is how much the other wall clock is ahead, absent where that droverd does not tell. (transfer full) */
 JsonObject *dr_peer_measure(DrPeer *peer, GError **error);
 /* The other side of it, on a connection of the kind "measure", which stays the caller's. Takes some seconds at the most. */
 void dr_peer_serve_measure(DrConn *conn);

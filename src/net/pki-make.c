@@ -330,25 +330,27 @@ make_host(const Ca *ca, char **names, gnutls_x509_privkey_t key, gint64 until, c
   return failed(code, "sign a certificate", error) ? NULL : print_cert(cert, error);
 }
 
+/* A client's files last: where there are only these, the others are left out from the front. */
 static gboolean
 make_all(const DrPkiRequest *request, const Ca *ca, char **names, gint64 until, GError **error)
 {
   g_auto(gnutls_x509_privkey_t) key = new_key(error);
-  g_autofree char *server = key ? make_host(ca, names, key, until, GNUTLS_KP_TLS_WWW_SERVER, error) : NULL;
-  g_autofree char *client = server ? make_host(ca, names, key, until, GNUTLS_KP_TLS_WWW_CLIENT, error) : NULL;
+  g_autofree char *client = key ? make_host(ca, names, key, until, GNUTLS_KP_TLS_WWW_CLIENT, error) : NULL;
+  g_autofree char *server = client ? make_host(ca, names, key, until, GNUTLS_KP_TLS_WWW_SERVER, error) : NULL;
+  guint skip = request->client ? 2 : 0;
   gnutls_datum_t pem = { 0 };
   gboolean done = FALSE;
 
-  if (client && print_key(key, &pem, error)) {
+  if (server && print_key(key, &pem, error)) {
     const DrPkiFile files[] = {
-      { DR_PKI_CA_CERT, 0644, ca->pem, strlen(ca->pem) },
       { "server-key.pem", 0600, (char *)pem.data, pem.size },
       { "server-cert.pem", 0644, server, strlen(server) },
+      { DR_PKI_CA_CERT, 0644, ca->pem, strlen(ca->pem) },
       { "client-key.pem", 0600, (char *)pem.data, pem.size },
       { "client-cert.pem", 0644, client, strlen(client) },
     };
 
-    done = dr_pki_write(request->out, files, G_N_ELEMENTS(files), request->force, error);
+    done = dr_pki_write(request->out, files + skip, G_N_ELEMENTS(files) - skip, request->force, error);
   }
   wipe(&pem);
   if (!done && error && g_error_matches(*error, DR_ERROR, DR_ERROR_EXISTS))

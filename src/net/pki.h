@@ -112,10 +112,11 @@ typedef struct {
   const char *out;              /* made with mode 0700 */
   int days;                     /* 0: DR_PKI_HOST_DAYS, or to the CA's end, if that is sooner */
   gboolean force;               /* put them in the place of what is there */
+  gboolean client;              /* only a client's: `host` is whoever uses the API by TLS */
 } DrPkiRequest;
 
 /* QEMU's layout in `out`: ca-cert.pem, server-cert.pem, client-cert.pem (0644), server-key.pem, client-key.pem
- * (0600). All are written and on disk before the first gets its name. Errors: INVALID, NOT_FOUND (no CA there),
+ * (0600); of a client without those of a server. All are written and on disk before the first gets its name. Errors: INVALID, NOT_FOUND (no CA there),
  * EXISTS (a file is there; nothing is changed), UNSUPPORTED (a CA that is no CA, has ended, or whose key is not its
  * own), IO. */
 gboolean dr_pki_issue(const DrPkiRequest *request, GError **error);

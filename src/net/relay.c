@@ -10,6 +10,7 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "net/dial.h"
+#include "net/meter.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -34,6 +35,7 @@ struct DrRelay {
   gint piece;                 /* atomic: bytes that are taken at once */
   gint state;                 /* atomic: DrRelayState */
   gint ended;                 /* atomic: directions that have ended in peace */
+  gint threads;               /* atomic: that are at it */
 };
 
 /* The first who has something to say of its end says it. */
@@ -68,9 +70,10 @@ break_down(DrRelay *relay, const char *why)
 }
 
 static void
-count(gint64 *counter, gssize n)
+count(DrRelay *relay, DrMeterDirection direction, gssize n)
 {
-  __atomic_fetch_add(counter, n, __ATOMIC_RELAXED);
+  __atomic_fetch_add(direction == DR_METER_OUT ? &relay->bytes_out : &relay->bytes_in, n, __ATOMIC_RELAXED);
+  dr_meter_bytes(direction, n);
 }
 
 static gboolean
@@ -158,7 +161,7 @@ carry_out(DrRelay *relay, GError **error)
       continue;
     if (!dr_conn_write(relay->conn, buffer, (gsize)n, -1, error))
       return FALSE;
-    count(&relay->bytes_out, n);
+    count(relay, DR_METER_OUT, n);
   }
 }
 
@@ -174,7 +177,7 @@ carry_in(DrRelay *relay, GError **error)
       return n == 0;
     if (!write_local(relay, buffer, (gsize)n))
       return local_broke(error);
-    count(&relay->bytes_in, n);
+    count(relay, DR_METER_IN, n);
   }
 }
 
@@ -206,7 +209,7 @@ block_sigpipe(void)
 }
 
 static gboolean
-splice_all(DrRelay *relay, int from, int to, gint64 *counter, GError **error)
+splice_all(DrRelay *relay, int from, int to, DrMeterDirection direction, GError **error)
 {
   dr_autofd int read_end = -1, write_end = -1;
   int ends[2];
@@ -229,11 +232,28 @@ splice_all(DrRelay *relay, int from, int to, gint64 *counter, GError **error)
       continue;
     if (!empty_pipe(relay, read_end, to, n))
       return dr_error_set_errno(error, errno, "writing");
-    count(counter, n);
+    count(relay, direction, n);
   }
 }
 
 /* --- The two threads --- */
+
+/* A stream is one as long as either direction is carried. */
+static DrMeterThread *
+begin_carrying(DrRelay *relay)
+{
+  if (g_atomic_int_add(&relay->threads, 1) == 0)
+    dr_meter_stream(1);
+  return dr_meter_begin();
+}
+
+static void
+end_carrying(DrRelay *relay, DrMeterThread *thread)
+{
+  dr_meter_end(thread);
+  if (g_atomic_int_dec_and_test(&relay->threads))
+    dr_meter_stream(-1);
+}
 
 static void
 ended_in_peace(DrRelay *relay)
@@ -249,37 +269,53 @@ pass_end_on(DrRelay *relay, GError **error)
   return dr_conn_end(relay->conn, error) || g_atomic_int_get(&relay->ended) > 0;
 }
 
-static gpointer
-out_thread(gpointer data)
+static void
+carry_all_out(DrRelay *relay)
 {
-  DrRelay *relay = data;
   int plain = dr_conn_plain_fd(relay->conn);
   g_autoptr(GError) error = NULL;
-  gboolean ended = plain >= 0 ? splice_all(relay, relay->local, plain, &relay->bytes_out, &error)
-                              : carry_out(relay, &error);
+  gboolean ended =
+      plain >= 0 ? splice_all(relay, relay->local, plain, DR_METER_OUT, &error) : carry_out(relay, &error);
 
   if (ended && pass_end_on(relay, &error))
     ended_in_peace(relay);
   else
     break_down(relay, error->message);
+}
+
+static void
+carry_all_in(DrRelay *relay)
+{
+  int plain = dr_conn_plain_fd(relay->conn);
+  g_autoptr(GError) error = NULL;
+  gboolean ended =
+      plain >= 0 ? splice_all(relay, plain, relay->local, DR_METER_IN, &error) : carry_in(relay, &error);
+
+  if (!ended) {
+    break_down(relay, error->message);
+    return;
+  }
+  shutdown(relay->local, SHUT_WR);
+  ended_in_peace(relay);
+}
+
+static gpointer
+out_thread(gpointer data)
+{
+  DrMeterThread *thread = begin_carrying(data);
+
+  carry_all_out(data);
+  end_carrying(data, thread);
   return NULL;
 }
 
 static gpointer
 in_thread(gpointer data)
 {
-  DrRelay *relay = data;
-  int plain = dr_conn_plain_fd(relay->conn);
-  g_autoptr(GError) error = NULL;
-  gboolean ended =
-      plain >= 0 ? splice_all(relay, plain, relay->local, &relay->bytes_in, &error) : carry_in(relay, &error);
+  DrMeterThread *thread = begin_carrying(data);
 
-  if (!ended) {
-    break_down(relay, error->message);
-    return NULL;
-  }
-  shutdown(relay->local, SHUT_WR);
-  ended_in_peace(relay);
+  carry_all_in(data);
+  end_carrying(data, thread);
   return NULL;
 }
 
@@ -362,4 +398,12 @@ DrRelayState
 dr_relay_state(DrRelay *relay)
 {
   return (DrRelayState)g_atomic_int_get(&relay->state);
+}
+
+void
+dr_relays_drop_ended(GPtrArray *relays)
+{
+  for (guint i = relays->len; i-- > 0;)
+    if (dr_relay_state(relays->pdata[i]) != DR_RELAY_RUNS)
+      g_ptr_array_remove_index(relays, i);
 }

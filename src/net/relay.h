@@ -33,3 +33,5 @@ typedef enum {
   DR_RELAY_ABORTED, /* dr_relay_abort() */
 } DrRelayState;
 DrRelayState dr_relay_state(DrRelay *relay);
+/* Frees those of `relays` (element-type DrRelay, with a free function) that do not run any more. */
+void dr_relays_drop_ended(GPtrArray *relays);

@@ -7,6 +7,7 @@
 #include "base/json.h"
 #include "keeper/order.h"
 #include "qemu/child.h"
+#include "qemu/scope.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -240,6 +241,7 @@ dr_spawn(const DrSpawn *spawn, DrProcId *ret_id, GError **error)
   if (fd < 0 || !read_report(fd, program, &report, error) || !report_error(&report, spawn, program, error))
     return FALSE;
   *ret_id = (DrProcId){ .pid = report.pid, .start_time = report.start_time };
+  dr_scope_move(spawn->vm, ret_id);
   return TRUE;
 }
 

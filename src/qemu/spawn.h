@@ -8,8 +8,9 @@
 #include "qemu/proc.h"
 
 typedef struct {
-  char **argv; /* argv[0] is the program: a path, or a name looked up in PATH of envp */
-  char **envp; /* A=B */
+  const char *vm; /* nullable: the name of the VM, for its control group (qemu/scope.h) */
+  char **argv;    /* argv[0] is the program: a path, or a name looked up in PATH of envp */
+  char **envp;    /* A=B */
   const char *cwd;
   const char *log_path;  /* stdout and stderr are appended here */
   const char *exit_path; /* absolute; written atomically by the keeper when QEMU ends:

@@ -23,6 +23,11 @@ CREATE TABLE IF NOT EXISTS journal (
   time_ms INTEGER NOT NULL,
   PRIMARY KEY (job, seq)
 ) STRICT;
+-- What a job has recorded of itself. A droverd that does not know the table leaves it alone, and drops a job's row with the job.
+CREATE TABLE IF NOT EXISTS reports (
+  job INTEGER PRIMARY KEY REFERENCES jobs (id) ON DELETE CASCADE,
+  report TEXT NOT NULL           -- JSON, at most 64 KiB, written and read by job/recorder.c
+) STRICT;
 -- What this host has said for good of a guest that was to come to it: another host may ask for it long after.
 CREATE TABLE IF NOT EXISTS moves (
   id TEXT PRIMARY KEY,           -- the move's own, made by the other host

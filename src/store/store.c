@@ -439,6 +439,87 @@ dr_store_list_jobs(DrStore *store, gboolean unfinished, guint limit, GError **er
   return NULL;
 }
 
+/* Jobs are dropped at droverd's start only: what is large goes before. */
+gboolean
+dr_store_put_report(DrStore *store, gint64 job, const char *report, GError **error)
+{
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+
+  return run(store, error, "write what a job has recorded",
+             "INSERT OR REPLACE INTO reports (job, report) VALUES (?, ?)", "is", job, report) &&
+         run(store, error, "drop old records of jobs", "DELETE FROM reports WHERE job <= ?", "i",
+             job - KEPT_JOBS);
+}
+
+gboolean
+dr_store_get_report(DrStore *store, gint64 job, JsonObject **ret_report, GError **error)
+{
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+  g_autoptr(DrStmt) stmt = query(store, error, "read what a job has recorded",
+                                 "SELECT report FROM reports WHERE job = ?", "i", job);
+  int code;
+
+  *ret_report = NULL;
+  if (!stmt)
+    return FALSE;
+  code = sqlite3_step(stmt);
+  if (code == SQLITE_ROW)
+    return (*ret_report = column_object(stmt, 0, error)) != NULL;
+  return code == SQLITE_DONE || fail(store, "read what a job has recorded", error);
+}
+
+void
+dr_job_times_free(DrJobTimes *times)
+{
+  g_free(times->kind);
+  g_free(times->state);
+  g_free(times);
+}
+
+static double
+column_ms(DrStmt *stmt, int column)
+{
+  return sqlite3_column_type(stmt, column) == SQLITE_NULL ? -1 : sqlite3_column_double(stmt, column);
+}
+
+static DrJobTimes *
+times_of(DrStmt *stmt)
+{
+  DrJobTimes *times = g_new0(DrJobTimes, 1);
+
+  times->kind = g_strdup((const char *)sqlite3_column_text(stmt, 0));
+  times->state = g_strdup((const char *)sqlite3_column_text(stmt, 1));
+  times->pause_ms = column_ms(stmt, 2);
+  times->total_ms = column_ms(stmt, 3);
+  return times;
+}
+
+/* A snapshot's pause is that of its memory. */
+#define JOB_TIMES                                                                                            \
+  "SELECT kind, state, coalesce(json_extract(record, '$.result.pause_ms'), "                                 \
+  "json_extract(record, '$.result.memory.pause_ms')), "                                                      \
+  "coalesce(json_extract(record, '$.result.total_ms'), "                                                     \
+  "json_extract(record, '$.ended_ms') - json_extract(record, '$.started_ms')) "                              \
+  "FROM jobs WHERE ? IS NULL OR kind = ? ORDER BY kind"
+
+GPtrArray *
+dr_store_job_times(DrStore *store, const char *kind, GError **error)
+{
+  g_autoptr(GMutexLocker) locker = g_mutex_locker_new(&store->lock);
+  g_autoptr(GPtrArray) all = g_ptr_array_new_with_free_func((GDestroyNotify)dr_job_times_free);
+  g_autoptr(DrStmt) stmt = query(store, error, "read the jobs", JOB_TIMES, "ss", kind, kind);
+  int code = SQLITE_DONE;
+
+  if (!stmt)
+    return NULL;
+  while ((code = sqlite3_step(stmt)) == SQLITE_ROW)
+    g_ptr_array_add(all, times_of(stmt));
+  if (code == SQLITE_DONE)
+    return g_steal_pointer(&all);
+  fail(store, "read the jobs", error);
+  return NULL;
+}
+
 gboolean
 dr_store_journal(DrStore *store, gint64 job, const char *stage, JsonObject *note, GError **error)
 {

@@ -52,6 +52,21 @@ DrJobRow *dr_store_get_job(DrStore *store, gint64 id, GError **error);
 /* Newest first, at most `limit`; `unfinished`: only queued and running ones. (transfer full) (element-type DrJobRow) */
 GPtrArray *dr_store_list_jobs(DrStore *store, gboolean unfinished, guint limit, GError **error);
 
+/* What a job has recorded, as job/recorder.h packs it; it goes with its job, and those of the newest jobs only are kept. get: *ret_report
+ * NULL: there is none. (transfer full) */
+gboolean dr_store_put_report(DrStore *store, gint64 job, const char *report, GError **error);
+gboolean dr_store_get_report(DrStore *store, gint64 job, JsonObject **ret_report, GError **error);
+
+typedef struct {
+  char *kind, *state;
+  double pause_ms, total_ms; /* -1: there was none, or it is not known */
+} DrJobTimes;
+
+void dr_job_times_free(DrJobTimes *times);
+
+/* Of all jobs on record, or of those of one kind (nullable). (transfer full) (element-type DrJobTimes) */
+GPtrArray *dr_store_job_times(DrStore *store, const char *kind, GError **error);
+
 /* Appends a stage to a job's journal; on disk when it returns. `note` may be NULL, is not consumed. */
 gboolean dr_store_journal(DrStore *store, gint64 job, const char *stage, JsonObject *note, GError **error);
 

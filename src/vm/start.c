@@ -232,6 +232,7 @@ spawn_it(Start *s, GError **error)
   int number = MEMORY_FD;
   struct stat log = { 0 };
   DrSpawn spawn = {
+    .vm = record->name,
     .argv = record->argv_running,
     .envp = record->env,
     .cwd = record->cwd,

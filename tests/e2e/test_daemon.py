@@ -523,7 +523,8 @@ def test_watch_tells_what_happens(daemon):
             daemon.run("pause" if state == "paused" else "resume", "vm")
             return f'"state":"{state}"' in watcher.output().replace(" ", "")
 
-        wait_until(lambda: seen("paused") and seen("running"), 30, "both states to be told", 0.1)
+        # Both each time: a pause that nobody heard of must be ended for the next one to be an event.
+        wait_until(lambda: all([seen("paused"), seen("running")]), 30, "both states to be told", 0.1)
         for line in watcher.output().splitlines():
             event = json.loads(line)
             assert event["type"] == "vm" and event["vm"]["name"] == "vm" and event["time_ms"] > 0

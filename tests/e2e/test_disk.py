@@ -1457,6 +1457,20 @@ def test_a_file_system_without_room_is_found_before(many, small_disk):
     assert [path.name for path in small_disk.path.iterdir()] == ["ballast"]
 
 
+def test_room_for_one_is_not_room_for_two(many, small_disk):
+    takes = {disk["name"]: sum(image["allocated_bytes"] for image in disk["chain"])
+             for disk in many.daemon.json("disk", "list", many.name) if disk["name"] in ("d0", "d1")}
+    free = os.statvfs(small_disk.path)
+    leave = max(takes["d0"], takes["d1"]) + min(takes["d0"], takes["d1"]) // 2
+    assert min(takes["d0"], takes["d1"]) > 0 and free.f_bavail * free.f_frsize > leave
+    with open(small_disk.path / "ballast", "wb") as ballast:
+        os.posix_fallocate(ballast.fileno(), 0, free.f_bavail * free.f_frsize - leave)
+    with unchanged(many):
+        error = many.daemon.refused("disk", "copy", many.name, "d0", small_disk.path / "x", "d1", small_disk.path / "y")
+        assert "disk 'd1'" in error["message"] and "disk 'd0'" not in error["message"], error
+        assert [path.name for path in small_disk.path.iterdir()] == ["ballast"]
+
+
 @pytest.mark.parametrize("form", ["raw", "qcow2"])
 def test_a_file_system_that_becomes_full_does_not_disturb_the_guest(many, small_disk, form):
     with unchanged(many):

@@ -94,6 +94,35 @@ def test_a_chain_becomes_one_image(pair, start):
     assert as_raw(there, "qcow2").read_bytes()[8 << 20:][:6000] == b"golden" * 1000
 
 
+def test_a_bitmap_that_qemu_would_fail_on_is_said_before(pair, start):
+    """One that was in use when its QEMU was killed, beside one that is good."""
+    vm, disks = start(("qcow2",))
+    pair.a.run("stop", vm.name, "--force")
+    pair.a.run("forget", vm.name)
+    vm.close()
+    run("qemu-img", "bitmap", "--add", disks.dirs["a"] / disks.names[0], "old")
+    for killed in (True, False):
+        vm = drover.Witness(pair.a, vm.name, extra=disks.extra(), witness={"disk": "/dev/vda", "diskrate": 50}, **SMALL)
+        if killed:
+            kill_pid(pair.a.json("show", vm.name)["pid"])
+            wait_until(lambda: pair.a.json("show", vm.name)["state"] == "stopped", 20, "its end to be known")
+            pair.a.run("forget", vm.name)
+            vm.close()
+    try:
+        disk = pair.a.json("disk", "list", vm.name)[0]["name"]
+        pair.a.run("bitmap", "add", vm.name, disk, "good")
+        check = ("migrate", vm.name, "b", "--copy-storage-all", "--check", *disks.maps("b"))
+        report = json.loads(pair.a.run(*check, "--json", check=False).stdout)
+        found = [finding for finding in report["findings"] if finding["code"] == "bitmap-inconsistent"]
+        assert not report["ok"] and len(found) == 1 and f"drover bitmap remove NAME {disk} 'old'" in found[0]["remedy"], report
+        pair.a.run("bitmap", "remove", vm.name, disk, "old")
+        move(pair, vm, disks)
+        assert [bitmap["name"] for bitmap in pair.b.json("bitmap", "list", vm.name)] == ["good"]
+        writes_go_on(vm, "/dev/vda")
+    finally:
+        vm.close()
+
+
 def test_encrypted_limited_and_read_only_disks_and_an_empty_drive(pair, start):
     secret = pair.a.dir / "secret"
     secret.write_text("swordfish")

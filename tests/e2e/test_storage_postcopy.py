@@ -281,8 +281,8 @@ def there_or_here(both, vm, disks, job=None):
 
 
 @pytest.mark.parametrize("stage, who, options, there", [
-    ("start", "a", (), False), ("transfer", "a", (), False), ("switchover", "a", (), None), ("resume", "a", (), True),
-    ("switchover", "b", (), None), ("commit", "b", (), True), ("postcopy", "a", ("--postcopy-after-precopy",), None),
+    ("start", "a", (), False), ("transfer", "a", (), False), ("switchover", "a", ("--no-postcopy",), None), ("resume", "a", ("--no-postcopy",), True),
+    ("switchover", "b", ("--no-postcopy",), None), ("commit", "b", (), True), ("postcopy", "a", ("--postcopy-after-precopy",), None),
     ("transfer", "qemu b", (), False)])
 def test_a_death_in_the_move(stage, who, options, there):
     host = who[-1] if stage != "transfer" else "a"

@@ -247,7 +247,14 @@ dr_service_qmp(DrService *service, const char *name, JsonObject *command, GError
 JsonObject *
 dr_service_version(DrService *service, GError **error)
 {
-  return dr_json("{'version': <'0'>, 'vms': <2>, 'jobs': <0>}");
+  return dr_json("{'version': <'0'>, 'host': <'here'>, 'vms': <2>, 'jobs': <0>}");
+}
+
+char *
+dr_service_metrics(DrService *service, GError **error)
+{
+  return g_strdup(
+      "# HELP drover_vms VMs by state.\n# TYPE drover_vms gauge\ndrover_vms{state=\"running\"} 1\n");
 }
 
 /* --- Consoles: the guest's end of a socket pair --- */
@@ -508,6 +515,32 @@ find_job(DrService *service, const char *id, GError **error)
       return service->jobs->pdata[i];
   dr_error_set(error, DR_ERROR_NOT_FOUND, "there is no job '%s'", id);
   return NULL;
+}
+
+JsonObject *
+dr_service_report(DrService *service, const char *id, GError **error)
+{
+  JsonObject *report = NULL;
+  Job *job;
+
+  g_mutex_lock(&service->lock);
+  job = find_job(service, id, error);
+  if (job) {
+    report = dr_json("{'samples': <@av []>, 'phases': <@av []>, 'pause': <@mv nothing>}");
+    json_object_set_object_member(report, "job", job_json(job));
+  }
+  g_mutex_unlock(&service->lock);
+  return report;
+}
+
+JsonObject *
+dr_service_stats(DrService *service, const char *kind, GError **error)
+{
+  if (kind && !g_str_equal(kind, "upgrade")) {
+    dr_error_set(error, DR_ERROR_INVALID, "'%s' is no kind of job", kind);
+    return NULL;
+  }
+  return dr_json("{'kinds': <[{'kind': <'upgrade'>, 'jobs': <%x>}]>}", (gint64)2);
 }
 
 JsonArray *

@@ -66,8 +66,8 @@ open_api(gpointer data)
   Server *server = data;
   g_autoptr(GError) error = NULL;
 
-  server->api =
-      dr_api_new_with_limits(server->service, server->events, server->path, &server->limits, &error);
+  server->api = dr_api_new_with_limits(server->service, server->events, server->path, server->access,
+                                       &server->limits, &error);
   g_assert_no_error(error);
   return G_SOURCE_REMOVE;
 }
@@ -90,8 +90,15 @@ server_open(Server *server)
 Server *
 server_start(const DrApiLimits *limits)
 {
+  return server_start_with(limits, NULL);
+}
+
+Server *
+server_start_with(const DrApiLimits *limits, const DrApiAccess *access)
+{
   Server *server = g_new0(Server, 1);
 
+  server->access = access;
   server->limits = limits ? *limits : dr_api_limits;
   server->dir = g_dir_make_tmp("drover-api-XXXXXX", NULL);
   server->path = g_build_filename(server->dir, "api.sock", NULL);

@@ -7,6 +7,7 @@
 typedef struct {
   char *dir, *path;
   DrApiLimits limits;
+  const DrApiAccess *access; /* nullable */
   DrEvents *events;
   DrService *service;
   DrApi *api;
@@ -17,6 +18,7 @@ typedef struct {
 
 /* `limits` NULL: the usual ones. */
 Server *server_start(const DrApiLimits *limits);
+Server *server_start_with(const DrApiLimits *limits, const DrApiAccess *access);
 /* The API alone, as when droverd restarts. */
 void server_close(Server *server);
 void server_open(Server *server);
@@ -48,6 +50,7 @@ guint http_call(const Server *server, const char *method, const char *path, cons
   }                                                                                                          \
   G_STMT_END
 
-/* test-api-cli.c, test-api-stream.c */
+/* test-api-cli.c, test-api-gate.c, test-api-stream.c */
 void add_cli_tests(void);
+void add_gate_tests(void);
 void add_stream_tests(void);

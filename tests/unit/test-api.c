@@ -68,6 +68,11 @@ static const Case cases[] = {
   { "GET", "/v1/jobs/1?wait=61", NULL, 400, "wait" },
   { "GET", "/v1/jobs/1?wait=-1", NULL, 400, "wait" },
   { "POST", "/v1/jobs/1/cancel", NULL, 404, NULL },
+  { "GET", "/v1/jobs/1/report", NULL, 404, "\"not-found\"" },
+  { "POST", "/v1/jobs/1/report", NULL, 405, NULL },
+  { "GET", "/v1/stats", NULL, 200, "\"kinds\"" },
+  { "GET", "/v1/stats?kind=upgrade", NULL, 200, "\"kinds\"" },
+  { "GET", "/v1/stats?kind=x", NULL, 400, "no kind of job" },
   { "GET", "/v1/peers", NULL, 200, "\"host3\"" },
   { "POST", "/v1/peers", "{\"name\":\"host9\",\"host\":\"192.0.2.9\",\"port\":7000}", 201, "\"host9\"" },
   { "POST", "/v1/peers", "{\"name\":\"taken\"}", 409, "\"exists\"" },
@@ -79,6 +84,16 @@ static const Case cases[] = {
   { "POST", "/v1/peers/nosuch/test", NULL, 404, "\"not-found\"" },
   { "GET", "/v1/events?job=1", NULL, 404, "\"not-found\"" },
   { "GET", "/metrics", NULL, 200, "drover_vms{state=\"running\"} 1" },
+  { "GET", "/ui", NULL, 200, "Content-Type: text/html; charset=utf-8" },
+  { "GET", "/ui/", NULL, 200, "frame-ancestors 'none'" },
+  { "GET", "/ui/app.js", NULL, 200, "Content-Type: text/javascript; charset=utf-8" },
+  { "GET", "/ui/uplot.css", NULL, 200, "Content-Type: text/css; charset=utf-8" },
+  { "GET", "/ui/icon.svg", NULL, 200, "X-Content-Type-Options: nosniff" },
+  { "HEAD", "/ui/app.css", NULL, 200, "ETag: \"" },
+  { "GET", "/ui/nothing.js", NULL, 404, "there is no file 'nothing.js' in the dashboard" },
+  { "GET", "/ui/..%2fapp.js", NULL, 404, "\"not-found\"" },
+  { "GET", "/ui/vendor/uplot", NULL, 404, "there is no path" },
+  { "POST", "/ui/", "{}", 405, "Allow: GET, HEAD" },
   { "PUT", "/v1/vms", NULL, 405, "Allow: GET, HEAD, POST" },
   { "PATCH", "/v1/vms/web1", NULL, 405, "Allow: GET, HEAD, DELETE" },
   { "POST", "/v1/events", "{}", 405, "Allow: GET\r\n" },
@@ -108,6 +123,80 @@ test_routes(void)
     /* What libsoup itself cannot read it refuses without a word. */
     if (status >= 400 && !g_str_equal(c->method, "HEAD") && !strstr(c->path, "%zz"))
       assert_contains(answer, "\"detail\":\"");
+  }
+}
+
+/* The dashboard's files are asked for anew each time, and sent only when they have changed. */
+static void
+test_ui_etag(void)
+{
+  g_autoptr(Server) server = server_start(NULL);
+  g_autofree char *first = NULL, *etag = NULL, *request = NULL, *again = NULL;
+  const char *at;
+  int fd = http_connect(server);
+
+  g_assert_cmpuint(http_call(server, "GET", "/ui/", NULL, &first), ==, 200);
+  at = strstr(first, "ETag: ");
+  g_assert_nonnull(at);
+  etag = g_strndup(at + strlen("ETag: "), strcspn(at + strlen("ETag: "), "\r"));
+  request = g_strdup_printf("GET /ui/ HTTP/1.1\r\nHost: d\r\nIf-None-Match: %s\r\n\r\n", etag);
+  http_send(fd, request, -1);
+  again = http_read_all(fd);
+  close(fd);
+  assert_contains(again, "HTTP/1.1 304 ");
+  g_assert_null(strstr(again, "<html"));
+}
+
+/* A page elsewhere, in a browser that droverd lets in. */
+static void
+test_foreign_page(void)
+{
+  static const struct {
+    const char *site, *path, *status;
+  } requests[] = {
+    { "cross-site", "/v1/vms", " 403 " },  { "same-site", "/v1/vms", " 403 " },
+    { "same-origin", "/v1/vms", " 200 " }, { "none", "/v1/vms", " 200 " },
+    { "cross-site", "/ui/", " 200 " },
+  };
+  g_autoptr(Server) server = server_start(NULL);
+
+  for (guint i = 0; i < G_N_ELEMENTS(requests); i++) {
+    g_autofree char *request = g_strdup_printf("GET %s HTTP/1.1\r\nHost: d\r\nSec-Fetch-Site: %s\r\n\r\n",
+                                               requests[i].path, requests[i].site);
+    g_autofree char *answer = NULL;
+    int fd = http_connect(server);
+
+    http_send(fd, request, -1);
+    answer = http_read_all(fd);
+    close(fd);
+    assert_contains(answer, requests[i].status);
+  }
+}
+
+/* A browser that says no more than that: a page of another site opens a console, or posts a form. */
+static void
+test_foreign_origin(void)
+{
+  static const struct {
+    const char *origin, *status;
+  } requests[] = {
+    { "https://evil.example", " 403 " },
+    { "null", " 403 " },
+    { "http://d:7414", " 403 " },
+    { "https://D:7414", " 200 " },
+  };
+  g_autoptr(Server) server = server_start(NULL);
+
+  for (guint i = 0; i < G_N_ELEMENTS(requests); i++) {
+    g_autofree char *request =
+        g_strdup_printf("GET /v1/vms HTTP/1.1\r\nHost: d:7414\r\nOrigin: %s\r\n\r\n", requests[i].origin);
+    g_autofree char *answer = NULL;
+    int fd = http_connect(server);
+
+    http_send(fd, request, -1);
+    answer = http_read_all(fd);
+    close(fd);
+    assert_contains(answer, requests[i].status);
   }
 }
 
@@ -404,23 +493,23 @@ test_socket(void)
 
   g_assert_cmpint(stat(server->path, &st), ==, 0);
   g_assert_cmpint(st.st_mode & 07777, ==, 0600);
-  g_assert_null(dr_api_new(server->service, server->events, server->path, &in_use));
+  g_assert_null(dr_api_new(server->service, server->events, server->path, NULL, &in_use));
   g_assert_error(in_use, DR_ERROR, DR_ERROR_EXISTS);
   assert_contains(in_use->message, "another droverd runs on");
   g_assert_cmpuint(http_call(server, "GET", "/v1/version", NULL, NULL), ==, 200);
 
   g_assert_true(g_file_set_contents(file, "x", 1, NULL));
-  g_assert_null(dr_api_new(server->service, server->events, file, &no_socket));
+  g_assert_null(dr_api_new(server->service, server->events, file, NULL, &no_socket));
   g_assert_error(no_socket, DR_ERROR, DR_ERROR_EXISTS);
-  g_assert_null(dr_api_new(server->service, server->events, absent, &no_directory));
+  g_assert_null(dr_api_new(server->service, server->events, absent, NULL, &no_directory));
   g_assert_error(no_directory, DR_ERROR, DR_ERROR_IO);
-  g_assert_null(dr_api_new(server->service, server->events, longest, &too_long));
+  g_assert_null(dr_api_new(server->service, server->events, longest, NULL, &too_long));
   g_assert_error(too_long, DR_ERROR, DR_ERROR_INVALID);
 
-  api = dr_api_new(server->service, server->events, stale, NULL);
+  api = dr_api_new(server->service, server->events, stale, NULL, NULL);
   g_assert_cmpint(rename(stale, file), ==, 0); /* as if it had been killed: the file stays */
   dr_api_free(api);
-  api = dr_api_new(server->service, server->events, file, &none);
+  api = dr_api_new(server->service, server->events, file, NULL, &none);
   g_assert_no_error(none);
   dr_api_free(api);
   g_assert_false(g_file_test(file, G_FILE_TEST_EXISTS));
@@ -431,7 +520,7 @@ serve(const char *path)
 {
   DrEvents *events = dr_events_new();
   g_autoptr(GError) error = NULL;
-  g_autoptr(DrApi) api = dr_api_new(fake_service_new(events), events, path, &error);
+  g_autoptr(DrApi) api = dr_api_new(fake_service_new(events), events, path, NULL, &error);
 
   if (!api)
     g_error("%s", error->message);
@@ -446,6 +535,9 @@ main(int argc, char **argv)
     return serve(argv[2]);
   g_test_init(&argc, &argv, NULL);
   g_test_add_func("/api/routes", test_routes);
+  g_test_add_func("/api/ui/etag", test_ui_etag);
+  g_test_add_func("/api/ui/foreign-page", test_foreign_page);
+  g_test_add_func("/api/ui/foreign-page-origin", test_foreign_origin);
   g_test_add_func("/api/job-wait", test_job_wait);
   g_test_add_func("/api/bad-requests", test_bad_requests);
   g_test_add_func("/api/large-body", test_large_body);
@@ -460,5 +552,6 @@ main(int argc, char **argv)
   g_test_add_func("/api/socket", test_socket);
   add_stream_tests();
   add_cli_tests();
+  add_gate_tests();
   return g_test_run();
 }

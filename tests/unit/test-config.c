@@ -197,6 +197,48 @@ test_allowed_binaries(void)
   g_assert_false(dr_config_allows_binary(&wide, "/usr/bin/kvm"));
 }
 
+static void
+test_api(void)
+{
+  g_auto(DrConfig) config = { 0 };
+  g_auto(DrConfig) none = { 0 };
+
+  g_assert_true(load(&config,
+                     "[api]\naddress=::1\nport=7414\nclients=alice;*.admin.example\nreaders=bob\n"
+                     "read-group=monitoring\noperate-group=4711\n",
+                     NULL));
+  g_assert_cmpstr(config.api_address, ==, "::1");
+  g_assert_cmpuint(config.api_port, ==, 7414);
+  g_assert_cmpuint(g_strv_length(config.api_clients), ==, 2);
+  g_assert_cmpstr(config.api_readers[0], ==, "bob");
+  g_assert_cmpstr(config.api_read_group, ==, "monitoring");
+  g_assert_cmpstr(config.api_operate_group, ==, "4711");
+  g_assert_true(load(&none, "", NULL));
+  g_assert_cmpuint(none.api_port, ==, 0);
+  g_assert_null(none.api_clients);
+  g_assert_null(none.api_operate_group);
+}
+
+/* A port to which nobody could come, or names that could come to none, are not what was meant. */
+static void
+test_api_refused(void)
+{
+  static const char *const cases[] = { "port=7414\n",         "clients=a\n",   "readers=a\n",
+                                       "port=0\nclients=a\n", "address=::1\n", "port=7414\nclients=a b\n",
+                                       "port=7414\nclients=", "read-group=\n" };
+
+  for (guint i = 0; i < G_N_ELEMENTS(cases); i++) {
+    g_auto(DrConfig) config = { 0 };
+    g_autofree char *text = g_strconcat("[api]\n", cases[i], NULL);
+    g_autoptr(GError) error = NULL;
+
+    if (load(&config, text, &error))
+      g_error("'%s' was taken", text);
+    g_assert_error(error, DR_ERROR, DR_ERROR_INVALID);
+    g_assert_nonnull(strstr(error->message, "[api]"));
+  }
+}
+
 int
 main(int argc, char **argv)
 {
@@ -207,5 +249,7 @@ main(int argc, char **argv)
   g_test_add_func("/config/refused", test_refused);
   g_test_add_func("/config/allowed-peers", test_allowed_peers);
   g_test_add_func("/config/allowed-binaries", test_allowed_binaries);
+  g_test_add_func("/config/api", test_api);
+  g_test_add_func("/config/api-refused", test_api_refused);
   return g_test_run();
 }

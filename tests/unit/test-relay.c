@@ -2,6 +2,7 @@
 /* The relay of a stream, with TLS and without: every byte both ways, ends that are passed on, and sides that break. */
 #include "base/deadline.h"
 #include "base/error.h"
+#include "net/meter.h"
 #include "net/relay.h"
 #include "test-net-util.h"
 
@@ -73,6 +74,19 @@ wait_state(DrRelay *relay, DrRelayState state)
   g_assert_cmpint(dr_relay_state(relay), ==, state);
 }
 
+/* What the meter says of how many streams there are in this process. */
+static void
+wait_streams(guint n)
+{
+  DrDeadline deadline = dr_deadline_in(QUICK_MS);
+  DrMeterTotals totals;
+
+  do
+    dr_meter_read(&totals);
+  while (totals.streams != n && !dr_deadline_passed(deadline));
+  g_assert_cmpuint(totals.streams, ==, n);
+}
+
 /* --- Bytes --- */
 
 typedef struct {
@@ -133,7 +147,9 @@ test_bytes(Tunnel *tunnel, gconstpointer plain)
 {
   Flow flows[4] = { { tunnel->a, 1 }, { tunnel->b, 0 }, { tunnel->b, 2 }, { tunnel->a, 0 } };
   GThread *threads[4];
+  DrMeterTotals before, after;
 
+  dr_meter_read(&before);
   for (guint i = 0; i < 4; i++)
     threads[i] = g_thread_new("flow", i % 2 ? receive_flow : send_flow, &flows[i]);
   for (guint i = 0; i < 4; i++)
@@ -148,6 +164,11 @@ test_bytes(Tunnel *tunnel, gconstpointer plain)
   g_assert_cmpint(dr_relay_bytes_in(tunnel->relay_b), ==, MUCH);
   g_assert_false(net_readable(tunnel->broken_a, 0));
   g_assert_false(net_readable(tunnel->broken_b, 0));
+  wait_streams(0);
+  dr_meter_read(&after); /* of both relays */
+  g_assert_cmpint(after.bytes_out - before.bytes_out, ==, 2 * (gint64)MUCH);
+  g_assert_cmpint(after.bytes_in - before.bytes_in, ==, 2 * (gint64)MUCH);
+  g_assert_cmpint(after.cpu_ns, >, before.cpu_ns);
   for (guint i = 0; i < 4; i++)
     g_free(flows[i].sum);
 }
@@ -199,6 +220,7 @@ test_abort(Tunnel *tunnel, gconstpointer plain)
   gint64 begun;
 
   assert_passes(tunnel->a, tunnel->b);
+  wait_streams(2);
   begun = g_get_monotonic_time();
   dr_relay_abort(tunnel->relay_a);
   assert_closed(tunnel->a);
@@ -208,6 +230,7 @@ test_abort(Tunnel *tunnel, gconstpointer plain)
   assert_readable(tunnel->broken_b, QUICK_MS);
   assert_closed(tunnel->b);
   g_assert_cmpint(dr_relay_state(tunnel->relay_b), ==, DR_RELAY_BROKEN);
+  wait_streams(0);
 }
 
 /* Sends as much as is taken, so that every buffer on the way is full. */

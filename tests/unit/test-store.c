@@ -92,6 +92,68 @@ test_jobs(Fixture *f, gconstpointer unused)
   g_assert_error(error, DR_ERROR, DR_ERROR_NOT_FOUND);
 }
 
+/* A report goes with its job, or when a thousand newer jobs have one. */
+static void
+test_reports(Fixture *f, gconstpointer unused)
+{
+  g_autoptr(JsonObject) record = json_object_new();
+  gint64 first = dr_store_add_job(f->store, "upgrade", "a", record, NULL);
+  gint64 second = dr_store_add_job(f->store, "upgrade", "a", record, NULL);
+  g_autoptr(JsonObject) report = NULL, none = NULL;
+  g_autoptr(GError) error = NULL;
+
+  g_assert_true(dr_store_put_report(f->store, first, "{\"a\":1}", NULL));
+  g_assert_true(dr_store_put_report(f->store, first, "{\"a\":2}", NULL));
+  reopen(f);
+  g_assert_true(dr_store_get_report(f->store, first, &report, NULL));
+  g_assert_cmpint(dr_json_int(report, "a", 0), ==, 2);
+  g_assert_true(dr_store_get_report(f->store, second, &none, NULL));
+  g_assert_null(none);
+  g_assert_false(dr_store_put_report(f->store, 999, "{}", &error)); /* of no job */
+  g_assert_error(error, DR_ERROR, DR_ERROR_IO);
+  for (guint i = 0; i < 999; i++)
+    second = dr_store_add_job(f->store, "upgrade", "a", record, NULL);
+  g_assert_true(dr_store_put_report(f->store, second, "{}", NULL));
+  g_assert_true(dr_store_get_report(f->store, first, &none, NULL));
+  g_assert_null(none);
+}
+
+static void
+add_ended(Fixture *f, const char *kind, const char *state, const char *text)
+{
+  g_autoptr(JsonObject) record = dr_json_parse_object(text, -1, 1000, NULL);
+  gint64 id = dr_store_add_job(f->store, kind, "a", record, NULL);
+
+  g_assert_true(dr_store_put_job(f->store, id, state, "commit", record, NULL));
+}
+
+static void
+test_job_times(Fixture *f, gconstpointer unused)
+{
+  g_autoptr(GPtrArray) all = NULL, copies = NULL;
+  const DrJobTimes *times;
+
+  add_ended(f, "upgrade", "succeeded", "{\"result\":{\"pause_ms\":2.5,\"total_ms\":80}}");
+  add_ended(f, "upgrade", "failed", "{\"started_ms\":1000,\"ended_ms\":1700}");
+  add_ended(f, "disk-copy", "succeeded", "{\"result\":{\"pause_ms\":null}}");
+  add_ended(f, "disk-snapshot", "succeeded", "{\"result\":{\"memory\":{\"pause_ms\":7}}}");
+  all = dr_store_job_times(f->store, NULL, NULL);
+  g_assert_cmpuint(all->len, ==, 4);
+  copies = dr_store_job_times(f->store, "disk-copy", NULL);
+  g_assert_cmpuint(copies->len, ==, 1);
+  times = copies->pdata[0];
+  g_assert_cmpfloat(times->pause_ms, ==, -1);
+  g_assert_cmpfloat(times->total_ms, ==, -1);
+  times = all->pdata[1]; /* by kind */
+  g_assert_cmpfloat(times->pause_ms, ==, 7);
+  times = all->pdata[2];
+  g_assert_cmpfloat(times->pause_ms, ==, 2.5);
+  g_assert_cmpfloat(times->total_ms, ==, 80);
+  times = all->pdata[3];
+  g_assert_cmpstr(times->state, ==, "failed");
+  g_assert_cmpfloat(times->total_ms, ==, 700);
+}
+
 static void
 test_journal(Fixture *f, gconstpointer unused)
 {
@@ -274,6 +336,8 @@ main(int argc, char **argv)
 #define ADD(name, func) g_test_add("/store/" name, Fixture, NULL, set_up, func, tear_down)
   ADD("vms", test_vms);
   ADD("jobs", test_jobs);
+  ADD("reports", test_reports);
+  ADD("job-times", test_job_times);
   ADD("journal", test_journal);
   ADD("second-daemon", test_second_daemon);
   ADD("newer-format", test_newer_format);
