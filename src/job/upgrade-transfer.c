@@ -216,8 +216,10 @@ sample(DrUpgrade *u, Progress *progress, GError **error)
     return FALSE;
   note_memory(u);
   ram = dr_json_obj(info, "ram");
-  if (!ram)
+  if (!ram) {
+    progress->next_sample_us = 0; /* it has not begun: what happens next is the time to ask again */
     return TRUE;
+  }
   tell_progress(u, progress, ram);
   return u->plan.mode != DR_MEMORY_COPY || judge_pass(u, progress, ram, error);
 }
