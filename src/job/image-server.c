@@ -67,7 +67,8 @@ wait_wanted(const Image *image, DrConn *conn, GError **error)
                           { .fd = dr_conn_fd(conn), .events = POLLIN } };
   char word = 0;
 
-  poll(fds, G_N_ELEMENTS(fds), -1);
+  if (!dr_conn_has_input(conn)) /* it may have come together with the answer to our hello */
+    poll(fds, G_N_ELEMENTS(fds), -1);
   if (fds[0].revents || dr_conn_read(conn, &word, 1, GO_MS, error) <= 0)
     return FALSE;
   return word == DR_IMAGE_LINK_GO || dr_error_set(error, DR_ERROR_INVALID, "it said something else");

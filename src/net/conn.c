@@ -250,6 +250,12 @@ dr_conn_fd(const DrConn *conn)
   return conn->tls ? dr_tls_fd(conn->tls) : conn->fd;
 }
 
+gboolean
+dr_conn_has_input(DrConn *conn)
+{
+  return conn->tls && dr_tls_has_input(conn->tls);
+}
+
 int
 dr_conn_plain_fd(DrConn *conn)
 {

@@ -72,6 +72,9 @@ void dr_conn_abort(DrConn *conn);
 int dr_conn_plain_fd(DrConn *conn);
 int dr_conn_steal_fd(DrConn *conn);
 int dr_conn_fd(const DrConn *conn); /* of either kind, for poll(2) only */
+/* To be asked before poll(2) is, by the reader: TLS takes out of the socket what is there, which may be more than what was read
+ * (the first bytes behind an answer). */
+gboolean dr_conn_has_input(DrConn *conn);
 
 /* {"error":{"code":"refused","message","remedy"?}} for an error, and back. The codes are those of dr_error_code_name(); one that
  * is not known (of a newer droverd) is DR_ERROR_IO. */

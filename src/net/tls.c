@@ -256,6 +256,17 @@ dr_tls_fd(const DrTls *tls)
   return tls->fd;
 }
 
+gboolean
+dr_tls_has_input(DrTls *tls)
+{
+  gboolean has;
+
+  g_mutex_lock(&tls->lock);
+  has = tls->in_at < tls->in_len || gnutls_record_check_pending(tls->session) > 0;
+  g_mutex_unlock(&tls->lock);
+  return has;
+}
+
 /* --- Bytes --- */
 
 static DrDeadline

@@ -42,6 +42,9 @@ const char *dr_tls_key_id(const DrTls *tls);
 const char *dr_tls_suite(const DrTls *tls); /* "AES-128-GCM" */
 
 int dr_tls_fd(const DrTls *tls); /* for poll(2) only; -1 never */
+/* Whether something of the other side has come that was taken out of the socket with what was read before it: poll(2) does not tell of it
+ * any more. The reader's. */
+gboolean dr_tls_has_input(DrTls *tls);
 
 /* read: at least one byte, as many as are there, at most `len`; 0: the other side has ended its direction (close_notify); -1:
  * error. write: all of them. Timeouts in ms, for the whole call; -1: none, until dr_tls_abort(). Errors: TIMEOUT; CLOSED, also

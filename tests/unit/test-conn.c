@@ -7,8 +7,10 @@
 #include "test-net-util.h"
 
 #include <arpa/inet.h>
+#include <linux/sockios.h>
 #include <netinet/in.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/socket.h>
 
 #define QUICK_MS 5000
@@ -285,6 +287,50 @@ test_half_a_frame(Net *net, gconstpointer unused)
   g_assert_cmpint(g_get_monotonic_time() - begun, <, 2 * G_USEC_PER_SEC);
 }
 
+/* All of what `conn` has sent is in the other side's socket. */
+static void
+wait_arrived(DrConn *conn)
+{
+  int unsent = 0;
+
+  for (gint64 deadline = dr_deadline_in(QUICK_MS);; g_usleep(1000)) {
+    g_assert_cmpint(ioctl(dr_conn_fd(conn), SIOCOUTQ, &unsent), ==, 0);
+    if (unsent == 0)
+      return;
+    g_assert_false(dr_deadline_passed(deadline));
+  }
+}
+
+/* What comes right behind a frame is out of the socket by then, whether it is a record of its own or not. */
+static void
+test_input_behind_a_frame(Net *net, gconstpointer unused)
+{
+  static const char frame[] = "\0\0\0\2{}x"; /* with a raw byte */
+
+  for (gsize first = sizeof frame - 2; first < sizeof frame; first++) {
+    g_autoptr(DrConn) client = NULL, server = NULL;
+    g_autoptr(JsonObject) got = NULL;
+    DrConn *conns[2];
+    char byte = 0;
+
+    net_tls(net, conns);
+    client = conns[0];
+    server = conns[1];
+    g_assert_false(dr_conn_has_input(client));
+    g_assert_true(dr_conn_write(server, frame, first, QUICK_MS, NULL));
+    if (first < sizeof frame - 1)
+      g_assert_true(dr_conn_write(server, frame + first, sizeof frame - 1 - first, QUICK_MS, NULL));
+    wait_arrived(server);
+    got = dr_conn_receive(client, QUICK_MS, NULL);
+    g_assert_nonnull(got);
+    g_assert_false(net_readable(dr_conn_fd(client), 0));
+    g_assert_true(dr_conn_has_input(client));
+    g_assert_cmpint(dr_conn_read(client, &byte, 1, 0, NULL), ==, 1);
+    g_assert_cmpint(byte, ==, 'x');
+    g_assert_false(dr_conn_has_input(client));
+  }
+}
+
 /* --- Plain connections --- */
 
 static void
@@ -382,6 +428,7 @@ main(int argc, char **argv)
   ADD("longest", test_longest);
   ADD("bad-frames", test_bad_frames);
   ADD("half-a-frame", test_half_a_frame);
+  ADD("input-behind-a-frame", test_input_behind_a_frame);
   ADD("plain", test_plain);
   g_test_add_func("/conn/dial", test_dial);
   g_test_add_func("/conn/dial-nowhere", test_dial_nowhere);
