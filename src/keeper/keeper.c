@@ -10,12 +10,15 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <grp.h>
 #include <linux/close_range.h>
+#include <sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/prctl.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -78,6 +81,7 @@ struct order {
   const int32_t *numbers;
   char *program;
   char *cwd;
+  char *label_file, *label;
   char **argv;
   char **envp;
 };
@@ -101,12 +105,15 @@ read_order(struct order *order)
 {
   struct stat status;
   const struct dr_keeper_order *head;
-  char *at, *end, *first[2];
+  char *at, *end, *first[4];
 
   if (fstat(DR_KEEPER_ORDER, &status) < 0 || status.st_size < (off_t)sizeof *head)
     return -1;
   head = mmap(NULL, status.st_size, PROT_READ | PROT_WRITE, MAP_PRIVATE, DR_KEEPER_ORDER, 0);
   if (head == MAP_FAILED || head->magic != DR_KEEPER_MAGIC || head->size != status.st_size)
+    return -1;
+  if (head->world.n_groups > DR_KEEPER_GROUPS || head->world.n_cgroups > head->size ||
+      head->world.n_namespaces > head->size)
     return -1;
   if (head->n_fds > head->size || head->argc > head->size || head->envc > head->size)
     return -1;
@@ -116,12 +123,14 @@ read_order(struct order *order)
   order->numbers = (const int32_t *)(head + 1);
   order->argv = calloc(head->argc + 1, sizeof(char *));
   order->envp = calloc(head->envc + 1, sizeof(char *));
-  if (!order->argv || !order->envp || !(at = take_strings(at, end, 2, first)) ||
+  if (!order->argv || !order->envp || !(at = take_strings(at, end, 4, first)) ||
       !(at = take_strings(at, end, head->argc, order->argv)) ||
       !take_strings(at, end, head->envc, order->envp))
     return -1;
   order->program = first[0];
   order->cwd = first[1];
+  order->label_file = first[2];
+  order->label = first[3];
   return 0;
 }
 
@@ -186,6 +195,98 @@ drop_protection(void)
     close(fd);
 }
 
+/* ---- As another process ---- */
+
+/* For the next exec, by SELinux or AppArmor. */
+static int
+set_label(const struct order *order)
+{
+  char path[64];
+  ssize_t n, len = strlen(order->label);
+  int fd;
+
+  if (len == 0)
+    return 0;
+  snprintf(path, sizeof path, "/proc/self/attr/%s", order->label_file);
+  fd = open(path, O_WRONLY | O_CLOEXEC);
+  n = fd < 0 ? -1 : write(fd, order->label, len);
+  if (fd >= 0)
+    close(fd);
+  return n == len ? 0 : -1;
+}
+
+static int
+set_oom(int value)
+{
+  char text[16];
+  int fd = open("/proc/self/oom_score_adj", O_WRONLY | O_CLOEXEC);
+  int len = snprintf(text, sizeof text, "%d", value);
+  ssize_t n = fd < 0 ? -1 : write(fd, text, len);
+
+  if (fd >= 0)
+    close(fd);
+  return n == len ? 0 : -1;
+}
+
+/* While it has all rights: groups of processes, namespaces, limits. */
+static int
+enter_world(const struct order *order)
+{
+  const struct dr_keeper_world *world = &order->head->world;
+  int first = DR_KEEPER_FDS + (int)order->head->n_fds;
+
+  for (uint32_t i = 0; i < world->n_cgroups; i++)
+    if (write(first + (int)i, "0", 1) != 1)
+      return -1;
+  first += (int)world->n_cgroups;
+  if (set_oom(world->oom_score_adj) < 0 && geteuid() == 0)
+    return -1;
+  if (set_label(order) < 0)
+    return -1;
+  for (uint32_t i = 0; i < world->n_namespaces; i++)
+    if (setns(first + (int)i, 0) < 0)
+      return -1;
+  return 0;
+}
+
+/* Where we may not go above our own, ours are the next best. */
+static int
+take_limit(int which, const uint64_t *wanted)
+{
+  struct rlimit limit = { .rlim_cur = wanted[0], .rlim_max = wanted[1] }, ours;
+
+  if (setrlimit(which, &limit) == 0)
+    return 0;
+  if (errno != EPERM || getrlimit(which, &ours) < 0)
+    return -1;
+  limit.rlim_max = ours.rlim_max;
+  limit.rlim_cur = limit.rlim_cur < ours.rlim_max ? limit.rlim_cur : ours.rlim_max;
+  return setrlimit(which, &limit);
+}
+
+/* After the descriptors are in their places, which may need more of them than the limits allow. */
+static int
+take_rights(const struct order *order)
+{
+  const struct dr_keeper_world *world = &order->head->world;
+  gid_t groups[DR_KEEPER_GROUPS];
+
+  umask(world->umask);
+  for (int i = 0; i < DR_KEEPER_LIMITS; i++)
+    if (take_limit(i, world->limits[i]) < 0)
+      return -1;
+  if (geteuid() != 0)
+    return geteuid() == world->uid ? 0 : -1;
+  for (int i = 0; i < 64 && prctl(PR_CAPBSET_READ, i) >= 0; i++)
+    if (!(world->bounding >> i & 1) && prctl(PR_CAPBSET_DROP, i) < 0)
+      return -1;
+  for (uint32_t i = 0; i < world->n_groups; i++)
+    groups[i] = world->groups[i];
+  if (setgroups(world->n_groups, groups) < 0 || setresgid(world->gid, world->gid, world->gid) < 0)
+    return -1;
+  return setresuid(world->uid, world->uid, world->uid);
+}
+
 static _Noreturn void
 become_qemu(int status_fd)
 {
@@ -196,12 +297,17 @@ become_qemu(int status_fd)
     give_up(status_fd, DR_KEEPER_NO_ORDER);
   if (setsid() < 0)
     give_up(status_fd, DR_KEEPER_NO_PROCESS);
+  if (order.head->world.alike && enter_world(&order) < 0)
+    give_up(status_fd, DR_KEEPER_NO_WORLD);
   if (chdir(order.cwd) < 0)
     give_up(status_fd, DR_KEEPER_NO_CWD);
   if (place_fds(&order, &moved) < 0)
     give_up(moved < 0 ? status_fd : moved, DR_KEEPER_NO_FDS);
   set_signals(SIG_DFL);
-  drop_protection();
+  if (!order.head->world.alike)
+    drop_protection();
+  else if (take_rights(&order) < 0)
+    give_up(moved, DR_KEEPER_NO_WORLD);
   execve(order.program, order.argv, order.envp);
   give_up(moved, DR_KEEPER_NO_EXEC);
 }
@@ -284,9 +390,18 @@ keep(pid_t pid, uint64_t start_time, const char *exit_path)
   write_exit(exit_path, text);
 }
 
+static int
+is_to_stay(void)
+{
+  struct dr_keeper_order head;
+
+  return pread(DR_KEEPER_ORDER, &head, sizeof head, 0) != sizeof head || !head.world.alike;
+}
+
 int
 main(int argc, char **argv)
 {
+  int stay = is_to_stay();
   uint64_t start_time;
   pid_t pid;
 
@@ -303,6 +418,8 @@ main(int argc, char **argv)
   pid = start_qemu();
   start_time = start_time_of(pid);
   report(DR_KEEPER_REPORT, DR_KEEPER_STARTED, 0, pid, start_time);
+  if (!stay)
+    return 0;
   close_range(3, ~0U, 0);
   keep(pid, start_time, argv[1]);
   return 0;

@@ -6,7 +6,7 @@
 #pragma once
 #include <stdint.h>
 
-#define DR_KEEPER_MAGIC 0x64726b31u /* "drk1": raise it with every change in here */
+#define DR_KEEPER_MAGIC 0x64726b32u /* "drk2": raise it with every change in here */
 
 /* The keeper's descriptors when it starts. 1 and 2 are QEMU's log already. */
 enum {
@@ -15,14 +15,31 @@ enum {
   DR_KEEPER_FDS = 5,    /* the first one to hand down */
 };
 
-/* Behind it: n_fds int32_t (the numbers that QEMU shall see), then n_strings NUL-terminated strings: program, working
- * directory, argc words, envc words. */
+#define DR_KEEPER_GROUPS 64
+#define DR_KEEPER_LIMITS 16 /* RLIM_NLIMITS of Linux */
+
+/* A QEMU that belongs to somebody else (libvirt) is started as another process of theirs: where and with what rights that one lives. Then the
+ * keeper does not stay. */
+struct dr_keeper_world {
+  uint32_t alike; /* 0: as droverd itself, and the rest means nothing */
+  uint32_t uid, gid, n_groups, groups[DR_KEEPER_GROUPS];
+  uint32_t n_cgroups;    /* descriptors of cgroup.procs, behind those to hand down … */
+  uint32_t n_namespaces; /* … and behind them those for setns(2) */
+  uint32_t umask;
+  int32_t oom_score_adj;
+  uint64_t bounding; /* capabilities(7) */
+  uint64_t limits[DR_KEEPER_LIMITS][2];
+};
+
+/* Behind it: n_fds int32_t (the numbers that QEMU shall see), then NUL-terminated strings: program, working
+ * directory, the file below /proc/self/attr and the label that is written into it ("": none), argc words, envc words. */
 struct dr_keeper_order {
   uint32_t magic;
   uint32_t size; /* of all, bytes */
   uint32_t n_fds;
   uint32_t argc;
   uint32_t envc;
+  struct dr_keeper_world world;
 };
 
 enum dr_keeper_step {
@@ -32,6 +49,7 @@ enum dr_keeper_step {
   DR_KEEPER_NO_CWD,
   DR_KEEPER_NO_FDS,
   DR_KEEPER_NO_EXEC,
+  DR_KEEPER_NO_WORLD, /* a namespace, a control group, a limit or the user of the process that it is to be like */
 };
 
 struct dr_keeper_report {

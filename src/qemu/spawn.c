@@ -60,12 +60,18 @@ write_order(const DrSpawn *spawn, const char *program)
                                   .n_fds = spawn->n_fds,
                                   .argc = g_strv_length(spawn->argv),
                                   .envc = spawn->envp ? g_strv_length(spawn->envp) : 0 };
+  const char *label_file = "", *label = "";
+
+  if (spawn->world)
+    dr_world_write(spawn->world, &head.world, &label_file, &label);
 
   g_byte_array_append(bytes, (const guint8 *)&head, sizeof head);
   if (spawn->n_fds)
     g_byte_array_append(bytes, (const guint8 *)spawn->numbers, spawn->n_fds * sizeof(int));
   append_string(bytes, program);
   append_string(bytes, spawn->cwd ? spawn->cwd : "/");
+  append_string(bytes, label_file);
+  append_string(bytes, label);
   for (guint i = 0; i < head.argc; i++)
     append_string(bytes, spawn->argv[i]);
   for (guint i = 0; i < head.envc; i++)
@@ -96,7 +102,7 @@ check_request(const DrSpawn *spawn, GError **error)
   if (spawn->exit_path[0] != '/')
     return dr_error_set(error, DR_ERROR_INTERNAL, "exit path '%s' is not absolute", spawn->exit_path);
   for (guint i = 0; i < spawn->n_fds; i++) {
-    if (spawn->numbers[i] < 3 || spawn->fds[i] < 0)
+    if (spawn->numbers[i] < (spawn->world ? 1 : 3) || spawn->fds[i] < 0)
       return dr_error_set(error, DR_ERROR_INTERNAL, "descriptor %d cannot be handed down as number %d",
                           spawn->fds[i], spawn->numbers[i]);
     for (guint j = 0; j < i; j++)
@@ -122,7 +128,9 @@ open_log(const DrSpawn *spawn, GError **error)
 static int
 start_keeper(const DrSpawn *spawn, const char *keeper, const char *program, GError **error)
 {
-  g_autofree int *fds = g_new(int, DR_KEEPER_FDS + spawn->n_fds);
+  const GArray *world = spawn->world ? dr_world_fds(spawn->world) : NULL;
+  guint n_world = world ? world->len : 0;
+  g_autofree int *fds = g_new(int, DR_KEEPER_FDS + spawn->n_fds + n_world);
   dr_autofd int null_fd = open("/dev/null", O_RDWR | O_CLOEXEC);
   dr_autofd int log = open_log(spawn, error);
   dr_autofd int order = log < 0 ? -1 : open_order(spawn, program, error);
@@ -131,7 +139,7 @@ start_keeper(const DrSpawn *spawn, const char *keeper, const char *program, GErr
                     .argv = (char *[]){ (char *)"drover-keeper", (char *)spawn->exit_path, NULL },
                     .envp = (char *[]){ NULL },
                     .fds = fds,
-                    .n_fds = DR_KEEPER_FDS + spawn->n_fds };
+                    .n_fds = DR_KEEPER_FDS + spawn->n_fds + n_world };
   int both[2], err;
   pid_t pid;
 
@@ -146,6 +154,8 @@ start_keeper(const DrSpawn *spawn, const char *keeper, const char *program, GErr
   memcpy(fds, (int[]){ null_fd, log, log, order, write_end }, DR_KEEPER_FDS * sizeof(int));
   if (spawn->n_fds)
     memcpy(fds + DR_KEEPER_FDS, spawn->fds, spawn->n_fds * sizeof(int));
+  if (n_world)
+    memcpy(fds + DR_KEEPER_FDS + spawn->n_fds, world->data, n_world * sizeof(int));
   err = dr_child_start(&child, &pid);
   if (err) {
     dr_error_set_errno(error, err, "cannot start '%s'", keeper);
@@ -217,6 +227,10 @@ report_error(const struct dr_keeper_report *report, const DrSpawn *spawn, const 
   case DR_KEEPER_NO_FDS:
     dr_error_set_errno(error, report->err, "cannot hand %u descriptors to '%s'", spawn->n_fds, program);
     return dr_error_remedy(error, "raise droverd's limit of open files (LimitNOFILE= of its unit)");
+  case DR_KEEPER_NO_WORLD:
+    dr_error_set_errno(error, report->err,
+                       "cannot give '%s' the namespaces, control groups and rights of the QEMU that it is to replace", program);
+    return dr_error_remedy(error, "run droverd as root, with all of its capabilities");
   case DR_KEEPER_NO_EXEC:
     return dr_exec_error(program, report->err, error);
   }
@@ -241,7 +255,8 @@ dr_spawn(const DrSpawn *spawn, DrProcId *ret_id, GError **error)
   if (fd < 0 || !read_report(fd, program, &report, error) || !report_error(&report, spawn, program, error))
     return FALSE;
   *ret_id = (DrProcId){ .pid = report.pid, .start_time = report.start_time };
-  dr_scope_move(spawn->vm, ret_id);
+  if (!spawn->world)
+    dr_scope_move(spawn->vm, ret_id);
   return TRUE;
 }
 

@@ -5,18 +5,19 @@
  * `drover-keeper` (72 KiB each where many run, nothing but libc), which starts QEMU as its child in a session of its own,
  * waits, and writes the status to a file. */
 #pragma once
-#include "qemu/proc.h"
+#include "qemu/world.h"
 
 typedef struct {
   const char *vm; /* nullable: the name of the VM, for its control group (qemu/scope.h) */
   char **argv;    /* argv[0] is the program: a path, or a name looked up in PATH of envp */
   char **envp;    /* A=B */
   const char *cwd;
-  const char *log_path;  /* stdout and stderr are appended here */
+  const char *log_path;  /* stdout and stderr are appended here, unless 1 and 2 are among `numbers` */
+  const DrWorld *world;  /* nullable: it is started as that process was, and no keeper stays beside it */
   const char *exit_path; /* absolute; written atomically by the keeper when QEMU ends:
                             {"pid":N,"start":T,"exit":N|null,"signal":N|null,"core":B,"time":S} */
   const int *fds;        /* our descriptors to hand down … */
-  const int *numbers;    /* … as these numbers (3 and above; must not collide with each other) */
+  const int *numbers;    /* … as these numbers (3 and above, with a world also 1 and 2; must not collide with each other) */
   guint n_fds;
 } DrSpawn;
 
