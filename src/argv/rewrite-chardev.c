@@ -172,20 +172,22 @@ name_it(DrRewriter *r, DrOpt *opt, DrChardev *chardev, const char *wanted_id)
 }
 
 static gboolean
-is_stdio(const DrChardev *chardev)
+is_stdio(const DrRewriter *r, const DrChardev *chardev)
 {
+  if (r->plan->foreign)
+    return FALSE; /* its descriptors 0 to 2 are handed over */
   return chardev->kind == DR_CHARDEV_STDIO || (chardev->backend && g_str_equal(chardev->backend, "stdio"));
 }
 
 static void
 rewrite_short(DrRewriter *r, guint i, DrOpt *opt, DrChardev *chardev)
 {
-  if (is_stdio(chardev) && is_monitor(opt)) {
+  if (is_stdio(r, chardev) && is_monitor(opt)) {
     dr_findings_add(r->findings, DR_FINDING_WARNING, "monitor-stdio",
                     "use drover qmp, or give it a unix socket",
                     "%s stdio: a QEMU under drover has no terminal, this monitor is left out", opt->spelling);
     dr_opt_set_value(opt, "none");
-  } else if (is_stdio(chardev)) {
+  } else if (is_stdio(r, chardev)) {
     to_console(r, chardev);
     name_it(r, opt, chardev, CONSOLE_ID);
   } else if (r->plan->incoming && beside(r, i, opt, chardev)) {
@@ -198,7 +200,7 @@ rewrite_long(DrRewriter *r, guint i, DrOpt *opt, DrChardev *chardev)
 {
   g_autoptr(DrOpts) opts = NULL;
 
-  if (is_stdio(chardev))
+  if (is_stdio(r, chardev))
     to_console(r, chardev);
   else if (!r->plan->incoming || !beside(r, i, opt, chardev))
     return;
@@ -299,6 +301,8 @@ dr_rewrite_chardevs(DrRewriter *r, const DrArgv *original, GError **error)
       rewrite_short(r, i, opt, chardev);
   }
   r->out->console_public = public_console(original);
+  if (r->plan->foreign)
+    return TRUE;
   default_console(r);
   add_monitor(r);
   return TRUE;

@@ -36,7 +36,7 @@ add_need(GPtrArray *needs, DrNeedKind kind, guint opt)
 
 /* "12" or "12:13". Names of getfd are no numbers and are left to QEMU to complain about. */
 static void
-need_fds(GPtrArray *needs, guint opt, const char *list, gboolean tap)
+need_numbers(GPtrArray *needs, DrNeedKind kind, guint opt, const char *list, gboolean tap)
 {
   g_auto(GStrv) words = g_strsplit(list ? list : "", ":", -1);
 
@@ -45,10 +45,32 @@ need_fds(GPtrArray *needs, guint opt, const char *list, gboolean tap)
 
     if (!g_ascii_string_to_unsigned(*word, 10, 0, G_MAXINT, &number, NULL))
       continue;
-    DrNeed *need = add_need(needs, DR_NEED_FD, opt);
+    DrNeed *need = add_need(needs, kind, opt);
     need->fd = (int)number;
     need->tap = tap;
   }
+}
+
+static void
+need_fds(GPtrArray *needs, guint opt, const char *list, gboolean tap)
+{
+  need_numbers(needs, DR_NEED_FD, opt, list, tap);
+}
+
+static void
+need_fdset(GPtrArray *needs, guint i, DrOpts *opts)
+{
+  guint64 fd, set;
+  guint nth = 0;
+
+  if (!dr_opts_get_uint(opts, "fd", 0, &fd, NULL) || !dr_opts_get_uint(opts, "set", 0, &set, NULL))
+    return;
+  for (guint j = 0; j < needs->len; j++)
+    nth += ((DrNeed *)needs->pdata[j])->kind == DR_NEED_FDSET && ((DrNeed *)needs->pdata[j])->set == (gint64)set;
+  DrNeed *need = add_need(needs, DR_NEED_FDSET, i);
+  need->fd = (int)fd;
+  need->set = (gint64)set;
+  need->nth = nth;
 }
 
 /* Where a helper puts the tap that it makes: "br0" is QEMU's DEFAULT_BRIDGE_INTERFACE (5.2 to 11.1). NULL: QEMU opens the tap
@@ -70,8 +92,8 @@ need_network(GPtrArray *needs, guint i, DrOpts *opts)
 
   need_fds(needs, i, dr_opts_get(opts, "fd"), TRUE);
   need_fds(needs, i, dr_opts_get(opts, "fds"), TRUE);
-  need_fds(needs, i, dr_opts_get(opts, "vhostfd"), FALSE);
-  need_fds(needs, i, dr_opts_get(opts, "vhostfds"), FALSE);
+  need_numbers(needs, DR_NEED_VHOST, i, dr_opts_get(opts, "vhostfd"), FALSE);
+  need_numbers(needs, DR_NEED_VHOST, i, dr_opts_get(opts, "vhostfds"), FALSE);
   if (g_strcmp0(type, "dgram") == 0 && g_strcmp0(dr_opts_get(opts, "local.type"), "fd") == 0)
     need_fds(needs, i, dr_opts_get(opts, "local.str"), FALSE);
   if (!type || (!g_str_equal(type, "tap") && !g_str_equal(type, "bridge")))
@@ -126,11 +148,14 @@ dr_rewrite_needs(const DrArgv *argv)
       need_chardev(needs, i, opt);
       continue;
     }
-    if (!dr_rewrite_is_network(opt) && !g_str_equal(opt->info->name, "object"))
+    if (!dr_rewrite_is_network(opt) && !g_str_equal(opt->info->name, "object") &&
+        !g_str_equal(opt->info->name, "add-fd"))
       continue;
     opts = dr_opt_parse(opt, NULL);
     if (opts && dr_rewrite_is_network(opt))
       need_network(needs, i, opts);
+    else if (opts && g_str_equal(opt->info->name, "add-fd"))
+      need_fdset(needs, i, opts);
     else if (opts)
       need_object(needs, i, opts);
   }

@@ -14,7 +14,9 @@
 
 /* A descriptor of the running QEMU that the new one must have. */
 typedef enum {
-  DR_NEED_FD, /* a number on the command line (fd=, fds=, vhostfd=, /proc/self/fd/N): under the same number */
+  DR_NEED_FD, /* a number on the command line (fd=, fds=, /proc/self/fd/N): under the same number */
+  DR_NEED_VHOST, /* likewise (vhostfd=), but one opened anew: the kernel gives each to one process (VHOST_SET_OWNER) */
+  DR_NEED_FDSET, /* a number of -add-fd, which QEMU has put under another one: query-fdsets tells */
   DR_NEED_TAP,          /* the queues of a tap that the command line does not name by number */
   DR_NEED_TCP_LISTENER, /* a listening TCP socket */
 } DrNeedKind;
@@ -22,7 +24,9 @@ typedef enum {
 typedef struct {
   DrNeedKind kind;
   guint opt;       /* index of the option on the command line */
-  int fd;          /* NEED_FD: the number */
+  int fd;          /* NEED_FD, NEED_VHOST, NEED_FDSET: the number */
+  gint64 set;      /* NEED_FDSET: of the set */
+  guint nth;       /* NEED_FDSET: the how many-th of the set on the command line */
   gboolean tap;    /* NEED_FD: it is a tap queue */
   char *netdev;    /* NEED_TAP: its id, nullable (-net, -nic without id) */
   char *ifname;    /* NEED_TAP: nullable (QEMU or the helper chose the name) */
@@ -58,7 +62,8 @@ typedef struct {
   const char *program; /* nullable: as on the command line; else it replaces program and launcher */
   gboolean incoming;
   const char *suffix;       /* of private sockets, ".drover-3" (incoming) */
-  const char *qmp_path;     /* drover's own monitor listens here */
+  gboolean foreign;         /* no monitor and no console of drover's are added */
+  const char *qmp_path;     /* drover's own monitor listens here; private sockets of VNC have its name with an end */
   const char *console_path; /* drover's console listens here, if the command line leaves a console to it */
   const DrRewriteRam *ram;  /* blocks to put onto descriptors; others stay as they are */
   guint n_ram;

@@ -17,8 +17,6 @@ static const struct {
   { "curses", "curses", "it has the terminal that the running QEMU uses",
     "use -display none, VNC or -nographic" },
   { "virtfs", "virtio-9p", "a shared folder that is mounted cannot move", RESTART " it" },
-  { "add-fd", "fdset", "its descriptors belong to whoever started the running QEMU",
-    "start the guest with paths, or give it descriptors by number (fd=N), which are taken along" },
   { "spice", "spice", "its port and clients belong to one QEMU", "use VNC" },
 };
 

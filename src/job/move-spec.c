@@ -83,6 +83,8 @@ ifname_of_need(const DrPreflight *pre, const DrNeed *need, const GPtrArray *open
 {
   const char *ifname;
 
+  if (need->kind == DR_NEED_VHOST || need->kind == DR_NEED_FDSET)
+    return NULL;
   if (need->kind == DR_NEED_FD)
     return ifname_of_fd(open, need->fd);
   ifname = need->ifname ? need->ifname : ifname_of_netdev(pre->inventory, need);
@@ -113,7 +115,7 @@ taps_json(DrVm *vm, const DrPreflight *pre, GError **error)
 
     if (ifname)
       add_tap(taps, i, ifname, open);
-    else if (need->kind == DR_NEED_FD)
+    else if (need->fd >= 0)
       dr_findings_add(
           pre->findings, DR_FINDING_BLOCKER, "descriptor",
           "start the VM with a path or a name instead of a descriptor",

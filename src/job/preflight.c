@@ -2,6 +2,7 @@
 /* The checks, in the order in which a person would ask. */
 #include "job/preflight.h"
 #include "base/error.h"
+#include "job/blockers.h"
 #include "job/memory-promise.h"
 #include "job/preflight-cpu.h"
 #include "job/preflight-host.h"
@@ -362,7 +363,7 @@ try_rewrite(DrPreflight *p, GError **error)
     DrNeed *need = p->needs->pdata[i];
     int number = 9;
 
-    if (need->kind != DR_NEED_FD)
+    if (need->fd < 0)
       g_array_append_val(need->numbers, number);
   }
   rewrite = dr_rewrite(p->truth, &plan, findings, error);
@@ -411,13 +412,32 @@ dr_preflight(DrVm *vm, DrQmp *source, const char *qemu, DrMemoryMode wanted, GEr
   dr_preflight_unversioned(p, vm, qemu, dr_qmp_version_number(source));
   if (!dr_preflight_cpu(p, source, error))
     return NULL;
-  dr_preflight_process(p, vm);
+  if (!dr_vm_record(vm)->foreign) /* else it is given the same */
+    dr_preflight_process(p, vm);
   check_taps(p, vm);
   decide_memory(p, wanted, dr_qmp_version_number(source));
   dr_preflight_ram(p, vm);
   if (!try_rewrite(p, error))
     return NULL;
   return g_steal_pointer(&p);
+}
+
+DrPreflight *
+dr_preflight_words(DrVm *vm, const char *qemu, GError **error)
+{
+  g_autoptr(DrPreflight) p = g_new0(DrPreflight, 1);
+  g_autoptr(DrOpts) machine = NULL;
+
+  p->findings = dr_findings_new();
+  p->truth = dr_argv_parse((const char *const *)dr_vm_record(vm)->argv_given, error);
+  if (!p->truth)
+    return NULL;
+  machine = dr_argv_effective(p->truth, "machine", NULL);
+  p->machine = g_strdup(machine ? dr_opts_get(machine, "type") : NULL);
+  p->needs = dr_rewrite_needs(p->truth);
+  dr_argv_blockers(p->truth, p->findings);
+  dr_preflight_arrival(p, vm, qemu);
+  return try_rewrite(p, error) ? g_steal_pointer(&p) : NULL;
 }
 
 JsonObject *

@@ -49,6 +49,9 @@ DrPreflight *dr_preflight(DrVm *vm, DrQmp *source, const char *qemu, DrMemoryMod
 DrPreflight *dr_preflight_departure(DrVm *vm, DrQmp *source, GError **error);
 void dr_preflight_arrival(DrPreflight *p, DrVm *vm, const char *qemu);
 
+/* What the command line alone tells of an upgrade, while nobody may use the monitor. `machine` is filled as far as it is there. */
+DrPreflight *dr_preflight_words(DrVm *vm, const char *qemu, GError **error);
+
 /* Fills inventory, machine, kvm and truth, and adds to `p->findings` what keeps that from being moved. */
 gboolean dr_preflight_truth(DrPreflight *p, DrVm *vm, DrQmp *source, GError **error);
 

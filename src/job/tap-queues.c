@@ -59,8 +59,8 @@ is_known(const Match *m, const DrNeed *need, const DrProcFd *fd)
   const DrTap *tap = need->kind == DR_NEED_TAP ? find_tap(m->taps, need->netdev) : NULL;
   const char *name = need->ifname ? need->ifname : tap ? tap->ifname : NULL;
 
-  if (need->kind == DR_NEED_FD)
-    return need->fd == fd->fd;
+  if (need->fd >= 0)
+    return need->kind == DR_NEED_FD && need->fd == fd->fd;
   if (name)
     return g_str_equal(name, fd->tap_ifname);
   return tap && is_listed(tap->fds, fd->fd);

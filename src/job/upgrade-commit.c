@@ -77,7 +77,7 @@ take_record(DrUpgrade *u)
   record->id = u->dest_id;
   g_free(record->qmp_path);
   record->qmp_path = g_strdup(u->plan.qmp_path);
-  record->borrowed = FALSE;
+  record->borrowed = u->plan.foreign;
   g_free(record->exit_path);
   record->exit_path = g_strdup(u->plan.exit_path);
   if (u->plan.console) {

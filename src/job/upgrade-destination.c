@@ -8,6 +8,8 @@
 #include "vm/console.h"
 #include "vm/describe.h"
 
+#include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -18,11 +20,19 @@
 /* --- What it is handed --- */
 
 static gboolean
-is_taken(DrUpgrade *u, int number)
+is_handed(const DrUpgrade *u, int number)
 {
   for (guint i = 0; i < u->numbers->len; i++)
     if (g_array_index(u->numbers, int, i) == number)
       return TRUE;
+  return FALSE;
+}
+
+static gboolean
+is_taken(DrUpgrade *u, int number)
+{
+  if (is_handed(u, number))
+    return TRUE;
   for (guint i = 0; i < u->pre->needs->len; i++)
     if (((DrNeed *)u->pre->needs->pdata[i])->fd == number)
       return TRUE;
@@ -55,15 +65,80 @@ hand_by_number(DrUpgrade *u, const DrNeed *need, const GPtrArray *open, GError *
   const DrProcFd *info = find_fd(open, need->fd);
   int fd;
 
-  for (guint i = 0; i < u->numbers->len; i++)
-    if (g_array_index(u->numbers, int, i) == need->fd)
-      return TRUE;
+  if (is_handed(u, need->fd))
+    return TRUE;
   fd = dr_proc_get_fd(&u->plan.source, need->fd, error);
   if (fd < 0)
     return FALSE;
   dr_upgrade_hand(u, fd, need->fd);
   if (info && info->tap_ifname)
     dr_upgrade_add_tap(u, fd, info->fd, info->tap_ifname);
+  return TRUE;
+}
+
+static gboolean
+hand_vhost(DrUpgrade *u, const DrNeed *need, GError **error)
+{
+  int fd;
+
+  if (is_handed(u, need->fd))
+    return TRUE;
+  fd = open("/dev/vhost-net", O_RDWR | O_CLOEXEC);
+  if (fd < 0) {
+    dr_error_set_errno(error, errno, "cannot open '/dev/vhost-net' for the new QEMU");
+    return dr_error_remedy(error, "load the module vhost_net, and run droverd as root");
+  }
+  dr_upgrade_hand(u, fd, need->fd);
+  return TRUE;
+}
+
+/* QEMU copies what -add-fd names, and closes the number of the command line. */
+static int
+number_in_set(DrUpgrade *u, const DrNeed *need, GError **error)
+{
+  g_autoptr(JsonArray) sets = dr_qmp_call_array(u->source, "query-fdsets", NULL, error);
+
+  for (guint i = 0; sets && i < json_array_get_length(sets); i++) {
+    JsonObject *set = json_array_get_object_element(sets, i);
+    JsonArray *fds = dr_json_arr(set, "fds");
+    guint n = fds ? json_array_get_length(fds) : 0;
+
+    /* QEMU puts each new one in front. */
+    if (dr_json_int(set, "fdset-id", -1) == need->set && need->nth < n)
+      return (int)dr_json_int(json_array_get_object_element(fds, n - 1 - need->nth), "fd", -1);
+  }
+  if (sets)
+    dr_error_set(error, DR_ERROR_UNSUPPORTED, "descriptor %d of set %" G_GINT64_FORMAT " is not there any more",
+                 need->fd, need->set);
+  return -1;
+}
+
+static gboolean
+hand_fdset(DrUpgrade *u, const DrNeed *need, GError **error)
+{
+  int number, fd;
+
+  if (is_handed(u, need->fd))
+    return TRUE;
+  number = number_in_set(u, need, error);
+  fd = number < 0 ? -1 : dr_proc_get_fd(&u->plan.source, number, error);
+  if (fd < 0)
+    return FALSE;
+  dr_upgrade_hand(u, fd, need->fd);
+  return TRUE;
+}
+
+/* What it prints goes where the old one's goes. */
+static gboolean
+hand_output(DrUpgrade *u, GError **error)
+{
+  for (int number = 1; number <= 2; number++) {
+    int fd = dr_proc_get_fd(&u->plan.source, number, error);
+
+    if (fd < 0)
+      return FALSE;
+    dr_upgrade_hand(u, fd, number);
+  }
   return TRUE;
 }
 
@@ -104,6 +179,14 @@ hand_needs(DrUpgrade *u, GError **error)
     switch (need->kind) {
     case DR_NEED_FD:
       if (!hand_by_number(u, need, open, error))
+        return FALSE;
+      break;
+    case DR_NEED_VHOST:
+      if (!hand_vhost(u, need, error))
+        return FALSE;
+      break;
+    case DR_NEED_FDSET:
+      if (!hand_fdset(u, need, error))
         return FALSE;
       break;
     case DR_NEED_TAP:
@@ -210,6 +293,19 @@ remove_old(const char *directory, const char *prefix, const char *current)
   }
 }
 
+/* Both QEMUs listen on one socket, and each lets go of it while somebody is connected to it (tcp_chr_connect() in chardev/char-socket.c): who
+ * is connected to the old one gets the new one with the next connection. Beside it QEMU's user can make a socket for the migration. */
+static void
+name_foreign_paths(DrUpgrade *u)
+{
+  const char *monitor = dr_vm_record(u->vm)->qmp_path;
+  g_autofree char *dir = g_path_get_dirname(monitor);
+
+  u->plan.foreign = TRUE;
+  u->plan.qmp_path = g_strdup(monitor);
+  u->plan.migration_path = g_strdup_printf("%s/drover-%u", dir, u->plan.generation);
+}
+
 static gboolean
 name_paths(DrUpgrade *u, GError **error)
 {
@@ -222,9 +318,13 @@ name_paths(DrUpgrade *u, GError **error)
   remove_old(state_dir, "exit.", record->exit_path);
   remove_old(run_dir, "chosen.", NULL);
   u->plan.generation = record->generation + 1;
-  u->plan.qmp_path = g_strdup_printf("%s/qmp.%u", run_dir, u->plan.generation);
+  if (record->foreign) {
+    name_foreign_paths(u);
+  } else {
+    u->plan.qmp_path = g_strdup_printf("%s/qmp.%u", run_dir, u->plan.generation);
+    u->plan.migration_path = g_strdup_printf("%s/migration.%u", run_dir, u->plan.generation);
+  }
   u->plan.console_path = g_strdup_printf("%s/console.%u", run_dir, u->plan.generation);
-  u->plan.migration_path = g_strdup_printf("%s/migration.%u", run_dir, u->plan.generation);
   u->plan.mark_path = g_strdup_printf("%s/chosen.%u", run_dir, u->plan.generation);
   u->plan.exit_path = g_strdup_printf("%s/exit.%u", state_dir, u->plan.generation);
   return TRUE;
@@ -263,6 +363,7 @@ write_argv(DrUpgrade *u, GArray *ram, GError **error)
     .program = u->pre->keep_program ? NULL : u->pre->binary,
     .incoming = TRUE,
     .suffix = suffix,
+    .foreign = u->plan.foreign,
     .qmp_path = u->plan.qmp_path,
     .console_path = u->plan.console_path,
     .ram = (DrRewriteRam *)(void *)ram->data,
@@ -292,6 +393,7 @@ static gboolean
 spawn_it(DrUpgrade *u, GError **error)
 {
   const DrVmRecord *record = dr_vm_record(u->vm);
+  g_autoptr(DrWorld) world = u->plan.foreign ? dr_world_read(&u->plan.source, error) : NULL;
   struct stat log = { 0 };
   DrSpawn spawn = {
     .vm = record->name,
@@ -299,12 +401,15 @@ spawn_it(DrUpgrade *u, GError **error)
     .envp = record->env,
     .cwd = record->cwd,
     .log_path = record->log_path,
+    .world = world,
     .exit_path = u->plan.exit_path,
     .fds = (int *)(void *)u->fds->data,
     .numbers = (int *)(void *)u->numbers->data,
     .n_fds = u->fds->len,
   };
 
+  if (u->plan.foreign && !world)
+    return FALSE;
   u->log_from = stat(record->log_path, &log) == 0 ? log.st_size : 0;
   dr_upgrade_remove_leftovers(u); /* of an earlier try under the same generation */
   return dr_spawn(&spawn, &u->dest_id, error);
@@ -353,6 +458,17 @@ tell_failed_start(DrUpgrade *u, GError **error)
   return FALSE;
 }
 
+/* Where both listen on one socket, it tells nothing; the threads of a QEMU do. */
+static gboolean
+is_it(DrUpgrade *u, GError **error)
+{
+  if (!u->plan.foreign)
+    return dr_describe_is_process(u->dest, &u->dest_id, u->plan.argv[0], error);
+  return dr_upgrade_answers_for(u->dest, &u->dest_id) ||
+         dr_error_set(error, DR_ERROR_INTERNAL, "another process than the new QEMU answers at '%s'",
+                      u->plan.qmp_path);
+}
+
 static gboolean
 connect_it(DrUpgrade *u, GError **error)
 {
@@ -362,7 +478,7 @@ connect_it(DrUpgrade *u, GError **error)
   if (pidfd >= 0 && !await_monitor(u, pidfd, deadline, error))
     return FALSE;
   u->dest = pidfd < 0 ? NULL : dr_qmp_await(u->plan.qmp_path, pidfd, deadline, error);
-  if (!u->dest || !dr_describe_is_process(u->dest, &u->dest_id, u->plan.argv[0], error))
+  if (!u->dest || !is_it(u, error))
     return tell_failed_start(u, error);
   u->watched = TRUE;
   dr_qmp_set_cancel_fd(u->dest, dr_job_cancel_fd(u->job));
@@ -394,7 +510,8 @@ dr_upgrade_start_destination(DrUpgrade *u, GError **error)
   u->plan.mode = u->pre->mode;
   u->plan.was_running = u->pre->was_running;
   u->plan.forwards = dr_upgrade_forwards(u);
-  if (!name_paths(u, error) || !hand_needs(u, error) || !launch(u, error))
+  if (!name_paths(u, error) || !hand_needs(u, error) || (u->plan.foreign && !hand_output(u, error)) ||
+      !launch(u, error) || (u->plan.foreign && !dr_upgrade_place_threads(u, error)))
     return FALSE;
   if (u->guard && dr_tap_guard_stop(u->guard))
     g_debug("VM '%s': the tap's header was put back under the new QEMU", dr_vm_name(u->vm));

@@ -13,6 +13,7 @@ typedef struct {
   DrProcId source;                    /* the old QEMU */
   char *source_qmp;                   /* its monitor */
   gboolean borrowed;                  /* that is the user's */
+  gboolean foreign;                   /* see vm.h: both QEMUs have it */
   char *source_console, *source_exit; /* nullable: files of drover's own */
   char *version_before;
   char *qmp_path, *console_path, *migration_path, *exit_path;
@@ -121,6 +122,10 @@ typedef enum {
   DR_REACH_TALKS, /* it answers; u->source or u->dest is its monitor */
 } DrReach;
 DrReach dr_upgrade_reach_source(DrUpgrade *u);
+/* Whether a monitor is that process's: the threads of its CPUs are. */
+gboolean dr_upgrade_answers_for(DrQmp *qmp, const DrProcId *id);
+/* A new connection to that one's monitor, also where the two share a socket. NULL: it does not answer. */
+DrQmp *dr_upgrade_connect(DrUpgrade *u, const DrProcId *id, const char *path);
 DrReach dr_upgrade_reach_dest(DrUpgrade *u);
 /* Waits for a while, or until the process ends; the first time it tells the VM's record and the log why. */
 void dr_upgrade_wait_for_word(DrUpgrade *u, const DrProcId *id, const char *why);
@@ -181,6 +186,12 @@ void dr_upgrade_remove_exit(const char *exit_path, const DrProcId *id);
 void dr_upgrade_add_tap(DrUpgrade *u, int fd, int source_fd, const char *ifname); /* `fd` borrowed */
 gboolean dr_upgrade_guard_taps(DrUpgrade *u, GError **error);                     /* and notes how they are */
 void dr_upgrade_find_taps(DrUpgrade *u); /* in recovery: a guard that knows how they were */
+
+/* foreign.c */
+/* The new QEMU's threads for CPUs and I/O go where those of the old one are. */
+gboolean dr_upgrade_place_threads(DrUpgrade *u, GError **error);
+/* A destination whose pid did not reach the journal: a process with its words that is not the source. */
+gboolean dr_upgrade_find_by_words(const DrUpgrade *u, DrProcId *ret_id);
 
 /* forwards.c */
 JsonArray *dr_upgrade_forwards(DrUpgrade *u); /* of the source. (transfer full) */

@@ -50,6 +50,7 @@ dr_upgrade_plan_write(const DrUpgradePlan *plan)
   json_object_set_int_member(object, "source_start_time", (gint64)plan->source.start_time);
   json_object_set_string_member(object, "source_qmp", plan->source_qmp);
   json_object_set_boolean_member(object, "source_borrowed", plan->borrowed);
+  json_object_set_boolean_member(object, "foreign", plan->foreign);
   json_object_set_string_member(object, "source_console", plan->source_console);
   json_object_set_string_member(object, "source_exit", plan->source_exit);
   json_object_set_string_member(object, "version_before", plan->version_before);
@@ -94,6 +95,7 @@ dr_upgrade_plan_read(DrUpgradePlan *plan, JsonObject *object)
   plan->source.start_time = (guint64)dr_json_int(object, "source_start_time", 0);
   plan->source_qmp = g_strdup(dr_json_str(object, "source_qmp", NULL));
   plan->borrowed = dr_json_bool(object, "source_borrowed", FALSE);
+  plan->foreign = dr_json_bool(object, "foreign", FALSE);
   plan->source_console = g_strdup(dr_json_str(object, "source_console", NULL));
   plan->source_exit = g_strdup(dr_json_str(object, "source_exit", NULL));
   plan->version_before = g_strdup(dr_json_str(object, "version_before", NULL));

@@ -58,6 +58,42 @@ dr_upgrade_exit_status(const char *exit_path, const DrProcId *id)
   return status;
 }
 
+gboolean
+dr_upgrade_answers_for(DrQmp *qmp, const DrProcId *id)
+{
+  g_autoptr(JsonArray) cpus = dr_qmp_call_array(qmp, "query-cpus-fast", NULL, NULL);
+  JsonObject *first = cpus && json_array_get_length(cpus) ? json_array_get_object_element(cpus, 0) : NULL;
+  g_autofree char *task =
+      g_strdup_printf("/proc/%d/task/%d", id->pid, first ? (int)dr_json_int(first, "thread-id", 0) : 0);
+
+  return first && g_file_test(task, G_FILE_TEST_IS_DIR);
+}
+
+/* Each QEMU takes one connection: the one that answers for the other process is put aside, and the next is this one's. */
+static DrQmp *
+connect_shared(const DrProcId *id, const char *path)
+{
+  g_autoptr(DrQmp) other = NULL;
+
+  for (int try = 0; try < 2; try++) {
+    DrQmp *qmp = dr_qmp_connect(path, FALSE, dr_deadline_in(CONNECT_MS), NULL);
+
+    if (!qmp || dr_upgrade_answers_for(qmp, id))
+      return qmp;
+    g_clear_pointer(&other, dr_qmp_free);
+    other = qmp;
+  }
+  return NULL;
+}
+
+DrQmp *
+dr_upgrade_connect(DrUpgrade *u, const DrProcId *id, const char *path)
+{
+  if (u->plan.foreign)
+    return connect_shared(id, path);
+  return dr_qmp_connect(path, FALSE, dr_deadline_in(CONNECT_MS), NULL);
+}
+
 static gboolean
 answers(DrQmp *qmp)
 {
@@ -89,7 +125,7 @@ reach(DrUpgrade *u, DrQmp **qmp, const DrProcId *id, const char *path)
   if (closed && qmp == &u->dest)
     u->watched = FALSE; /* it lives on, and may say something that we do not hear */
   if (!*qmp && path)
-    *qmp = dr_qmp_connect(path, FALSE, dr_deadline_in(CONNECT_MS), NULL);
+    *qmp = dr_upgrade_connect(u, id, path);
   return *qmp && answers(*qmp) ? DR_REACH_TALKS : DR_REACH_MUTE;
 }
 

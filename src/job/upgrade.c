@@ -203,6 +203,7 @@ dr_upgrade_note_source(DrUpgrade *u)
   u->plan.source = record->id;
   u->plan.source_qmp = g_strdup(record->qmp_path);
   u->plan.borrowed = record->borrowed;
+  u->plan.foreign = record->foreign;
   u->plan.source_exit = g_strdup(record->exit_path);
   u->plan.version_before = g_strdup(record->qemu_version);
   /* A console that is the user's own socket keeps its path. */
@@ -332,9 +333,13 @@ dr_upgrade_load_plan(DrUpgrade *u, JsonArray *journal, const char **ret_stage)
 static void
 connect_both(DrUpgrade *u)
 {
-  if (!u->dest_id.pid)
+  if (!u->dest_id.pid && u->plan.foreign)
+    dr_upgrade_find_by_words(u, &u->dest_id);
+  else if (!u->dest_id.pid)
     dr_upgrade_find_by_socket(u->plan.qmp_path, &u->dest_id);
-  if (u->dest_id.pid && dr_proc_alive(&u->dest_id)) {
+  if (u->plan.foreign && u->dest_id.pid && dr_proc_alive(&u->dest_id)) {
+    u->dest = dr_upgrade_connect(u, &u->dest_id, u->plan.qmp_path);
+  } else if (u->dest_id.pid && dr_proc_alive(&u->dest_id)) {
     dr_autofd int pidfd = dr_proc_open(&u->dest_id, NULL);
 
     u->dest = dr_qmp_await(u->plan.qmp_path, pidfd, dr_deadline_in(CONNECT_MS), NULL);
@@ -343,7 +348,7 @@ connect_both(DrUpgrade *u)
   if (u->dest && u->plan.console)
     dr_console_prepare(dr_vm_console(u->vm), u->plan.console_path, NULL);
   if (dr_proc_alive(&u->plan.source))
-    u->source = dr_qmp_connect(u->plan.source_qmp, FALSE, dr_deadline_in(CONNECT_MS), NULL);
+    u->source = dr_upgrade_connect(u, &u->plan.source, u->plan.source_qmp);
 }
 
 DrWhere

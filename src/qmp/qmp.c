@@ -706,12 +706,25 @@ dr_qmp_connect(const char *path, gboolean wait, DrDeadline deadline, GError **er
   return connected(fd, errno, path, wait ? deadline : MIN(deadline, dr_deadline_in(GREETING_MS)), error);
 }
 
+/* A socket that another process has, too, keeps a connection open that nobody will take. */
+static void
+wait_for_greeting(int fd, int pidfd, DrDeadline deadline)
+{
+  struct pollfd fds[] = { { .fd = fd, .events = POLLIN }, { .fd = pidfd, .events = POLLIN } };
+
+  while (poll(fds, G_N_ELEMENTS(fds), dr_deadline_left(deadline)) < 0 && errno == EINTR)
+    ;
+}
+
 DrQmp *
 dr_qmp_await(const char *path, int pidfd, DrDeadline deadline, GError **error)
 {
-  int fd = keep_trying(path, pidfd, deadline);
-  int err = errno;
+  dr_autofd int waiting = keep_trying(path, pidfd, deadline);
+  int err = errno, fd;
 
+  if (waiting >= 0 && pidfd >= 0)
+    wait_for_greeting(waiting, pidfd, deadline);
+  fd = has_ended(pidfd) ? -1 : dr_fd_steal(&waiting);
   if (fd < 0 && has_ended(pidfd)) {
     dr_error_set(error, DR_ERROR_CLOSED, "QEMU ended before it was ready");
     return NULL;

@@ -294,6 +294,44 @@ adopt_it(DrVm *vm, pid_t pid, const char *socket, GError **error)
   return take_up(vm, kept, error);
 }
 
+static DrQmp *
+take_foreign(DrVm *vm, const DrProcId *id, const char *qmp_path, const char *log_path, GError **error)
+{
+  DrVmRecord *record = dr_vm_record(vm);
+  g_autofree char *state_dir = dr_host_state_dir(dr_vm_host(vm), record->name, error);
+  g_autofree char *run_dir = state_dir ? dr_host_run_dir(dr_vm_host(vm), record->name, error) : NULL;
+  g_autoptr(DrQmp) qmp = NULL;
+
+  record->id = *id;
+  record->foreign = record->adopted = record->borrowed = record->want_shared = TRUE;
+  record->generation = 1;
+  record->log_path = g_strdup(log_path);
+  record->qmp_path = g_strdup(qmp_path);
+  if (!run_dir || !read_process(record, error))
+    return NULL;
+  qmp = dr_qmp_connect(qmp_path, FALSE, dr_deadline_in(CONNECT_MS), error);
+  if (!qmp || !dr_describe(vm, qmp, error) || !dr_describe_memory(vm, qmp, error) || !dr_vm_save(vm, error) ||
+      !dr_vm_watch(vm, error))
+    return NULL;
+  return g_steal_pointer(&qmp);
+}
+
+DrVm *
+dr_vm_adopt_foreign(DrHost *host, const char *name, const DrProcId *id, const char *qmp_path, const char *log_path,
+                    GError **error)
+{
+  g_autoptr(DrVm) vm = dr_vm_new(host, name);
+  DrQmp *qmp = take_foreign(vm, id, qmp_path, log_path, error);
+
+  if (!qmp) {
+    dr_vm_detach(vm);
+    return NULL;
+  }
+  dr_vm_refresh(vm, qmp);
+  dr_vm_give(vm, qmp);
+  return g_steal_pointer(&vm);
+}
+
 static gboolean
 check_request(JsonObject *request, GError **error)
 {

@@ -32,6 +32,7 @@ static const struct {
   FIELD(qemu_version, TEXT), FIELD(state, TEXT),
   FIELD(exit_text, TEXT),    FIELD(note, TEXT),
   FIELD(upgrades, NUMBER),   FIELD(stream, TEXT),
+  FIELD(foreign, FLAG),
 #undef FIELD
 };
 
