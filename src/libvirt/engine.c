@@ -1,0 +1,259 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* See engine.h. */
+#include "libvirt/engine.h"
+#include "base/error.h"
+#include "base/fd.h"
+#include "job/upgrade.h"
+#include "libvirt/journal.h"
+#include "vm/start.h"
+
+#include <glib/gstdio.h>
+#include <string.h>
+
+#define WAIT_MS (2 * 60 * 60 * 1000) /* a copy of all RAM has its own limits */
+#define MONITOR_MS 10000
+
+struct DrLibvirtEngine {
+  DrHost host;
+  DrJobs *jobs;
+  GHashTable *vms; /* by the name that the VM has here */
+};
+
+DrLibvirtEngine *
+dr_libvirt_engine_new(const char *dir, const char *run_dir, const char *cache_dir, GError **error)
+{
+  g_autoptr(DrLibvirtEngine) engine = g_new0(DrLibvirtEngine, 1);
+
+  engine->host.state_dir = g_build_filename(dir, "engine", NULL);
+  engine->host.run_dir = g_strdup(run_dir);
+  engine->host.cache_dir = g_strdup(cache_dir);
+  engine->host.events = dr_events_new();
+  engine->host.context = g_main_context_new(); /* nobody runs it: nothing of it is needed */
+  engine->vms = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, (GDestroyNotify)dr_vm_unref);
+  if (!dr_mkdir(engine->host.state_dir, 0700, error) || !dr_mkdir(cache_dir, 0700, error))
+    return NULL;
+  engine->host.store = dr_store_open(engine->host.state_dir, error);
+  if (!engine->host.store)
+    return NULL;
+  engine->jobs = dr_jobs_new(&engine->host);
+  return g_steal_pointer(&engine);
+}
+
+void
+dr_libvirt_engine_free(DrLibvirtEngine *engine)
+{
+  GHashTableIter iter;
+  gpointer vm;
+
+  if (!engine)
+    return;
+  g_hash_table_iter_init(&iter, engine->vms);
+  while (g_hash_table_iter_next(&iter, NULL, &vm))
+    dr_vm_detach(vm);
+  g_hash_table_unref(engine->vms);
+  dr_jobs_free(engine->jobs);
+  g_clear_pointer(&engine->host.store, dr_store_close);
+  dr_events_free(engine->host.events);
+  g_main_context_unref(engine->host.context);
+  g_free(engine->host.state_dir);
+  g_free(engine->host.run_dir);
+  g_free(engine->host.cache_dir);
+  g_free(engine);
+}
+
+static void
+remove_tree(const char *path)
+{
+  g_autoptr(GDir) dir = g_file_test(path, G_FILE_TEST_IS_SYMLINK) ? NULL : g_dir_open(path, 0, NULL);
+  const char *name;
+
+  while (dir && (name = g_dir_read_name(dir))) {
+    g_autofree char *child = g_build_filename(path, name, NULL);
+
+    remove_tree(child);
+  }
+  g_remove(path);
+}
+
+void
+dr_libvirt_engine_remove(const char *dir, const char *run_dir)
+{
+  g_autofree char *engine = g_build_filename(dir, "engine", NULL);
+  g_autofree char *vms = g_build_filename(run_dir, "vms", NULL);
+
+  remove_tree(engine);
+  remove_tree(vms);
+}
+
+/* --- Where each is --- */
+
+static void
+set_error(JsonObject *domain, const GError *error)
+{
+  dr_libvirt_put_error(domain, error);
+}
+
+/* What became of it, as its record tells: the record has the new process from the commit on. */
+static void
+note_end(DrLibvirtEngine *engine, JsonObject *domain, gint64 job)
+{
+  DrVm *vm = g_hash_table_lookup(engine->vms, dr_json_str(domain, "vm", ""));
+  g_autoptr(JsonObject) shown = job ? dr_jobs_show(engine->jobs, job, NULL) : NULL;
+  JsonObject *error = shown ? dr_json_obj(shown, "error") : NULL;
+  pid_t pid = vm ? dr_vm_record(vm)->id.pid : (pid_t)dr_json_int(domain, "pid_before", 0);
+  gboolean lives = vm ? dr_vm_check(vm) : TRUE;
+  gboolean moved = pid != dr_json_int(domain, "pid_before", 0);
+
+  json_object_set_string_member(domain, "state", !lives ? "lost" : moved ? "moved" : "stayed");
+  json_object_set_int_member(domain, "pid", pid);
+  if (shown)
+    json_object_set_object_member(domain, "job", json_object_ref(shown));
+  if (error && (!moved || !lives))
+    json_object_set_object_member(domain, "error", json_object_ref(error));
+}
+
+/* --- Upgrade --- */
+
+static DrVm *
+adopt(DrLibvirtEngine *engine, JsonObject *domain, GError **error)
+{
+  const char *name = dr_json_str(domain, "vm", "");
+  DrProcId id = { .pid = (pid_t)dr_json_int(domain, "pid_before", 0),
+                  .start_time = (guint64)dr_json_int(domain, "start_time", 0) };
+  DrVm *vm = dr_vm_adopt_foreign(&engine->host, name, &id, dr_json_str(domain, "monitor", ""),
+                                 dr_json_str(domain, "log_file", ""), error);
+
+  if (vm)
+    g_hash_table_insert(engine->vms, g_strdup(name), vm);
+  return vm;
+}
+
+static DrJob *
+add_job(DrLibvirtEngine *engine, JsonObject *domain, const char *qemu, const char *memory, GError **error)
+{
+  g_autoptr(JsonObject) request = json_object_new();
+  DrVm *vm = adopt(engine, domain, error);
+
+  if (qemu)
+    json_object_set_string_member(request, "qemu", qemu);
+  json_object_set_string_member(request, "memory", memory);
+  return vm ? dr_jobs_add(engine->jobs, "upgrade", vm, request, error) : NULL;
+}
+
+void
+dr_libvirt_engine_upgrade(DrLibvirtEngine *engine, JsonArray *domains, const char *qemu, const char *memory,
+                          guint parallel)
+{
+  guint n = json_array_get_length(domains);
+  g_autofree gint64 *ids = g_new0(gint64, n + 1);
+  GPtrArray *batch = g_ptr_array_new_with_free_func((GDestroyNotify)dr_job_unref);
+
+  for (guint i = 0; i < n; i++) {
+    JsonObject *domain = json_array_get_object_element(domains, i);
+    g_autoptr(GError) error = NULL;
+    DrJob *job;
+
+    if (!g_str_equal(dr_json_str(domain, "state", ""), "waiting"))
+      continue;
+    job = add_job(engine, domain, qemu, memory, &error);
+    if (job) {
+      ids[i] = dr_job_id(job);
+      json_object_set_string_member(domain, "state", "moving");
+      g_ptr_array_add(batch, job);
+    } else {
+      json_object_set_string_member(domain, "state", "stayed");
+      set_error(domain, error);
+    }
+  }
+  dr_jobs_run(engine->jobs, batch, dr_upgrade_run, parallel);
+  for (guint i = 0; i < n; i++) {
+    g_autoptr(JsonObject) ended = ids[i] ? dr_jobs_wait(engine->jobs, ids[i], WAIT_MS, NULL) : NULL;
+
+    if (ids[i])
+      note_end(engine, json_array_get_object_element(domains, i), ids[i]);
+  }
+}
+
+/* --- Recovery --- */
+
+static gboolean
+load(DrLibvirtEngine *engine, GError **error)
+{
+  g_autoptr(JsonObject) records = dr_store_load_vms(engine->host.store, error);
+  g_autoptr(GList) names = records ? json_object_get_members(records) : NULL;
+
+  for (GList *name = names; name; name = name->next)
+    g_hash_table_insert(
+        engine->vms, g_strdup(name->data),
+        dr_vm_from_record(&engine->host, name->data, json_object_get_object_member(records, name->data)));
+  return records != NULL;
+}
+
+static gboolean
+recover(DrJob *job, GError **error)
+{
+  return dr_upgrade_recover(job, error);
+}
+
+/* The last job of each VM, by the VM's name; those that had not ended are run to their end. */
+static GHashTable *
+run_recovery(DrLibvirtEngine *engine, GError **error)
+{
+  g_autoptr(GPtrArray) rows = dr_store_list_jobs(engine->host.store, FALSE, 10000, error);
+  g_autoptr(GHashTable) last = rows ? g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free) : NULL;
+  g_autoptr(GPtrArray) batch = g_ptr_array_new_with_free_func((GDestroyNotify)dr_job_unref);
+  GHashTableIter iter;
+  gpointer id;
+
+  for (guint i = 0; rows && i < rows->len; i++) {
+    const DrJobRow *row = rows->pdata[i];
+    DrVm *vm = g_hash_table_lookup(engine->vms, row->vm);
+    gboolean open = g_str_equal(row->state, "running") || g_str_equal(row->state, "queued");
+    DrJob *job = open && vm ? dr_jobs_resume(engine->jobs, row, vm, NULL) : NULL;
+
+    if (!g_hash_table_contains(last, row->vm))
+      g_hash_table_insert(last, g_strdup(row->vm), g_memdup2(&row->id, sizeof row->id));
+    if (!job)
+      continue;
+    dr_vm_reserve(vm, "the recovery of a job");
+    g_ptr_array_add(batch, job);
+  }
+  if (!last)
+    return NULL;
+  dr_jobs_recover(engine->jobs, g_steal_pointer(&batch), recover);
+  g_hash_table_iter_init(&iter, last);
+  while (g_hash_table_iter_next(&iter, NULL, &id)) {
+    g_autoptr(JsonObject) ended = dr_jobs_wait(engine->jobs, *(gint64 *)id, WAIT_MS, NULL);
+  }
+  return g_steal_pointer(&last);
+}
+
+gboolean
+dr_libvirt_engine_recover(DrLibvirtEngine *engine, JsonArray *domains, GError **error)
+{
+  g_autoptr(GHashTable) jobs = load(engine, error) ? run_recovery(engine, error) : NULL;
+
+  for (guint i = 0; jobs && i < json_array_get_length(domains); i++) {
+    JsonObject *domain = json_array_get_object_element(domains, i);
+    const char *state = dr_json_str(domain, "state", "");
+    const gint64 *job = g_hash_table_lookup(jobs, dr_json_str(domain, "vm", ""));
+
+    if (!g_strv_contains((const char *const[]){ "refused", "patched", "done", NULL }, state))
+      note_end(engine, domain, job ? *job : 0);
+  }
+  return jobs != NULL;
+}
+
+DrQmp *
+dr_libvirt_engine_take(DrLibvirtEngine *engine, JsonObject *domain, DrProcId *ret_id, GError **error)
+{
+  DrVm *vm = g_hash_table_lookup(engine->vms, dr_json_str(domain, "vm", ""));
+
+  if (!vm) {
+    dr_error_set(error, DR_ERROR_INTERNAL, "domain '%s' is not in the run's state file",
+                 dr_json_str(domain, "name", "?"));
+    return NULL;
+  }
+  *ret_id = dr_vm_record(vm)->id;
+  return dr_qmp_connect(dr_vm_record(vm)->qmp_path, FALSE, dr_deadline_in(MONITOR_MS), error);
+}

@@ -1,0 +1,28 @@
+/* SPDX-License-Identifier: LGPL-2.1-or-later */
+/* drover's own upgrade (job/upgrade.h) for domains, with a state file that is there for one run only: afterwards drover knows nothing of them.
+ * While it works no daemon of libvirt's runs. */
+#pragma once
+#include "base/finding.h"
+#include "job/job.h"
+
+typedef struct DrLibvirtEngine DrLibvirtEngine;
+
+/* `dir` and `run_dir` are the run's own; `cache_dir`: what is known of QEMU binaries. */
+DrLibvirtEngine *dr_libvirt_engine_new(const char *dir, const char *run_dir, const char *cache_dir,
+                                       GError **error);
+void dr_libvirt_engine_free(DrLibvirtEngine *engine);
+G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrLibvirtEngine, dr_libvirt_engine_free)
+
+/* Upgrades `domains` (of the journal, "waiting"), `parallel` at a time, and waits for all. Each gets "job", "pid" and its state: "moved",
+ * "stayed", "lost"; an "error" where it did not move. */
+void dr_libvirt_engine_upgrade(DrLibvirtEngine *engine, JsonArray *domains, const char *qemu,
+                               const char *memory, guint parallel);
+
+/* Ends what a process that died left, and finds out where each guest is: as above. FALSE: the state file cannot be read. */
+gboolean dr_libvirt_engine_recover(DrLibvirtEngine *engine, JsonArray *domains, GError **error);
+
+/* The monitor of a domain that has moved. */
+DrQmp *dr_libvirt_engine_take(DrLibvirtEngine *engine, JsonObject *domain, DrProcId *ret_id, GError **error);
+
+/* Forgets all of it. */
+void dr_libvirt_engine_remove(const char *dir, const char *run_dir);
