@@ -34,12 +34,12 @@ class Failed(Exception):
 class Daemon:
     """droverd with directories of its own. At the end of the with block every QEMU that it ever had is killed."""
 
-    def __init__(self, netns=None, env=None, config=None):
-        """config: the text of its configuration file."""
+    def __init__(self, netns=None, env=None, config=None, prefix=()):
+        """config: the text of its configuration file. prefix: a command that runs another one in the namespaces of a host."""
         # Short: a unix socket's path has 107 bytes.
         self.dir = Path(tempfile.mkdtemp(prefix="dr-", dir="/tmp"))
         self.run_dir, self.state_dir = self.dir / "run", self.dir / "state"
-        self.netns, self.env, self.config = netns, env or {}, config
+        self.netns, self.env, self.config, self.prefix = netns, env or {}, config, list(prefix)
         self.pids = set()
         self.process = None
 
@@ -49,7 +49,7 @@ class Daemon:
             (self.dir / "droverd.conf").write_text(self.config)
             argv += ["--config", self.dir / "droverd.conf"]
         self.process = Process(argv, self.dir / "log",
-                               env={**self.env, **(env or {})}, netns=self.netns)
+                               env={**self.env, **(env or {})}, netns=self.netns, prefix=self.prefix)
         wait_until(lambda: (self.run_dir / "api.sock").exists() and self._answers(), timeout,
                    lambda: f"droverd to answer; it said: {self.log()[-2000:]}")
         return self
@@ -76,7 +76,7 @@ class Daemon:
     # --- The command line ---
 
     def argv(self, *args):
-        return [str(DROVER), "--connect", f"unix:{self.run_dir}/api.sock", *map(str, args)]
+        return [*self.prefix, str(DROVER), "--connect", f"unix:{self.run_dir}/api.sock", *map(str, args)]
 
     def run(self, *args, check=True, timeout=120, cwd=None, input=None):
         environ = {k: v for k, v in os.environ.items() if not k.startswith("DROVER_")}

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The witness guest from outside: building it, talking to it, measuring its silences, and reading its disks."""
 
+import errno
 import functools
 import json
 import os
 import re
+import select
 import shutil
 import socket
 import struct
@@ -13,6 +15,7 @@ import sys
 import tempfile
 import threading
 import time
+import tty
 import zlib
 from pathlib import Path
 
@@ -150,10 +153,47 @@ def connect_unix(path, timeout=10):
             time.sleep(0.005)
 
 
-class Console:
-    """The witness's serial console on a unix socket; after a move, follow(path) goes on at the new QEMU's socket.
+class Pty:
+    """The end of a QEMU's pty (/dev/pts/N), with what Console uses of a socket."""
 
-    QEMU serves one client a socket at a time. Whatever the guest prints is kept in .log.
+    def __init__(self, path):
+        self.fd = os.open(path, os.O_RDWR | os.O_NOCTTY)
+        # No echo: what QEMU writes would come back to the guest as typed.
+        tty.setraw(self.fd)
+        self.timeout = None
+
+    def settimeout(self, seconds):
+        self.timeout = seconds
+
+    def recv(self, size):
+        """Raises TimeoutError; b"" once QEMU has closed its end."""
+        if not select.select([self.fd], [], [], self.timeout)[0]:
+            raise TimeoutError
+        try:
+            return os.read(self.fd, size)
+        except OSError as error:
+            if error.errno == errno.EIO:
+                return b""
+            raise
+
+    def sendall(self, data):
+        while data:
+            data = data[os.write(self.fd, data):]
+
+    def hung_up(self):
+        """Whether QEMU has closed its end. A later pty may have the same path."""
+        poll = select.poll()
+        poll.register(self.fd, 0)
+        return any(events & select.POLLHUP for _, events in poll.poll(0))
+
+    def close(self):
+        os.close(self.fd)
+
+
+class Console:
+    """The witness's serial console on a unix socket or a pty; after a move, follow(path) goes on at the new QEMU's.
+
+    QEMU serves one client a socket at a time. Whatever the guest prints is kept in .log; on a pty, from when it is open.
     """
 
     def __init__(self, path, timeout=30):
@@ -166,7 +206,7 @@ class Console:
         if self.sock:
             self.sock.close()
         self.path = str(path)
-        self.sock = connect_unix(self.path, timeout)
+        self.sock = Pty(self.path) if self.path.startswith("/dev/pts/") else connect_unix(self.path, timeout)
         self.log += b"\n"
         self._parsed = len(self.log)
 

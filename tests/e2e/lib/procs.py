@@ -82,8 +82,9 @@ def die_with_parent():
 class Process:
     """A child process whose standard output and error go to a file; a context manager that ends it."""
 
-    def __init__(self, argv, log, *, pass_fds=(), env=None, netns=None, orphan=False):
-        argv = [str(arg) for arg in argv]
+    def __init__(self, argv, log, *, pass_fds=(), env=None, netns=None, prefix=(), orphan=False):
+        """prefix: a command that runs argv somewhere else, and becomes it (by exec)."""
+        argv = [str(arg) for arg in (*prefix, *argv)]
         if netns:
             argv = ["ip", "netns", "exec", str(netns), *argv]
         self.argv = argv
