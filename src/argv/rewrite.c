@@ -64,6 +64,8 @@ rewrite_process(DrRewriter *r)
     dr_argv_set_launcher(argv, NULL);
     dr_argv_set_program(argv, r->plan->program);
   }
+  if (r->plan->foreign && r->plan->program)
+    dr_argv_remove_all(argv, "L"); /* of a wrapper script, which the next one, too, may be */
   dr_argv_remove_all(argv, "daemonize");
   if ((opt = dr_argv_find_last(argv, "pidfile")))
     r->out->pidfile = g_strdup(opt->value);

@@ -128,20 +128,20 @@ adopt(DrLibvirtEngine *engine, JsonObject *domain, GError **error)
   return vm;
 }
 
+/* The emulator is always named: what stands on the command line may be what a wrapper script has become. */
 static DrJob *
-add_job(DrLibvirtEngine *engine, JsonObject *domain, const char *qemu, const char *memory, GError **error)
+add_job(DrLibvirtEngine *engine, JsonObject *domain, const char *memory, GError **error)
 {
   g_autoptr(JsonObject) request = json_object_new();
   DrVm *vm = adopt(engine, domain, error);
 
-  if (qemu)
-    json_object_set_string_member(request, "qemu", qemu);
+  json_object_set_string_member(request, "qemu", dr_json_str(domain, "emulator", NULL));
   json_object_set_string_member(request, "memory", memory);
   return vm ? dr_jobs_add(engine->jobs, "upgrade", vm, request, error) : NULL;
 }
 
 void
-dr_libvirt_engine_upgrade(DrLibvirtEngine *engine, JsonArray *domains, const char *qemu, const char *memory,
+dr_libvirt_engine_upgrade(DrLibvirtEngine *engine, JsonArray *domains, const char *memory,
                           guint parallel)
 {
   guint n = json_array_get_length(domains);
@@ -155,7 +155,7 @@ dr_libvirt_engine_upgrade(DrLibvirtEngine *engine, JsonArray *domains, const cha
 
     if (!g_str_equal(dr_json_str(domain, "state", ""), "waiting"))
       continue;
-    job = add_job(engine, domain, qemu, memory, &error);
+    job = add_job(engine, domain, memory, &error);
     if (job) {
       ids[i] = dr_job_id(job);
       json_object_set_string_member(domain, "state", "moving");

@@ -361,8 +361,7 @@ move_and_patch(Run *run, DrLibvirtEngine *engine, GError **error)
 {
   if (!dr_libvirt_journal_enter(run->journal, "moving", error))
     return FALSE;
-  dr_libvirt_engine_upgrade(engine, domains_of(run), dr_json_str(record(run), "qemu", NULL),
-                            dr_json_str(record(run), "memory", "auto"),
+  dr_libvirt_engine_upgrade(engine, domains_of(run), dr_json_str(record(run), "memory", "auto"),
                             (guint)dr_json_int(record(run), "parallel", 4));
   /* A journal that cannot be written does not keep the files from being patched. */
   dr_libvirt_journal_enter(run->journal, "patching", NULL);
@@ -453,7 +452,6 @@ begin(Run *run, JsonObject *spec, GError **error)
   json_object_set_string_member(journal, "state", "checking");
   json_object_set_string_member(journal, "boot_id", dr_boot_id());
   json_object_set_string_member(journal, "uri", dr_json_str(spec, "uri", "qemu:///system"));
-  json_object_set_string_member(journal, "qemu", dr_json_str(spec, "emulator", NULL));
   json_object_set_string_member(journal, "memory", dr_json_str(spec, "memory", "auto"));
   json_object_set_int_member(journal, "parallel", dr_json_int(spec, "parallel", 4));
   json_object_set_int_member(journal, "started_ms", g_get_real_time() / 1000);

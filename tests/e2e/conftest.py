@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from lib import drover  # noqa: E402
+from lib import drover, libvirt  # noqa: E402
 from lib.procs import Unavailable  # noqa: E402
 
 
@@ -19,7 +19,16 @@ def pytest_configure(config):
 
 
 @pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_setup(item):
+    yield from skip_unavailable()
+
+
+@pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_call(item):
+    yield from skip_unavailable()
+
+
+def skip_unavailable():
     outcome = yield
     if outcome.excinfo and isinstance(outcome.excinfo[1], Unavailable):
         pytest.skip(str(outcome.excinfo[1]))
@@ -27,12 +36,18 @@ def pytest_runtest_call(item):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
-    """A failed test shows what droverd said."""
+    """A failed test shows what droverd said, and libvirtd."""
     outcome = yield
     report = outcome.get_result()
-    daemon = getattr(item, "funcargs", {}).get("daemon")
-    if report.failed and daemon:
+    if not report.failed:
+        return
+    arguments = getattr(item, "funcargs", {})
+    host = arguments.get("host")
+    daemon = arguments.get("daemon") or getattr(host, "daemon", None)
+    if daemon:
         report.sections.append(("droverd's log", daemon.log()[-6000:]))
+    if isinstance(host, libvirt.LibvirtHost):
+        report.sections.append(("libvirtd's log", host.log()))
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ import itertools
 import json
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
@@ -36,6 +37,7 @@ BOOT = "/var/lib/libvirt/boot"
 LOGS = "/var/log/libvirt/qemu"
 STATE = "/run/libvirt/qemu"
 USER = "libvirt-qemu"
+MODULES = "usr/lib/x86_64-linux-gnu/qemu"  # of a QEMU, below its root directory
 CGROUPS = Path("/sys/fs/cgroup")
 # What is private, by its directory of ours. /run whole: the pid files of the daemons are in /run itself, the machine's D-Bus is not seen.
 PRIVATE = {"run": "/run", "opt": "/opt", "etc": "/etc/libvirt", "lib": "/var/lib/libvirt", "cache": "/var/cache/libvirt",
@@ -274,7 +276,7 @@ class LibvirtHost:
         for name, text in self.confs.items():
             self.path(f"/etc/libvirt/{name}").write_text(text)
         for path in (IMAGES, BOOT, LOGS):
-            self.path(path).mkdir(mode=0o755, exist_ok=True)
+            self.path(path).mkdir(mode=0o711, exist_ok=True)
         out = guest.build()
         for name in ("vmlinuz", "initrd.img"):
             shutil.copy(out / name, self.path(BOOT))
@@ -287,24 +289,33 @@ class LibvirtHost:
 
         The build directory may be where only root can go; QEMU runs as libvirt's user.
         """
-        original = Path(guest.qemu(version))
+        text, found = re.subn(r"^R=.*$", f"R='/opt/qemu-{version}/root'", Path(guest.qemu(version)).read_text(), flags=re.MULTILINE)
+        assert found == 1, f"the starting script of QEMU {version} names no place"
         wrapper = self.dir / f"qemu-{version}"
-        root = str(original.resolve().parent / "root")
-        text = original.read_text()
-        if root not in text:
-            root = str(original.parent / "root")
-        wrapper.write_text(text.replace(root, f"/opt/qemu-{version}/root"))
+        wrapper.write_text(text)
         wrapper.chmod(0o755)
+        # libvirt asks for all types, and so has all modules loaded; for one that its directory lacks, QEMU takes the machine's own, of
+        # another version, and 11.1 aborts over that. An empty file is found first, and is passed over.
+        modules = self.dir / f"modules-{version}"
+        if not (self._tree(version) / MODULES).exists():
+            return
+        shutil.copytree(self._tree(version) / MODULES, modules)
+        for path in Path("/", MODULES).glob("*.so"):
+            (modules / path.name).touch()
+
+    @staticmethod
+    def _tree(version):
+        return Path(guest.qemu(version)).resolve().parent / "root"
 
     def _binds(self):
         yield from ((self.dir / ours, inside) for ours, inside in PRIVATE.items())
         if self.images:
             yield self.images, IMAGES
         for version in self.emulators:
-            tree = Path(guest.qemu(version)).resolve().parent
-            yield tree, f"/opt/qemu-{version}"
-            # The mount is of a path below it, so that the rest stays as it is.
+            yield self._tree(version).parent, f"/opt/qemu-{version}"
             yield self.dir / f"qemu-{version}", f"/opt/qemu-{version}/qemu-system-x86_64"
+            if (self.dir / f"modules-{version}").exists():
+                yield self.dir / f"modules-{version}", f"/opt/qemu-{version}/root/{MODULES}"
         for path in self._accounts():
             yield path, f"/etc/{path.name}"
 
@@ -413,9 +424,8 @@ class LibvirtHost:
         return done.stdout.strip()
 
     def log(self):
-        """The end of libvirtd's own log."""
-        path = self.path("/var/log/libvirt/libvirtd.log")
-        return path.read_text(errors="replace")[-3000:] if path.exists() else "nothing"
+        """The end of what libvirtd logged, without debugging (which is for libvirtd_conf: log_filters = "1:qemu")."""
+        return read_bytes(self.path("/var/log/libvirt/libvirtd.log")).decode(errors="replace")[-3000:]
 
     def start_virtlogd(self):
         self.run(program("virtlogd"), "-d")
@@ -702,20 +712,17 @@ class Domain:
         with contextlib.closing(self.udp()) as udp:
             return udp.status(timeout=20)["bootid"]
 
-    def disk_problems(self, number=0, path=None, acked=None):
-        """What the image of a disk lacks of the writes that the guest was told are done; the domain must not run.
+    def disk_problems(self, acked, number=0, path=None):
+        """What the image of a disk lacks of the writes that the guest was told are done, up to number acked; the domain must not run.
 
-        path: of the image now (after a snapshot it is another one). acked: by default what the last status said.
+        path: of the image now (after a snapshot it is another one).
         """
         raw = self.host.dir / f"{self.name}.raw"
-        run("qemu-img", "convert", "-U", "-O", "raw", self._outside(path or self.disks[number]), raw)
+        self.host.run("qemu-img", "convert", "-O", "raw", path or self.disks[number], raw)
         try:
             return guest.DiskImage(raw).problems(acked)
         finally:
             raw.unlink()
-
-    def _outside(self, path):
-        return self.host.path(path)
 
     # --- Its devices ---
 
@@ -828,7 +835,7 @@ def two_hosts(**options):
         need()
         images = Path(tempfile.mkdtemp(prefix="li-", dir="/tmp"))
         stack.callback(shutil.rmtree, images, ignore_errors=True)
-        images.chmod(0o755)
+        images.chmod(0o711)
         a, b = (stack.enter_context(LibvirtHost(name, images=images, **options)) for name in ("host-a", "host-b"))
         stack.enter_context(hosts.Veth(a.netns, b.netns, *(f"{address}/24" for address in LINK)))
         a.address, b.address = LINK

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: LGPL-2.1-or-later
+"""Other QEMUs beneath domains of an unmodified libvirt, and all that libvirt does with them afterwards."""
+
+import contextlib
+import os
+import time
+
+import pytest
+
+from lib import libvirt
+from lib.beneath import Beneath, domain_of, moved, nothing_left
+from lib.procs import wait_until
+
+
+@pytest.fixture(scope="module")
+def host():
+    with libvirt.LibvirtHost() as made:
+        yield made
+
+
+@pytest.fixture
+def beneath(host):
+    return Beneath(host)
+
+
+@pytest.fixture
+def domain(host):
+    made = []
+
+    def make(where=host, **options):
+        made.append(libvirt.Domain(where, **options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.remove()
+
+
+def there(beneath, vm, version, **spec):
+    """One upgrade, after which libvirt's view, the guest, and what drover left are looked at."""
+    before = vm.pid
+    run = beneath.upgrade(version, domains=[vm.name], **spec)
+    one = moved(run, vm.name)
+    assert vm.pid == one["pid"] != before and beneath.host.qemus().count(vm.pid) == 1 and before not in beneath.host.qemus()
+    assert vm.status_xml().get("pid") == str(vm.pid) and vm.state() == "running"
+    assert vm.live_xml().find("devices/emulator").text == one["emulator"] == beneath.host.emulator(version)
+    vm.healthy()
+    nothing_left(beneath)
+    return one
+
+
+def whole_round(host, vm):
+    """What people do with a domain, on the QEMU that it has now."""
+    assert "running" in vm.virsh("dominfo")
+    assert int(vm.virsh("domblkstat", "vda").split("wr_req")[1].split()[0]) > 0
+    with host.events() as events:
+        vm.virsh("suspend")
+        events.wait(vm.name, "Suspended")
+        assert vm.state() == "paused"
+        vm.virsh("resume")
+        events.wait(vm.name, "Resumed")
+    vm.healthy()
+    extra = vm.attach_disk(to="vdx", use=False)
+    vm.healthy()
+    vm.virsh("detach-disk", "vdx", "--live")
+    wait_until(lambda: "vdx" not in vm.targets(), 30, "the disk to go")
+    host.path(extra).unlink()
+    overlay = vm.snapshot()
+    assert vm.source() == overlay
+    vm.healthy()
+    vm.blockcommit()
+    assert vm.source() != overlay
+    vm.healthy()
+
+
+@pytest.mark.parametrize("memory", ["memfd", "file"])
+def test_to_another_qemu_and_back(host, beneath, domain, memory):
+    """A disk with a snapshot and one with a pivoted commit, a disk and a NIC that were plugged in, tap, pty with virtlogd, agent."""
+    vm = domain(memory=memory, disks=(64, 48), agent=True, vcpus=2)
+    uuid, number = vm.virsh("domuuid"), vm.virsh("domid")
+    overlay = vm.snapshot("vda")
+    vm.snapshot("vdb")
+    vm.blockcommit("vdb")
+    vm.attach_disk(to="vdc")
+    mac = vm.attach_nic()
+    report = beneath.check(domains=[vm.name], emulator=host.emulator("10.0"))[vm.name]
+    assert report["ok"] and report["memory_mode"] == "shared", report
+    assert {"plugged", "disk-changed"} <= {finding["code"] for finding in report["findings"]}, report["findings"]
+    for version, mode in (("10.0", "shared"), ("7.2", "shared")):
+        one = there(beneath, vm, version)
+        assert one["job"]["result"]["memory_mode"] == mode and one["job"]["result"]["pause_ms"] > 0
+        assert (vm.virsh("domuuid"), vm.virsh("domid")) == (uuid, number)
+        assert vm.source() == overlay and len(vm.targets()) == 3
+        assert mac in [nic.find("mac").get("address") for nic in vm.live_xml().findall("devices/interface")]
+        assert vm.answers_network() == vm.bootid
+        assert vm.agent_command("guest-ping") == {}
+        whole_round(host, vm)
+        overlay = vm.snapshot("vda")
+    acked = vm.console.status()["disks"][0]["acked"]
+    vm.destroy()
+    assert vm.state() == "shut off" and not host.qemus()
+    assert vm.disk_problems(path=overlay, acked=acked) == []
+    vm.virsh("start")
+    wait_until(lambda: vm.state() == "running", 30, "the cold start")
+    vm.destroy()
+
+
+def test_plain_memory_is_copied_once_and_then_never(host, beneath, domain):
+    vm = domain(memory="plain", version="10.0")
+    report = beneath.check(domains=[vm.name])[vm.name]
+    assert report["ok"] and report["memory_mode"] == "copy"
+    note = next(finding for finding in report["findings"] if finding["code"] == "memory-mode")
+    assert "copies the guest's memory once" in note["text"] and "<memoryBacking>" in note["remedy"]
+    assert there(beneath, vm, "7.2")["job"]["result"]["memory_mode"] == "copy"
+    assert beneath.check(domains=[vm.name])[vm.name]["memory_mode"] == "shared"
+    assert there(beneath, vm, "10.0")["job"]["result"]["memory_mode"] == "shared"
+    whole_round(host, vm)
+
+
+def test_saved_and_started_again(host, beneath, domain):
+    vm = domain(version="10.0", memory="plain")
+    there(beneath, vm, "10.0")
+    vm.managedsave()
+    assert vm.state() == "shut off" and not host.qemus()
+    vm.resume_saved()
+    vm.healthy()
+
+
+def test_the_guest_shuts_down_by_itself(host, beneath, domain):
+    vm = domain(agent=True)
+    there(beneath, vm, "10.0")
+    vm.virsh("shutdown", "--mode", "agent")
+    wait_until(lambda: vm.state() == "shut off", 60, "the guest to shut down")
+    assert not host.qemus()
+
+
+def test_a_transient_domain(host, beneath, domain):
+    vm = domain(transient=True)
+    there(beneath, vm, "10.0")
+    vm.healthy()
+
+
+def test_moved_to_another_host_afterwards():
+    with libvirt.two_hosts() as (a, b):
+        vm = libvirt.Domain(a, version="10.0", memory="plain")
+        with contextlib.closing(vm):
+            there(Beneath(a), vm, "10.0")
+            vm.migrate(b)
+            vm.healthy()
+            there(Beneath(b), vm, "10.0")
+            vm.migrate(a)
+            vm.healthy()
+            vm.destroy()
+        assert not a.qemus() and not b.qemus()
+
+
+def test_ten_domains_in_one_go(host, beneath, domain):
+    vms = [domain(name=f"vm{number}", ram=128, mem=8, rate=5, disks=(16,), nic=number == 0) for number in range(10)]
+    run = beneath.upgrade("10.0")
+    assert len(run["domains"]) == 10
+    for vm in vms:
+        assert moved(run, vm.name)["pid"] == vm.pid
+        vm.healthy()
+    assert sorted(host.qemus()) == sorted(vm.pid for vm in vms)
+    nothing_left(beneath)
+    # Back, some of them by name.
+    run = beneath.upgrade("7.2", domains=["vm3", "vm7"])
+    assert {one["name"] for one in run["domains"]} == {"vm3", "vm7"}
+    for name in ("vm3", "vm7"):
+        moved(run, name)
+
+
+def test_what_cannot_be_upgraded_stays_as_it_is(host, beneath, domain):
+    good, paused = domain(name="good"), domain(name="paused", nic=False)
+    paused.virsh("suspend")
+    pids = (good.pid, paused.pid, host.libvirtd_pid())
+    report = beneath.check()
+    assert report["good"]["ok"] and not report["paused"]["ok"]
+    assert [finding["code"] for finding in report["paused"]["findings"] if finding["severity"] == "blocker"] == ["state"]
+    run = beneath.upgrade("10.0", domains=["good", "paused"], fails=True)
+    assert run["error"]["code"] == "refused" and (good.pid, paused.pid, host.libvirtd_pid()) == pids
+    run = beneath.upgrade("10.0", domains=["nobody"], fails=True)
+    assert run["error"]["code"] == "not-found" and host.libvirtd_pid() == pids[2]
+    run = beneath.upgrade("10.0", domains=["good"], emulator="/usr/bin/true")  # version= comes last
+    moved(run, "good")
+    run = beneath.upgrade(domains=["good"], emulator="/usr/bin/true", fails=True)
+    assert "emulator" in [finding["code"] for finding in domain_of(run, "good")["findings"]]
+    # Of all domains those that can go, go.
+    run = beneath.upgrade("7.2")
+    moved(run, "good")
+    assert domain_of(run, "paused")["state"] == "refused" and paused.pid == pids[1]
+    paused.virsh("resume")
+    paused.healthy()
+
+
+def test_a_new_qemu_that_fails_leaves_all_as_it_was(host, beneath, domain):
+    """What the check cannot see: the emulator is good, and does not start here."""
+    vm = domain()
+    before = vm.pid
+    broken = host.dir / "opt/broken"
+    broken.write_text('#!/bin/sh\ncase "$*" in *incoming*) echo "no way" >&2; exit 3;; esac\nexec /usr/bin/qemu-system-x86_64 "$@"\n')
+    broken.chmod(0o755)
+    run = beneath.upgrade(domains=[vm.name], emulator="/opt/broken")
+    one = domain_of(run)
+    assert one["state"] == "stayed" and vm.pid == before and one["error"]["message"], run
+    assert vm.status_xml().find("domain/devices/emulator").text == host.emulator()
+    vm.healthy()
+    whole_round(host, vm)
+    nothing_left(beneath)
