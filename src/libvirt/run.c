@@ -333,8 +333,8 @@ finish(Run *run, GError *error, GError **ret_error)
   json_object_set_double_member(record(run), "total_ms",
                                 (double)(g_get_monotonic_time() - run->begun_us) / 1000.0);
   json_object_set_int_member(record(run), "ended_ms", g_get_real_time() / 1000);
+  dr_libvirt_engine_remove(run->dirs->dir, run->dirs->run_dir); /* which needs it no more */
   dr_libvirt_journal_enter(run->journal, "done", NULL);
-  dr_libvirt_engine_remove(run->dirs->dir, run->dirs->run_dir);
   if (error)
     g_propagate_error(ret_error, error);
   return error == NULL;

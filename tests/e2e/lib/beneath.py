@@ -56,6 +56,10 @@ class Beneath:
         self.process = Process(argv, self.dir / "out")
         return self.process
 
+    def start_recovery(self, *points):
+        self.process = Process(self._argv("recover", [f"DROVER_HOLD_AT={','.join(points)}"]), self.dir / "out")
+        return self.process
+
     def helper(self):
         """The pid of the program itself, behind the shells that lead into the host."""
         return next((pid for pid in self.host.pids() if os.path.realpath(f"/proc/{pid}/exe") == str(PROGRAM.resolve())), None)
