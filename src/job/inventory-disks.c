@@ -170,7 +170,7 @@ entry_of_device(const DrInventory *inv, const DrPlugged *plugged)
 static void
 refuse_limits(DrApply *a, JsonObject *inserted)
 {
-  if (dr_throttle_is_set(inserted))
+  if (dr_throttle_is_set(inserted) && !a->inventory->limits_by_command)
     dr_apply_block(a, "throttle",
                    "lift the limit for the move (block_set_io_throttle with zeroes), or use -drive "
                    "throttling.*, or a throttle node",

@@ -81,6 +81,7 @@ struct DrInventory {
   GPtrArray *nets;    /* of DrNet */
   GPtrArray *forwards, *taps;
   GHashTable *block_nodes; /* name -> DrNode */
+  gboolean limits_by_command; /* see dr_inventory_limits_by_command() */
 };
 
 /* --- inventory.c --- */

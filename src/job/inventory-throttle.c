@@ -104,6 +104,43 @@ dr_throttle_apply(DrOpts *opts, const char *backend, JsonObject *inserted)
     dr_opts_set(opts, "throttling.group", group);
 }
 
+static JsonObject *
+command_of(const char *qdev, JsonObject *inserted)
+{
+  JsonObject *arguments = json_object_new();
+  const char *group = dr_json_str(inserted, "group", NULL);
+
+  json_object_set_string_member(arguments, "id", qdev);
+  for (guint i = 0; i < G_N_ELEMENTS(limits); i++)
+    if (running_limit(inserted, i) != default_of(i) || i < 6) /* the first six have no default */
+      json_object_set_int_member(arguments, limits[i].qmp, (gint64)running_limit(inserted, i));
+  if (group)
+    json_object_set_string_member(arguments, "group", group);
+  return arguments;
+}
+
+void
+dr_inventory_limits_by_command(DrInventory *inventory)
+{
+  inventory->limits_by_command = TRUE;
+}
+
+JsonArray *
+dr_inventory_limits(const DrInventory *inventory)
+{
+  JsonArray *commands = json_array_new();
+
+  for (guint i = 0; inventory->block && i < json_array_get_length(inventory->block); i++) {
+    JsonObject *entry = json_array_get_object_element(inventory->block, i);
+    JsonObject *inserted = dr_json_obj(entry, "inserted");
+    const char *qdev = dr_json_str(entry, "qdev", NULL);
+
+    if (inserted && qdev && !*dr_json_str(entry, "device", "") && dr_throttle_is_set(inserted))
+      json_array_add_object_element(commands, command_of(qdev, inserted));
+  }
+  return commands;
+}
+
 gboolean
 dr_throttle_same(JsonObject *a, JsonObject *b)
 {

@@ -57,6 +57,11 @@ GPtrArray *dr_inventory_taps(const DrInventory *inventory);
 gboolean dr_inventory_apply(const DrInventory *inventory, DrArgv *argv, const char *cwd, DrFindings *findings,
                             GError **error);
 
+/* The I/O limits of disks whose -device cannot carry them: by dr_inventory_limits_by_command() whoever starts the new QEMU promises to give it
+ * them, and apply refuses them no more. The arguments of block_set_io_throttle for each. (transfer full) */
+void dr_inventory_limits_by_command(DrInventory *inventory);
+JsonArray *dr_inventory_limits(const DrInventory *inventory);
+
 /* Whether each image that the QEMU `pid` has open is still what its name leads to: a file that was renamed, replaced or
  * deleted below a running guest would give the next QEMU another disk. Blockers; nothing where /proc cannot be read. `cwd`
  * as above. */

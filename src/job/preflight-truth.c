@@ -5,6 +5,8 @@
 #include "job/blockers.h"
 #include "job/preflight.h"
 
+#include <string.h>
+
 #define REMEDY_AGAIN "start the upgrade again"
 /* A device that the guest let go of is out of QEMU's list at once, and its -drive goes some ms later (RCU). */
 #define SETTLE_MS 1000
@@ -24,6 +26,37 @@ parse_given(DrPreflight *p, const DrVmRecord *record, GError **error)
   return TRUE;
 }
 
+/* A QEMU that drover put there began with its VNC server on a socket beside its monitor, and got its port when that was free: the next one is
+ * to be given the port, which only the QEMU knows (another manager's VM has no other record). */
+static gboolean
+restore_vnc(DrPreflight *p, const DrVmRecord *record, DrQmp *source, GError **error)
+{
+  g_autofree char *ours = g_strdup_printf("unix:%s.vnc", record->qmp_path);
+  g_autoptr(JsonObject) info = NULL;
+
+  for (DrOpt *opt = NULL; (opt = dr_argv_next(p->truth, "vnc", opt));) {
+    g_autoptr(DrOpts) opts = dr_opt_parse(opt, error);
+    g_autofree char *address = NULL;
+    const char *host;
+    guint64 port;
+
+    if (!opts)
+      return FALSE;
+    if (!g_str_has_prefix(dr_opts_get(opts, "vnc") ? dr_opts_get(opts, "vnc") : "", ours))
+      continue;
+    info = info ? info : dr_qmp_call_object(source, "query-vnc", NULL, error);
+    if (!info)
+      return FALSE;
+    host = dr_json_str(info, "host", "");
+    if (!g_ascii_string_to_unsigned(dr_json_str(info, "service", ""), 10, 5900, 65535, &port, NULL))
+      continue; /* it is still there: its port was taken */
+    address = g_strdup_printf(strchr(host, ':') ? "[%s]:%d" : "%s:%d", host, (int)port - 5900);
+    dr_opts_set(opts, "vnc", address);
+    dr_opt_set_opts(opt, opts);
+  }
+  return TRUE;
+}
+
 static gboolean
 read_once(DrPreflight *p, DrVm *vm, DrQmp *source, DrFindings *findings, GError **error)
 {
@@ -31,9 +64,11 @@ read_once(DrPreflight *p, DrVm *vm, DrQmp *source, DrFindings *findings, GError 
 
   g_clear_pointer(&p->truth, dr_argv_free);
   g_clear_pointer(&p->inventory, dr_inventory_free);
-  if (!parse_given(p, record, error))
+  if (!parse_given(p, record, error) || (record->foreign && !restore_vnc(p, record, source, error)))
     return FALSE;
   p->inventory = dr_inventory_read(source, error);
+  if (p->inventory && record->foreign)
+    dr_inventory_limits_by_command(p->inventory); /* libvirt sets all of its disks' so: see upgrade-foreign.c */
   if (!p->inventory || !dr_inventory_apply(p->inventory, p->truth, record->cwd, findings, error))
     return FALSE;
   dr_inventory_check_files(p->inventory, record->id.pid, record->cwd, findings);

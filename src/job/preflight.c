@@ -2,6 +2,7 @@
 /* The checks, in the order in which a person would ask. */
 #include "job/preflight.h"
 #include "base/error.h"
+#include "base/fd.h"
 #include "job/blockers.h"
 #include "job/memory-promise.h"
 #include "job/preflight-cpu.h"
@@ -293,8 +294,21 @@ choose_move(DrPreflight *p, const char *why)
   }
 }
 
+/* The new QEMU of another manager's guest has the rights of the old one, not ours. */
+static gboolean
+may_use_userfaultfd(DrVm *vm)
+{
+  g_autofree char *path = g_strdup_printf("/proc/%d", dr_vm_record(vm)->id.pid);
+  g_autofree char *allowed = dr_file_read("/proc/sys/vm/unprivileged_userfaultfd", 16, NULL, NULL);
+  struct stat st;
+
+  if (!dr_memory_has_userfaultfd())
+    return FALSE;
+  return !dr_vm_record(vm)->foreign || (stat(path, &st) == 0 && st.st_uid == 0) || (allowed && *allowed == '1');
+}
+
 static void
-check_mode(DrPreflight *p)
+check_mode(DrPreflight *p, DrVm *vm)
 {
   guint64 available;
 
@@ -302,13 +316,13 @@ check_mode(DrPreflight *p)
     block(p, "memory", "use --memory postcopy, which needs no second chunk, or wait for the copies under way",
           "a copy needs %" G_GUINT64_FORMAT " MiB, and %" G_GUINT64_FORMAT " MiB are free",
           (ram_size(p) + DR_MEMORY_SPARE) >> 20, available >> 20);
-  if (p->mode == DR_MEMORY_POSTCOPY && !dr_memory_has_userfaultfd())
-    block(p, "userfaultfd", "run droverd as root, or set vm.unprivileged_userfaultfd=1",
-          "post-copy needs userfaultfd, which this process may not use");
+  if (p->mode == DR_MEMORY_POSTCOPY && !may_use_userfaultfd(vm))
+    block(p, "userfaultfd", "set vm.unprivileged_userfaultfd=1 (sysctl), or run droverd as root where the QEMU is root's, too",
+          "post-copy needs userfaultfd, which the new QEMU may not use");
 }
 
 static void
-decide_memory(DrPreflight *p, DrMemoryMode wanted, int source_version)
+decide_memory(DrPreflight *p, DrVm *vm, DrMemoryMode wanted, int source_version)
 {
   g_autofree char *why = NULL;
   gboolean shareable = p->ram->len > 0;
@@ -328,7 +342,7 @@ decide_memory(DrPreflight *p, DrMemoryMode wanted, int source_version)
   } else {
     choose_move(p, why ? why : "RAM is private memory");
   }
-  check_mode(p);
+  check_mode(p, vm);
   warn_tcg(p, source_version);
   if (p->reason)
     dr_findings_add(p->findings, DR_FINDING_NOTE, "memory-mode", NULL, "RAM: %s (%s)",
@@ -415,7 +429,7 @@ dr_preflight(DrVm *vm, DrQmp *source, const char *qemu, DrMemoryMode wanted, GEr
   if (!dr_vm_record(vm)->foreign) /* else it is given the same */
     dr_preflight_process(p, vm);
   check_taps(p, vm);
-  decide_memory(p, wanted, dr_qmp_version_number(source));
+  decide_memory(p, vm, wanted, dr_qmp_version_number(source));
   dr_preflight_ram(p, vm);
   if (!try_rewrite(p, error))
     return NULL;

@@ -511,7 +511,7 @@ dr_upgrade_start_destination(DrUpgrade *u, GError **error)
   u->plan.was_running = u->pre->was_running;
   u->plan.forwards = dr_upgrade_forwards(u);
   if (!name_paths(u, error) || !hand_needs(u, error) || (u->plan.foreign && !hand_output(u, error)) ||
-      !launch(u, error) || (u->plan.foreign && !dr_upgrade_place_threads(u, error)))
+      !launch(u, error) || (u->plan.foreign && (!dr_upgrade_place_threads(u, error) || !dr_upgrade_set_limits(u, error))))
     return FALSE;
   if (u->guard && dr_tap_guard_stop(u->guard))
     g_debug("VM '%s': the tap's header was put back under the new QEMU", dr_vm_name(u->vm));

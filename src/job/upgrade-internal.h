@@ -190,6 +190,8 @@ void dr_upgrade_find_taps(DrUpgrade *u); /* in recovery: a guard that knows how 
 /* foreign.c */
 /* The new QEMU's threads for CPUs and I/O go where those of the old one are. */
 gboolean dr_upgrade_place_threads(DrUpgrade *u, GError **error);
+/* The I/O limits of its disks, which no -blockdev has. */
+gboolean dr_upgrade_set_limits(DrUpgrade *u, GError **error);
 /* A destination whose pid did not reach the journal: a process with its words that is not the source. */
 gboolean dr_upgrade_find_by_words(const DrUpgrade *u, DrProcId *ret_id);
 

@@ -78,7 +78,10 @@ main(int argc, char **argv)
   g_autoptr(GError) error = NULL;
 
   signal(SIGPIPE, SIG_IGN);
+  /* A run takes libvirt's daemon away: it is brought to its end. Whoever cannot wait kills it, and droverd recovers. */
   signal(SIGHUP, SIG_IGN);
+  signal(SIGTERM, SIG_IGN);
+  signal(SIGINT, SIG_IGN);
   for (guint i = 0; argc == 5 && i < G_N_ELEMENTS(commands); i++) {
     DrLibvirtDirs dirs = { .dir = argv[2], .run_dir = argv[3], .cache_dir = argv[4] };
 

@@ -156,12 +156,14 @@ dr_libvirt_run_check(const DrLibvirtDirs *dirs, JsonObject *spec, GError **error
 
 /* --- Patch --- */
 
+/* An emulator that somebody has already chosen for the next start stays. */
 static gboolean
-patch_config(const DrLibvirtDomain *domain, const char *emulator, GError **error)
+patch_config(const DrLibvirtDomain *domain, const char *before, const char *emulator, GError **error)
 {
   g_autoptr(DrXml) doc = domain->config_file ? dr_xml_read(domain->config_file, error) : NULL;
+  g_autofree char *now = doc ? dr_xml_text(doc, NULL, "/domain/devices/emulator") : NULL;
 
-  if (!domain->config_file)
+  if (!domain->config_file || (doc && g_strcmp0(now, before) != 0))
     return TRUE;
   return doc && (!dr_xml_patch_config(doc, emulator) || dr_xml_write(doc, domain->config_file, error));
 }
@@ -184,7 +186,7 @@ patch_files(Run *run, JsonObject *domain, JsonObject *facts, GError **error)
       dr_libvirt_domain_read(run->places, dr_json_str(domain, "name", ""), error);
   g_autoptr(DrXml) flags = files ? dr_xml_read(caps_file, error) : NULL;
 
-  return flags && patch_config(files, emulator, error) &&
+  return flags && patch_config(files, dr_json_str(domain, "emulator_before", ""), emulator, error) &&
          patch_pid_file(files, (pid_t)dr_json_int(facts, "pid", 0), error) &&
          dr_xml_patch_status(files->status, facts, flags, error) &&
          dr_xml_write(files->status, files->status_file, error);

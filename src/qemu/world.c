@@ -334,6 +334,16 @@ join_group(const char *directory, gpointer data, GError **error)
                             directory);
 }
 
+/* <vcpusched> of libvirt's, chrt(1). */
+static gboolean
+copy_policy(pid_t from, pid_t to)
+{
+  int policy = sched_getscheduler(from);
+  struct sched_param param;
+
+  return policy <= SCHED_OTHER || sched_getparam(from, &param) < 0 || sched_setscheduler(to, policy, &param) == 0;
+}
+
 gboolean
 dr_world_place_thread(const DrProcId *old, pid_t old_thread, const DrProcId *new_process, pid_t new_thread,
                       GError **error)
@@ -351,5 +361,7 @@ dr_world_place_thread(const DrProcId *old, pid_t old_thread, const DrProcId *new
       sched_setaffinity(new_thread, sizeof cpus, &cpus) < 0)
     return dr_error_set_errno(error, errno, "cannot bind thread %d to the CPUs of thread %d", new_thread,
                               old_thread);
+  if (!copy_policy(old_thread, new_thread))
+    return dr_error_set_errno(error, errno, "cannot schedule thread %d as thread %d", new_thread, old_thread);
   return TRUE;
 }

@@ -207,3 +207,42 @@ def test_a_new_qemu_that_fails_leaves_all_as_it_was(host, beneath, domain):
     vm.healthy()
     whole_round(host, vm)
     nothing_left(beneath)
+
+
+DEVICES = """
+<graphics type='vnc' port='-1' autoport='yes' listen='127.0.0.1'/><video><model type='vga'/></video>
+<input type='tablet' bus='usb'/><sound model='ich9'/><audio id='1' type='none'/>
+<rng model='virtio'><backend model='random'>/dev/urandom</backend></rng>
+<controller type='scsi' model='virtio-scsi'/>
+<disk type='file' device='cdrom'><target dev='sda' bus='sata'/><readonly/></disk>
+<watchdog model='i6300esb' action='none'/>
+"""
+
+
+def vnc_greets(host, vm):
+    """Whether a VNC server answers where libvirt says that the domain's is."""
+    display = int(vm.virsh("vncdisplay").rpartition(":")[2])
+    script = f"import socket; s = socket.create_connection(('127.0.0.1', {5900 + display}), 5); print(s.recv(12).decode())"
+    return host.run("/usr/bin/python3", "-c", script).stdout.startswith("RFB ")
+
+
+def test_a_domain_of_many_devices(host, beneath, domain):
+    """VNC, a CD that was put in later, a limit that was set later, a CPU that was added, a pinned CPU."""
+    vm = domain(devices=DEVICES, more="<iothreads>1</iothreads>", vcpus=2, spare_ports=6)
+    iso = host.image(4, "cd.raw", "raw")
+    vm.virsh("change-media", "sda", iso, "--insert", "--live")
+    vm.virsh("blkdeviotune", "vda", "--total-iops-sec", "500", "--live")
+    vm.virsh("vcpupin", "1", "0", "--live")
+    vm.virsh("schedinfo", "--set", "cpu_shares=512", "--live")
+    assert vnc_greets(host, vm)
+    for version in ("10.0", "7.2"):
+        there(beneath, vm, version)
+        assert vnc_greets(host, vm)
+        assert iso in vm.virsh("domblklist")
+        assert "total_iops_sec : 500" in " ".join(vm.virsh("blkdeviotune", "vda").split())
+        thread = vm.status_xml().find("vcpus/vcpu[@id='1']").get("pid")
+        assert os.sched_getaffinity(int(thread)) == {0}
+        assert "/vcpu1" in host.run("cat", f"/proc/{vm.pid}/task/{thread}/cgroup").stdout
+        assert "512" in vm.virsh("schedinfo")
+        vm.virsh("change-media", "sda", "--eject", "--live")
+        vm.virsh("change-media", "sda", iso, "--insert", "--live")
