@@ -8,6 +8,7 @@
 #include <string.h>
 
 #define WAIT_MAX_S 60
+#define LOOK_MS 20        /* how often a wait looks at what makes no noise */
 #define WAIT_SLICE_MS 500 /* how soon a wait sees that its client, or the server, is gone */
 
 static gboolean
@@ -99,6 +100,38 @@ static gboolean
 check_work(DrCall *call, GError **error)
 {
   return dr_call_take_array(call, dr_service_upgrade_check(call->api->service, call->body, error));
+}
+
+static gboolean
+libvirt_check_work(DrCall *call, GError **error)
+{
+  return dr_call_take_object(call, dr_service_libvirt_check(call->api->service, call->body, error));
+}
+
+static gboolean
+libvirt_upgrade_work(DrCall *call, GError **error)
+{
+  call->status = SOUP_STATUS_ACCEPTED;
+  return dr_call_take_object(call, dr_service_libvirt_upgrade(call->api->service, call->body, error));
+}
+
+/* What is asked for again and again: a file's time stamp. */
+static gboolean
+libvirt_run_work(DrCall *call, GError **error)
+{
+  const char *wait = dr_call_query(call, "wait");
+  guint64 ms = 0, stamp;
+  DrDeadline deadline;
+
+  if (wait && !g_ascii_string_to_unsigned(wait, 10, 0, WAIT_MAX_S * 1000, &ms, NULL))
+    return dr_error_set(error, DR_ERROR_INVALID, "query 'wait' is 0 to %d ms, not '%s'", WAIT_MAX_S * 1000,
+                        wait);
+  deadline = dr_deadline_in((gint64)ms);
+  stamp = dr_service_libvirt_stamp(call->api->service);
+  while (stamp && !dr_deadline_passed(deadline) && !dr_call_abandoned(call) &&
+         dr_service_libvirt_stamp(call->api->service) == stamp)
+    g_usleep(LOOK_MS * 1000); /* bounded by the deadline */
+  return dr_call_take_object(call, dr_service_libvirt_run(call->api->service, error));
 }
 
 static gboolean
@@ -395,6 +428,9 @@ static const DrRoute routes[] = {
   { "GET", "/v1/vms/{}/console", DR_BODY_NONE, dr_console_work, dr_console_answer },
   { "POST", "/v1/upgrade", DR_BODY_REQUIRED, upgrade_work },
   { "POST", "/v1/upgrade/check", DR_BODY_REQUIRED, check_work },
+  { "POST", "/v1/libvirt/check", DR_BODY_REQUIRED, libvirt_check_work },
+  { "POST", "/v1/libvirt/upgrade", DR_BODY_REQUIRED, libvirt_upgrade_work },
+  { "GET", "/v1/libvirt/upgrade", DR_BODY_NONE, libvirt_run_work },
   { "POST", "/v1/migrate", DR_BODY_REQUIRED, migrate_work },
   { "POST", "/v1/migrate/check", DR_BODY_REQUIRED, migrate_check_work },
   { "POST", "/v1/vms/{}/migrate/postcopy", DR_BODY_NONE, postcopy_work },

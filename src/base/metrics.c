@@ -34,6 +34,9 @@ static const Family families[DR_METRIC_COUNT] = {
   [DR_METRIC_REFUSED] = { "drover_refused_connections_total",
                           "Connections over the network that were refused.",
                           { "reason" } },
+  [DR_METRIC_LIBVIRT] = { "drover_libvirt_domains_total",
+                          "Domains of libvirt's that were to be upgraded.",
+                          { "result" } },
 };
 
 typedef struct {

@@ -15,6 +15,7 @@ typedef enum {
   DR_METRIC_JOB_BYTES,    /* counter: kind, what */
   DR_METRIC_RECOVERIES,   /* counter */
   DR_METRIC_REFUSED,      /* counter: reason */
+  DR_METRIC_LIBVIRT,      /* counter: result */
   DR_METRIC_COUNT,
 } DrMetric;
 

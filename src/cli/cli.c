@@ -35,8 +35,8 @@ word_name(const DrCli *cli, int n)
   return g_strndup(name, strcspn(name, "…["));
 }
 
-static gboolean
-check_words(DrCli *cli, int min, int max, GError **error)
+gboolean
+dr_cli_check_words(DrCli *cli, int min, int max, GError **error)
 {
   int n = (int)g_strv_length(cli->words);
   g_autofree char *missing = NULL;
@@ -119,7 +119,7 @@ dr_cli_parse(DrCli *cli, int argc, char **argv, const GOptionEntry *entries, int
   cli->json |= cli->events;
   drop_first(cli->words);
   take_rest(cli);
-  return check_words(cli, min, max, error);
+  return dr_cli_check_words(cli, min, max, error);
 }
 
 DrClient *

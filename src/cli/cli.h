@@ -46,6 +46,9 @@ struct DrCli {
 gboolean dr_cli_parse(DrCli *cli, int argc, char **argv, const GOptionEntry *entries, int min, int max,
                       GError **error);
 
+/* What it checks of the words, for a verb whose options decide on them. */
+gboolean dr_cli_check_words(DrCli *cli, int min, int max, GError **error);
+
 /* The option of the verbs that start jobs and follow them. It says --json, too. */
 #define DR_CLI_EVENTS(cli)                                                                                   \
   {                                                                                                          \

@@ -2,6 +2,7 @@
 /* drover run, drover adopt. */
 #include "base/error.h"
 #include "cli/cli.h"
+#include "cli/domains.h"
 
 #include <limits.h>
 #include <stdio.h>
@@ -201,22 +202,35 @@ check_adopt(const char *pid, const char *qmp, guint64 *ret_pid, GError **error)
   return !qmp || *qmp || dr_error_set(error, DR_ERROR_INVALID, "adopt: the path of the QMP socket is empty");
 }
 
-int
-dr_cmd_adopt(DrCli *cli, int argc, char **argv)
+/* Nothing is adopted: a domain stays libvirt's. What is told is whether it could be upgraded. */
+static int
+look_at_domains(DrCli *cli, gboolean all, gboolean check, const DrDomainOptions *options)
 {
-  g_autofree char *qmp = NULL;
-  g_autofree char *pid = NULL;
-  const GOptionEntry entries[] = {
-    { "pid", 'p', 0, G_OPTION_ARG_STRING, &pid, "The process", "N" },
-    { "qmp", 0, 0, G_OPTION_ARG_FILENAME, &qmp, "Its QMP socket", "SOCKET" },
-    { NULL },
-  };
+  g_autoptr(GError) error = NULL;
+  g_autoptr(JsonObject) body = NULL;
+  int code = -1;
+
+  if (all == (cli->words[0] != NULL))
+    dr_error_set(&error, DR_ERROR_INVALID, "adopt: name the domains, or say --all");
+  else
+    body = dr_domains_request(cli, cli->words, options, &error);
+  if (body)
+    code = dr_domains_check(cli, body, NULL, &error);
+  if (code == DR_EXIT_DONE && !check && !cli->json)
+    puts("A domain stays libvirt's: nothing was changed, and nothing has to be. drover upgrade DOMAIN puts "
+         "another QEMU beneath it.");
+  return code >= 0 ? code : dr_cli_fail(cli, error);
+}
+
+static int
+adopt_qemu(DrCli *cli, const char *pid, const char *qmp)
+{
   g_autoptr(GError) error = NULL;
   g_autoptr(JsonObject) body = json_object_new();
   g_autoptr(JsonNode) answer = NULL;
   guint64 number = 0;
 
-  if (!dr_cli_parse(cli, argc, argv, entries, 1, 1, &error) || !check_adopt(pid, qmp, &number, &error))
+  if (!dr_cli_check_words(cli, 1, 1, &error) || !check_adopt(pid, qmp, &number, &error))
     return dr_cli_fail(cli, error);
   json_object_set_string_member(body, "name", cli->words[0]);
   if (qmp) {
@@ -229,4 +243,36 @@ dr_cmd_adopt(DrCli *cli, int argc, char **argv)
   }
   answer = dr_cli_call(cli, "POST", "/v1/vms/adopt", NULL, body, &error);
   return print_started(cli, "adopted", answer, error);
+}
+
+int
+dr_cmd_adopt(DrCli *cli, int argc, char **argv)
+{
+  g_autofree char *qmp = NULL;
+  g_autofree char *pid = NULL;
+  gboolean libvirt = FALSE, all = FALSE, check = FALSE;
+  g_auto(DrDomainOptions) options = { 0 };
+  const GOptionEntry entries[] = {
+    { "pid", 'p', 0, G_OPTION_ARG_STRING, &pid, "The process", "N" },
+    { "qmp", 0, 0, G_OPTION_ARG_FILENAME, &qmp, "Its QMP socket", "SOCKET" },
+    { "libvirt", 0, 0, G_OPTION_ARG_NONE, &libvirt,
+      "Change nothing: tell whether domains of libvirt's could be upgraded; exit code 1 if one could not",
+      NULL },
+    { "all", 'a', 0, G_OPTION_ARG_NONE, &all, "All domains of libvirt's that run", NULL },
+    { "check", 'c', 0, G_OPTION_ARG_NONE, &check, "Only that, without a word on what to do next", NULL },
+    DR_CLI_DOMAIN_OPTIONS(&options),
+    { NULL },
+  };
+  g_autoptr(GError) error = NULL;
+
+  if (!dr_cli_parse(cli, argc, argv, entries, 0, -1, &error))
+    return dr_cli_fail(cli, error);
+  if (libvirt && !pid && !qmp)
+    return look_at_domains(cli, all, check, &options);
+  if (!libvirt && !all && !check && !options.emulator && !options.uri && !options.untested)
+    return adopt_qemu(cli, pid, qmp);
+  dr_error_set(&error, DR_ERROR_INVALID, "adopt: %s",
+               libvirt ? "--pid and --qmp are not for domains of libvirt's"
+                       : "--all, --check, --emulator, --uri and --untested-libvirt go with --libvirt");
+  return dr_cli_fail(cli, error);
 }

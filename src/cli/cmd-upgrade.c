@@ -2,6 +2,7 @@
 /* drover upgrade. */
 #include "base/error.h"
 #include "cli/cli.h"
+#include "cli/domains.h"
 #include "cli/job-view.h"
 #include "cli/render.h"
 #include "cli/start-jobs.h"
@@ -12,8 +13,10 @@
 
 typedef struct {
   gboolean all, check, async;
+  gboolean libvirt, all_libvirt;
   char *qemu, *memory;
   int parallel;
+  DrDomainOptions domains;
 } Options;
 
 static void
@@ -21,23 +24,43 @@ options_clear(Options *options)
 {
   g_free(options->qemu);
   g_free(options->memory);
+  dr_domain_options_clear(&options->domains);
 }
 
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Options, options_clear)
 
-/* As the shell finds a program: a path is taken from here, a bare word from PATH. droverd has another
- * directory and another PATH. */
-static char *
-find_qemu(const char *qemu, GError **error)
+/* An option that only domains of libvirt's have. */
+static const char *
+domain_option(const Options *options)
 {
-  g_autofree char *found = strchr(qemu, '/') ? g_strdup(qemu) : g_find_program_in_path(qemu);
+  return options->domains.emulator   ? "--emulator"
+         : options->domains.uri      ? "--uri"
+         : options->domains.untested ? "--untested-libvirt"
+                                     : NULL;
+}
 
-  if (!found) {
-    dr_error_set(error, DR_ERROR_NOT_FOUND, "upgrade: there is no program '%s' in PATH", qemu);
-    dr_error_remedy(error, "give its path: --qemu /usr/bin/qemu-system-x86_64");
-    return NULL;
-  }
-  return g_canonicalize_filename(found, NULL);
+/* Which VMs or domains are meant. */
+static gboolean
+check_whom(DrCli *cli, const Options *options, GError **error)
+{
+  gboolean named = cli->words[0] != NULL, domains = options->libvirt || options->all_libvirt;
+
+  if (options->all && domains)
+    return dr_error_set(
+        error, DR_ERROR_INVALID,
+        "upgrade: --all is all VMs of drover, --all-libvirt all domains of libvirt's: one at a time");
+  if (options->all_libvirt && named)
+    return dr_error_set(error, DR_ERROR_INVALID, "upgrade: name the domains, or say --all-libvirt");
+  if (!domains && options->all == named)
+    return dr_error_set(error, DR_ERROR_INVALID, "upgrade: name the VMs, or say --all");
+  if (options->all && domain_option(options))
+    return dr_error_set(error, DR_ERROR_INVALID, "upgrade: %s is for domains of libvirt's: --all-libvirt",
+                        domain_option(options));
+  if (options->qemu && options->domains.emulator)
+    return dr_error_set(error, DR_ERROR_INVALID, "upgrade: of a domain --qemu and --emulator are the same");
+  if (options->libvirt && !named && !options->all_libvirt && (options->check || options->async))
+    return dr_error_set(error, DR_ERROR_INVALID, "upgrade: name the domains, or say --all-libvirt");
+  return TRUE;
 }
 
 static gboolean
@@ -45,8 +68,8 @@ check_options(DrCli *cli, const Options *options, GError **error)
 {
   static const char *const modes[] = { "auto", "shared", "copy", "postcopy", NULL };
 
-  if (options->all == (cli->words[0] != NULL))
-    return dr_error_set(error, DR_ERROR_INVALID, "upgrade: name the VMs, or say --all");
+  if (!check_whom(cli, options, error))
+    return FALSE;
   if (options->memory && !g_strv_contains(modes, options->memory))
     return dr_error_set(error, DR_ERROR_INVALID,
                         "upgrade: --memory is auto, shared, copy or postcopy, not '%s'", options->memory);
@@ -65,7 +88,7 @@ request(DrCli *cli, const Options *options, GError **error)
   else
     json_object_set_array_member(body, "vms", dr_json_array_from_strv((const char *const *)cli->words));
   if (options->qemu) {
-    g_autofree char *path = find_qemu(options->qemu, error);
+    g_autofree char *path = dr_cli_find_qemu(cli, options->qemu, "qemu", error);
 
     if (!path)
       return NULL;
@@ -100,6 +123,104 @@ print_report(JsonObject *report, gboolean color)
     printf("%s: cannot be upgraded\n", vm);
 }
 
+/* --- Domains of libvirt's --- */
+
+/* `cause`: see dr_domains_upgrade(). */
+static int
+upgrade_domains(DrCli *cli, Options *options, const GError *cause, GError **error)
+{
+  g_autoptr(JsonObject) body = NULL;
+
+  if (!cli->words[0] && !options->all_libvirt)
+    return dr_domains_follow(cli, error);
+  if (options->qemu)
+    options->domains.emulator = g_steal_pointer(&options->qemu);
+  body = dr_domains_request(cli, cli->words, &options->domains, error);
+  if (!body)
+    return -1;
+  if (options->check)
+    return dr_domains_check(cli, body, cause, error);
+  json_object_set_string_member(body, "memory", options->memory ? options->memory : "auto");
+  json_object_set_int_member(body, "parallel", options->parallel);
+  return dr_domains_upgrade(cli, body, options->async, cause, error);
+}
+
+/* Of the words: a VM of drover's, and one that is none. Both may be NULL. (transfer none) */
+static gboolean
+look_up(DrCli *cli, const char **ret_vm, const char **ret_other, GError **error)
+{
+  g_autoptr(JsonNode) answer = dr_cli_call(cli, "GET", "/v1/vms", NULL, NULL, error);
+  JsonArray *vms = answer && JSON_NODE_HOLDS_ARRAY(answer) ? json_node_get_array(answer) : NULL;
+
+  *ret_vm = *ret_other = NULL;
+  for (char **word = cli->words; vms && *word; word++) {
+    gboolean known = FALSE;
+
+    for (guint i = 0; i < json_array_get_length(vms); i++)
+      known |= g_str_equal(dr_json_str(json_array_get_object_element(vms, i), "name", ""), *word);
+    *(known ? ret_vm : ret_other) = *word;
+  }
+  return vms != NULL;
+}
+
+/* Whether droverd's host has what it takes for libvirt's domains. */
+static gboolean
+knows_libvirt(DrCli *cli)
+{
+  g_autoptr(JsonNode) answer = dr_cli_call(cli, "GET", "/v1/version", NULL, NULL, NULL);
+
+  return answer && JSON_NODE_HOLDS_OBJECT(answer) &&
+         dr_json_bool(json_node_get_object(answer), "libvirt", FALSE);
+}
+
+/* Names that droverd has no VM of are libvirt's. `cause`: what droverd said of them; nullable. */
+static int
+upgrade_others(DrCli *cli, Options *options, const GError *cause, GError **error)
+{
+  const char *vm, *other;
+
+  if (!look_up(cli, &vm, &other, error))
+    return -1;
+  if (vm && other && (!cause || knows_libvirt(cli))) {
+    dr_error_set(error, DR_ERROR_INVALID, "upgrade: '%s' is a VM of drover and '%s' is not", vm, other);
+    dr_error_remedy(
+        error, "VMs and domains of libvirt's in a call each: drover upgrade %s; drover upgrade --libvirt %s",
+        vm, other);
+    return -1;
+  }
+  if (vm && !cause) {
+    dr_error_set(error, DR_ERROR_INVALID,
+                 "upgrade: %s is for domains of libvirt's, and '%s' is a VM of drover",
+                 domain_option(options), vm);
+    dr_error_remedy(error, "its QEMU is chosen with --qemu; --libvirt is for a domain of the same name");
+    return -1;
+  }
+  if (cause && (vm || !knows_libvirt(cli))) {
+    g_propagate_error(error, g_error_copy(cause));
+    return -1;
+  }
+  return upgrade_domains(cli, options, cause, error);
+}
+
+static int
+upgrade_vms(DrCli *cli, Options *options, GError **error)
+{
+  g_autoptr(JsonObject) body = request(cli, options, error);
+  g_autoptr(GError) cause = NULL;
+  int code;
+
+  if (!body)
+    return -1;
+  code = options->check
+             ? dr_cli_check(cli, "/v1/upgrade/check", body, is_single(cli, options), print_report, &cause)
+             : dr_cli_start_jobs(cli, "/v1/upgrade", body, is_single(cli, options), options->async, &cause);
+  if (code < 0 && cli->words[0] && g_error_matches(cause, DR_ERROR, DR_ERROR_NOT_FOUND))
+    return upgrade_others(cli, options, cause, error);
+  if (code < 0)
+    g_propagate_error(error, g_steal_pointer(&cause));
+  return code;
+}
+
 int
 dr_cmd_upgrade(DrCli *cli, int argc, char **argv)
 {
@@ -115,18 +236,24 @@ dr_cmd_upgrade(DrCli *cli, int argc, char **argv)
     { "check", 'c', 0, G_OPTION_ARG_NONE, &options.check,
       "Only say whether it would work; exit code 1 if not", NULL },
     { "async", 0, 0, G_OPTION_ARG_NONE, &options.async, "Start, and do not wait for the end", NULL },
+    { "libvirt", 0, 0, G_OPTION_ARG_NONE, &options.libvirt,
+      "The names are domains of libvirt's; without names: follow their upgrade that is under way", NULL },
+    { "all-libvirt", 0, 0, G_OPTION_ARG_NONE, &options.all_libvirt, "All domains of libvirt's that run",
+      NULL },
+    DR_CLI_DOMAIN_OPTIONS(&options.domains),
     DR_CLI_EVENTS(cli),
     { NULL },
   };
   g_autoptr(GError) error = NULL;
-  g_autoptr(JsonObject) body = NULL;
-  int code = -1;
+  int code;
 
-  if (dr_cli_parse(cli, argc, argv, entries, 0, -1, &error) && check_options(cli, &options, &error))
-    body = request(cli, &options, &error);
-  if (body)
-    code = options.check
-               ? dr_cli_check(cli, "/v1/upgrade/check", body, is_single(cli, &options), print_report, &error)
-               : dr_cli_start_jobs(cli, "/v1/upgrade", body, is_single(cli, &options), options.async, &error);
+  if (!dr_cli_parse(cli, argc, argv, entries, 0, -1, &error) || !check_options(cli, &options, &error))
+    return dr_cli_fail(cli, error);
+  if (options.libvirt || options.all_libvirt)
+    code = upgrade_domains(cli, &options, NULL, &error);
+  else if (domain_option(&options))
+    code = upgrade_others(cli, &options, NULL, &error);
+  else
+    code = upgrade_vms(cli, &options, &error);
   return code >= 0 ? code : dr_cli_fail(cli, error);
 }

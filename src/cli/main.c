@@ -16,9 +16,11 @@ const DrVerb dr_verbs[] = {
     "and with the\n"
     "environment of this call (without DROVER_*). Its RAM is made so that an upgrade copies none of it.",
     dr_cmd_run },
-  { "adopt", "NAME --pid N|--qmp SOCKET", "take over a QEMU that runs",
+  { "adopt", "NAME --pid N|--qmp SOCKET | --libvirt DOMAIN…", "take over a QEMU that runs",
     "The VM runs on as it is; drover reads its command line from /proc and talks to its QMP socket only when "
-    "asked to.",
+    "asked to.\n"
+    "Domains of libvirt's stay libvirt's: --libvirt tells whether drover upgrade could put another QEMU "
+    "beneath them.",
     dr_cmd_adopt },
   { "list", "", "list the VMs", NULL, dr_cmd_list },
   { "show", "NAME", "show all about a VM", NULL, dr_cmd_show },
@@ -35,10 +37,10 @@ const DrVerb dr_verbs[] = {
     "Presses the ACPI power button and waits for the VM to end; --force ends the process at once.",
     dr_cmd_stop },
   { "forget", "NAME", "drop a VM from drover's books", "A VM that runs is not stopped.", dr_cmd_forget },
-  { "upgrade", "NAME… | --all", "move running VMs under another QEMU",
-    "Waits for the end; Ctrl-C stops waiting, not the upgrade. Exit code: 0 all upgraded, 1 refused or "
-    "failed and the VM\n"
-    "runs where it was, 3 a VM needs attention.",
+  { "upgrade", "NAME… | --all | --all-libvirt", "move running VMs under another QEMU",
+    "A name that drover has no VM of is that of a domain of libvirt's. "
+    "Waits for the end; Ctrl-C stops waiting, not the upgrade.\n"
+    "Exit code: 0 all upgraded, 1 refused or failed and the VM runs where it was, 3 a VM needs attention.",
     dr_cmd_upgrade },
   { "migrate", "NAME… PEER | --all PEER", "move running VMs to another host",
     "PEER is a name of drover peer list. Without an option droverd decides: pre-copy, and post-copy when the "

@@ -9,6 +9,7 @@
 #define DR_LEASE_MS 5000   /* how long a request waits for a VM's monitor */
 
 typedef struct DrServiceNet DrServiceNet;
+typedef struct DrServiceLibvirt DrServiceLibvirt;
 
 struct DrService {
   DrHost *host;
@@ -18,6 +19,7 @@ struct DrService {
   GHashTable *coming; /* set of names that are being started or adopted */
   DrJobs *jobs;
   DrServiceNet *net;
+  DrServiceLibvirt *libvirt;
   gint64 started_us;
   gint ending; /* atomic: droverd ends, and waits for nobody */
 };

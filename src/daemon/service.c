@@ -2,8 +2,10 @@
 /* The registry of VMs: how they come in, what is shown of them, and what an earlier droverd left. */
 #include "base/error.h"
 #include "base/notify.h"
+#include "daemon/libvirt-helper.h"
 #include "daemon/request.h"
 #include "daemon/service-internal.h"
+#include "daemon/service-libvirt.h"
 #include "daemon/service-net.h"
 #include "daemon/service-new.h"
 #include "job/inventory.h"
@@ -294,10 +296,10 @@ dr_service_version(DrService *service, GError **error)
   vms = g_hash_table_size(service->vms);
   g_mutex_unlock(&service->lock);
   return dr_json("{'version': <%s>, 'host': <%s>, 'run_dir': <%s>, 'state_dir': <%s>, 'uptime_s': <%x>, "
-                 "'vms': <%x>, 'jobs': <%x>, 'pid': <%i>}",
+                 "'vms': <%x>, 'jobs': <%x>, 'pid': <%i>, 'libvirt': <%b>}",
                  DROVER_VERSION, g_get_host_name(), service->host->run_dir, service->host->state_dir,
                  (g_get_monotonic_time() - service->started_us) / G_USEC_PER_SEC, (gint64)vms,
-                 (gint64)dr_jobs_active(service->jobs), (int)getpid());
+                 (gint64)dr_jobs_active(service->jobs), (int)getpid(), dr_libvirt_helper_installed());
 }
 
 /* --- Start and end --- */
@@ -417,6 +419,8 @@ dr_service_new(DrHost *host, const DrConfig *config, GError **error)
   service->coming = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL);
   service->jobs = dr_jobs_new(host);
   service->started_us = g_get_monotonic_time();
+  service->libvirt = dr_service_libvirt_new(
+      host); /* first: what an earlier droverd left may have stopped libvirt's daemon */
   if (!dr_service_open_net(service, config, error) || !load_vms(service, error) ||
       !recover_jobs(service, error)) {
     dr_service_free(service, 0);
@@ -450,6 +454,7 @@ dr_service_free(DrService *service, int grace_ms)
 
   while (dr_jobs_passing(service->jobs) && !dr_deadline_passed(deadline))
     g_usleep(10000);
+  dr_service_libvirt_free(g_steal_pointer(&service->libvirt), deadline);
   if (dr_jobs_active(service->jobs)) {
     g_warning("%u jobs are still under way; the next droverd settles them", dr_jobs_active(service->jobs));
     return FALSE; /* their threads use all of this until the process ends */

@@ -121,7 +121,22 @@ gboolean dr_service_peer_remove(DrService *service, const char *name, GError **e
  * "tls":suite,"round_trip_ms","send_mib","receive_mib":MiB/s,"clock_offset_ms":how much it is ahead, or absent} */
 JsonObject *dr_service_peer_test(DrService *service, const char *name, GError **error);
 
-/* {"version","host":this machine's name,"run_dir","state_dir","uptime_s","vms","jobs","pid": droverd's} */
+/* --- libvirt's domains (libvirt/run.h; drover-libvirt does it) --- */
+
+/* {"uri","domains":[names], absent: all,"emulator":PATH,"untested":bool} -> {"uri","domains":[{"name","ok","findings",…}]}; nothing is
+ * changed. UNSUPPORTED: drover-libvirt is not installed. */
+JsonObject *dr_service_libvirt_check(DrService *service, JsonObject *request, GError **error);
+
+/* The same with "memory", "parallel", as upgrade has them: starts a run. BUSY: there is one. -> it, as dr_service_libvirt_run() shows it */
+JsonObject *dr_service_libvirt_upgrade(DrService *service, JsonObject *request, GError **error);
+
+/* The last run, or the one under way ("active"). NOT_FOUND: there was none. */
+JsonObject *dr_service_libvirt_run(DrService *service, GError **error);
+/* Another number when it has changed; 0: none is under way. */
+guint64 dr_service_libvirt_stamp(DrService *service);
+
+/* {"version","host":this machine's name,"run_dir","state_dir","uptime_s","vms","jobs","pid": droverd's,"libvirt": whether drover-libvirt is
+ * installed} */
 JsonObject *dr_service_version(DrService *service, GError **error);
 
 /* Prometheus' text format 0.0.4; docs/METRICS.md. Nothing is asked of a QEMU. (transfer full) */

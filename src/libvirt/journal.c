@@ -29,7 +29,7 @@ lock(DrLibvirtJournal *journal, GError **error)
   if (flock(journal->lock, LOCK_EX | LOCK_NB) == 0)
     return TRUE;
   dr_error_set(error, DR_ERROR_BUSY, "libvirt's domains are being upgraded just now");
-  return dr_error_remedy(error, "wait for its end: drover upgrade --all-libvirt says how it goes");
+  return dr_error_remedy(error, "wait for its end: drover upgrade --libvirt follows it");
 }
 
 DrLibvirtJournal *

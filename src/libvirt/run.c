@@ -443,24 +443,32 @@ count(JsonArray *domains, const char *state)
   return n;
 }
 
+/* Written down before the checks: they take seconds, and whoever has asked for the run wants to see that it is there. "started_ms" of the spec
+ * tells it from the one before. */
 static gboolean
 begin(Run *run, JsonObject *spec, GError **error)
 {
   JsonObject *journal = json_object_new();
   JsonArray *reports;
 
-  run->places = dr_libvirt_places_new(dr_json_str(spec, "uri", "qemu:///system"), error);
-  reports = run->places ? check_all(run->dirs, run->places, spec, error) : NULL;
   json_object_set_string_member(journal, "state", "checking");
   json_object_set_string_member(journal, "boot_id", dr_boot_id());
   json_object_set_string_member(journal, "uri", dr_json_str(spec, "uri", "qemu:///system"));
   json_object_set_string_member(journal, "memory", dr_json_str(spec, "memory", "auto"));
   json_object_set_int_member(journal, "parallel", dr_json_int(spec, "parallel", 4));
-  json_object_set_int_member(journal, "started_ms", g_get_real_time() / 1000);
-  json_object_set_array_member(journal, "domains", reports ? plan_domains(reports) : json_array_new());
-  g_clear_pointer(&reports, json_array_unref);
+  json_object_set_int_member(journal, "started_ms",
+                             dr_json_int(spec, "started_ms", g_get_real_time() / 1000));
+  json_object_set_array_member(journal, "domains", json_array_new());
   dr_libvirt_journal_set(run->journal, journal);
-  return (!error || !*error) && dr_libvirt_journal_enter(run->journal, "checking", error);
+  if (!dr_libvirt_journal_save(run->journal, error))
+    return FALSE;
+  run->places = dr_libvirt_places_new(dr_json_str(spec, "uri", "qemu:///system"), error);
+  reports = run->places ? check_all(run->dirs, run->places, spec, error) : NULL;
+  if (!reports)
+    return FALSE;
+  json_object_set_array_member(journal, "domains", plan_domains(reports));
+  json_array_unref(reports);
+  return dr_libvirt_journal_enter(run->journal, "checking", error);
 }
 
 static gboolean

@@ -175,6 +175,18 @@ def do_upgrade(world):
     assert [one["kind"] for one in world.a.call("GET", "/v1/stats?kind=upgrade")["kinds"]] == ["upgrade"]
 
 
+def do_libvirt(world):
+    """With a drover-libvirt that needs no libvirt; test_libvirt_cli.py has the real one."""
+    with drover.Daemon(env={"DROVER_LIBVIRT": str(openapi.REPO / "tests" / "e2e" / "lib" / "fake_libvirt.py")}) as daemon:
+        a = openapi.Client.of(world.spec, daemon)
+        report = a.call("POST", "/v1/libvirt/check", {"uri": "qemu:///system", "domains": ["one", "bad"], "emulator": "/opt/qemu", "untested": True})
+        assert [one["ok"] for one in report["domains"]] == [True, False]
+        assert a.call("POST", "/v1/libvirt/upgrade", {"domains": ["one", "bad"], "memory": "auto", "parallel": 2}, status=202)["active"]
+        run = wait_until(lambda: not (shown := a.call("GET", "/v1/libvirt/upgrade?wait=5000"))["active"] and shown, 30, "the run to end")
+        assert [one["state"] for one in run["domains"]] == ["done", "refused"]
+        world.a.seen |= a.seen
+
+
 def do_disks(world):
     a, copy = world.a, str(world.pair.a.dir / "copy.qcow2")
     assert [disk["name"] for disk in a.call("GET", "/v1/vms/vm/disks")] == ["blk0", "cd"]
@@ -344,6 +356,7 @@ def test_every_operation(world):
     do_vm(world)
     do_console(world)
     do_upgrade(world)
+    do_libvirt(world)
     do_events(world)
     do_refusals(world)
     do_disks(world)

@@ -247,7 +247,7 @@ dr_service_qmp(DrService *service, const char *name, JsonObject *command, GError
 JsonObject *
 dr_service_version(DrService *service, GError **error)
 {
-  return dr_json("{'version': <'0'>, 'host': <'here'>, 'vms': <2>, 'jobs': <0>}");
+  return dr_json("{'version': <'0'>, 'host': <'here'>, 'vms': <2>, 'jobs': <0>, 'libvirt': <false>}");
 }
 
 char *
@@ -531,6 +531,65 @@ dr_service_report(DrService *service, const char *id, GError **error)
   }
   g_mutex_unlock(&service->lock);
   return report;
+}
+
+/* A domain "bad" is refused. */
+static JsonObject *
+domain(const char *name)
+{
+  gboolean bad = g_str_equal(name, "bad");
+
+  return dr_json(
+      "{'name': <%s>, 'ok': <%b>, 'state': <%s>, 'qemu_before': <'7.2.22'>, 'qemu_after': <'10.0.11'>, "
+      "'memory_mode': <'shared'>, 'view_is_true': <true>}",
+      name, !bad, bad ? "refused" : "done");
+}
+
+static JsonArray *
+domains_of(JsonObject *request)
+{
+  g_auto(GStrv) names = dr_json_strv(dr_json_arr(request, "domains"));
+  JsonArray *array = json_array_new();
+
+  for (char **name = names; name && *name; name++)
+    json_array_add_object_element(array, domain(*name));
+  return array;
+}
+
+JsonObject *
+dr_service_libvirt_check(DrService *service, JsonObject *request, GError **error)
+{
+  JsonObject *report = dr_json("{'uri': <'qemu:///system'>}");
+
+  note_request(service, request);
+  json_object_set_array_member(report, "domains", domains_of(request));
+  return report;
+}
+
+JsonObject *
+dr_service_libvirt_upgrade(DrService *service, JsonObject *request, GError **error)
+{
+  JsonObject *run = dr_json(
+      "{'active': <false>, 'state': <'done'>, 'started_ms': <%x>, 'daemon_name': <'libvirtd.service'>, "
+      "'away_ms': <%d>, 'total_ms': <%d>}",
+      (gint64)1, 700.0, 1300.0);
+
+  note_request(service, request);
+  json_object_set_array_member(run, "domains", domains_of(request));
+  return run;
+}
+
+JsonObject *
+dr_service_libvirt_run(DrService *service, GError **error)
+{
+  dr_error_set(error, DR_ERROR_NOT_FOUND, "no domain of libvirt's has been upgraded on this host");
+  return NULL;
+}
+
+guint64
+dr_service_libvirt_stamp(DrService *service)
+{
+  return 0;
 }
 
 JsonObject *
