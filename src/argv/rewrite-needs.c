@@ -66,7 +66,8 @@ need_fdset(GPtrArray *needs, guint i, DrOpts *opts)
   if (!dr_opts_get_uint(opts, "fd", 0, &fd, NULL) || !dr_opts_get_uint(opts, "set", 0, &set, NULL))
     return;
   for (guint j = 0; j < needs->len; j++)
-    nth += ((DrNeed *)needs->pdata[j])->kind == DR_NEED_FDSET && ((DrNeed *)needs->pdata[j])->set == (gint64)set;
+    nth +=
+        ((DrNeed *)needs->pdata[j])->kind == DR_NEED_FDSET && ((DrNeed *)needs->pdata[j])->set == (gint64)set;
   DrNeed *need = add_need(needs, DR_NEED_FDSET, i);
   need->fd = (int)fd;
   need->set = (gint64)set;

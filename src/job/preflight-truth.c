@@ -68,7 +68,8 @@ read_once(DrPreflight *p, DrVm *vm, DrQmp *source, DrFindings *findings, GError 
     return FALSE;
   p->inventory = dr_inventory_read(source, error);
   if (p->inventory && record->foreign)
-    dr_inventory_limits_by_command(p->inventory); /* libvirt sets all of its disks' so: see upgrade-foreign.c */
+    dr_inventory_limits_by_command(
+        p->inventory); /* libvirt sets all of its disks' so: see upgrade-foreign.c */
   if (!p->inventory || !dr_inventory_apply(p->inventory, p->truth, record->cwd, findings, error))
     return FALSE;
   dr_inventory_check_files(p->inventory, record->id.pid, record->cwd, findings);

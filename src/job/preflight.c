@@ -304,7 +304,8 @@ may_use_userfaultfd(DrVm *vm)
 
   if (!dr_memory_has_userfaultfd())
     return FALSE;
-  return !dr_vm_record(vm)->foreign || (stat(path, &st) == 0 && st.st_uid == 0) || (allowed && *allowed == '1');
+  return !dr_vm_record(vm)->foreign || (stat(path, &st) == 0 && st.st_uid == 0) ||
+         (allowed && *allowed == '1');
 }
 
 static void
@@ -317,7 +318,8 @@ check_mode(DrPreflight *p, DrVm *vm)
           "a copy needs %" G_GUINT64_FORMAT " MiB, and %" G_GUINT64_FORMAT " MiB are free",
           (ram_size(p) + DR_MEMORY_SPARE) >> 20, available >> 20);
   if (p->mode == DR_MEMORY_POSTCOPY && !may_use_userfaultfd(vm))
-    block(p, "userfaultfd", "set vm.unprivileged_userfaultfd=1 (sysctl), or run droverd as root where the QEMU is root's, too",
+    block(p, "userfaultfd",
+          "set vm.unprivileged_userfaultfd=1 (sysctl), or run droverd as root where the QEMU is root's, too",
           "post-copy needs userfaultfd, which the new QEMU may not use");
 }
 

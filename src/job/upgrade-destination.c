@@ -108,8 +108,8 @@ number_in_set(DrUpgrade *u, const DrNeed *need, GError **error)
       return (int)dr_json_int(json_array_get_object_element(fds, n - 1 - need->nth), "fd", -1);
   }
   if (sets)
-    dr_error_set(error, DR_ERROR_UNSUPPORTED, "descriptor %d of set %" G_GINT64_FORMAT " is not there any more",
-                 need->fd, need->set);
+    dr_error_set(error, DR_ERROR_UNSUPPORTED,
+                 "descriptor %d of set %" G_GINT64_FORMAT " is not there any more", need->fd, need->set);
   return -1;
 }
 
@@ -511,7 +511,8 @@ dr_upgrade_start_destination(DrUpgrade *u, GError **error)
   u->plan.was_running = u->pre->was_running;
   u->plan.forwards = dr_upgrade_forwards(u);
   if (!name_paths(u, error) || !hand_needs(u, error) || (u->plan.foreign && !hand_output(u, error)) ||
-      !launch(u, error) || (u->plan.foreign && (!dr_upgrade_place_threads(u, error) || !dr_upgrade_set_limits(u, error))))
+      !launch(u, error) ||
+      (u->plan.foreign && (!dr_upgrade_place_threads(u, error) || !dr_upgrade_set_limits(u, error))))
     return FALSE;
   if (u->guard && dr_tap_guard_stop(u->guard))
     g_debug("VM '%s': the tap's header was put back under the new QEMU", dr_vm_name(u->vm));

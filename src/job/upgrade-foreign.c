@@ -67,7 +67,8 @@ dr_upgrade_set_limits(DrUpgrade *u, GError **error)
   g_autoptr(JsonArray) limits = dr_inventory_limits(u->pre->inventory);
 
   for (guint i = 0; i < json_array_get_length(limits); i++)
-    if (!dr_qmp_do(u->dest, "block_set_io_throttle", json_object_ref(json_array_get_object_element(limits, i)), error))
+    if (!dr_qmp_do(u->dest, "block_set_io_throttle",
+                   json_object_ref(json_array_get_object_element(limits, i)), error))
       return FALSE;
   return TRUE;
 }

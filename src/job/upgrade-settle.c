@@ -87,8 +87,8 @@ void
 dr_upgrade_remove_leftovers(DrUpgrade *u)
 {
   g_autofree char *waiting = u->plan.mark_path ? mark_in_waiting(u) : NULL;
-  const char *const paths[] = { u->plan.foreign ? NULL : u->plan.qmp_path, u->plan.console_path, u->plan.migration_path,
-                                u->plan.mark_path, waiting };
+  const char *const paths[] = { u->plan.foreign ? NULL : u->plan.qmp_path, u->plan.console_path,
+                                u->plan.migration_path, u->plan.mark_path, waiting };
 
   for (guint i = 0; i < G_N_ELEMENTS(paths); i++)
     if (paths[i])

@@ -141,8 +141,8 @@ add_job(DrLibvirtEngine *engine, JsonObject *domain, const char *memory, GError 
 }
 
 void
-dr_libvirt_engine_upgrade(DrLibvirtEngine *engine, JsonArray *domains, const char *memory,
-                          guint parallel)
+dr_libvirt_engine_upgrade(DrLibvirtEngine *engine, JsonArray *domains, const char *memory, guint parallel,
+                          GFunc on_end, gpointer data)
 {
   guint n = json_array_get_length(domains);
   g_autofree gint64 *ids = g_new0(gint64, n + 1);
@@ -169,8 +169,10 @@ dr_libvirt_engine_upgrade(DrLibvirtEngine *engine, JsonArray *domains, const cha
   for (guint i = 0; i < n; i++) {
     g_autoptr(JsonObject) ended = ids[i] ? dr_jobs_wait(engine->jobs, ids[i], WAIT_MS, NULL) : NULL;
 
-    if (ids[i])
-      note_end(engine, json_array_get_object_element(domains, i), ids[i]);
+    if (!ids[i])
+      continue;
+    note_end(engine, json_array_get_object_element(domains, i), ids[i]);
+    on_end(json_array_get_object_element(domains, i), data);
   }
 }
 

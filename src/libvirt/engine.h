@@ -14,8 +14,9 @@ void dr_libvirt_engine_free(DrLibvirtEngine *engine);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrLibvirtEngine, dr_libvirt_engine_free)
 
 /* Upgrades `domains` (of the journal, "waiting"), `parallel` at a time, and waits for all. Each gets "job", "pid" and its state: "moved",
- * "stayed", "lost"; an "error" where it did not move. */
-void dr_libvirt_engine_upgrade(DrLibvirtEngine *engine, JsonArray *domains, const char *memory, guint parallel);
+ * "stayed", "lost"; an "error" where it did not move; on_end(domain, data) is called when that is known. */
+void dr_libvirt_engine_upgrade(DrLibvirtEngine *engine, JsonArray *domains, const char *memory,
+                               guint parallel, GFunc on_end, gpointer data);
 
 /* Ends what a process that died left, and finds out where each guest is: as above. FALSE: the state file cannot be read. */
 gboolean dr_libvirt_engine_recover(DrLibvirtEngine *engine, JsonArray *domains, GError **error);

@@ -15,6 +15,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define MAX_SPEC (1024 * 1024)
@@ -77,6 +78,8 @@ main(int argc, char **argv)
   } commands[] = { { "check", check }, { "upgrade", upgrade }, { "recover", dr_libvirt_run_recover } };
   g_autoptr(GError) error = NULL;
 
+  umask(
+      022); /* libvirt's files are as libvirt makes them; droverd's umask may be another, and its directories are closed */
   signal(SIGPIPE, SIG_IGN);
   /* A run takes libvirt's daemon away: it is brought to its end. Whoever cannot wait kills it, and droverd recovers. */
   signal(SIGHUP, SIG_IGN);

@@ -358,13 +358,20 @@ bring_home(Run *run, GError *cause, GError **error)
   return finish(run, cause, error);
 }
 
+/* For those who watch; a recovery goes by the engine's own journal. */
+static void
+note_progress(gpointer domain, gpointer run)
+{
+  dr_libvirt_journal_save(((Run *)run)->journal, NULL);
+}
+
 static gboolean
 move_and_patch(Run *run, DrLibvirtEngine *engine, GError **error)
 {
   if (!dr_libvirt_journal_enter(run->journal, "moving", error))
     return FALSE;
   dr_libvirt_engine_upgrade(engine, domains_of(run), dr_json_str(record(run), "memory", "auto"),
-                            (guint)dr_json_int(record(run), "parallel", 4));
+                            (guint)dr_json_int(record(run), "parallel", 4), note_progress, run);
   /* A journal that cannot be written does not keep the files from being patched. */
   dr_libvirt_journal_enter(run->journal, "patching", NULL);
   patch_moved(run, engine);

@@ -341,7 +341,8 @@ copy_policy(pid_t from, pid_t to)
   int policy = sched_getscheduler(from);
   struct sched_param param;
 
-  return policy <= SCHED_OTHER || sched_getparam(from, &param) < 0 || sched_setscheduler(to, policy, &param) == 0;
+  return policy <= SCHED_OTHER || sched_getparam(from, &param) < 0 ||
+         sched_setscheduler(to, policy, &param) == 0;
 }
 
 gboolean

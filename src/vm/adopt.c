@@ -309,7 +309,8 @@ take_foreign(DrVm *vm, const DrProcId *id, const char *qmp_path, const char *log
   record->qmp_path = g_strdup(qmp_path);
   if (!run_dir || !read_process(record, error))
     return NULL;
-  record->env = g_environ_unsetenv(record->env, "QEMU_MODULE_DIR"); /* of a wrapper script: the next QEMU has its own */
+  record->env =
+      g_environ_unsetenv(record->env, "QEMU_MODULE_DIR"); /* of a wrapper script: the next QEMU has its own */
   qmp = dr_qmp_connect(qmp_path, FALSE, dr_deadline_in(CONNECT_MS), error);
   if (!qmp || !dr_describe(vm, qmp, error) || !dr_describe_memory(vm, qmp, error) || !dr_vm_save(vm, error) ||
       !dr_vm_watch(vm, error))
@@ -318,8 +319,8 @@ take_foreign(DrVm *vm, const DrProcId *id, const char *qmp_path, const char *log
 }
 
 DrVm *
-dr_vm_adopt_foreign(DrHost *host, const char *name, const DrProcId *id, const char *qmp_path, const char *log_path,
-                    GError **error)
+dr_vm_adopt_foreign(DrHost *host, const char *name, const DrProcId *id, const char *qmp_path,
+                    const char *log_path, GError **error)
 {
   g_autoptr(DrVm) vm = dr_vm_new(host, name);
   DrQmp *qmp = take_foreign(vm, id, qmp_path, log_path, error);

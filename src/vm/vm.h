@@ -19,7 +19,8 @@ typedef struct {
   char *name;
   char *uuid;
   gboolean adopted; /* it was not started by drover */
-  gboolean foreign; /* it belongs to another manager (libvirt) and is to stay its: the next QEMU listens on the same monitor, lives where
+  gboolean
+      foreign; /* it belongs to another manager (libvirt) and is to stay its: the next QEMU listens on the same monitor, lives where
                        this one lives, and gets nothing of drover's own */
   char *cwd;
   char **env;
