@@ -228,8 +228,10 @@ report_error(const struct dr_keeper_report *report, const DrSpawn *spawn, const 
     dr_error_set_errno(error, report->err, "cannot hand %u descriptors to '%s'", spawn->n_fds, program);
     return dr_error_remedy(error, "raise droverd's limit of open files (LimitNOFILE= of its unit)");
   case DR_KEEPER_NO_WORLD:
-    dr_error_set_errno(error, report->err,
-                       "cannot give '%s' the namespaces, control groups and rights of the QEMU that it is to replace", program);
+    dr_error_set_errno(
+        error, report->err,
+        "cannot give '%s' the namespaces, control groups and rights of the QEMU that it is to replace",
+        program);
     return dr_error_remedy(error, "run droverd as root, with all of its capabilities");
   case DR_KEEPER_NO_EXEC:
     return dr_exec_error(program, report->err, error);

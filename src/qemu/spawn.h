@@ -17,7 +17,8 @@ typedef struct {
   const char *exit_path; /* absolute; written atomically by the keeper when QEMU ends:
                             {"pid":N,"start":T,"exit":N|null,"signal":N|null,"core":B,"time":S} */
   const int *fds;        /* our descriptors to hand down … */
-  const int *numbers;    /* … as these numbers (3 and above, with a world also 1 and 2; must not collide with each other) */
+  const int *
+      numbers; /* … as these numbers (3 and above, with a world also 1 and 2; must not collide with each other) */
   guint n_fds;
 } DrSpawn;
 
