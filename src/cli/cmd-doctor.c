@@ -187,10 +187,10 @@ check_all(DrDoctor *d, const char *config)
     const char *group;
     void (*check)(DrDoctor *d);
   } themes[] = {
-    { "host", dr_doctor_check_host },      { "memory", dr_doctor_check_memory },
-    { "QEMU", dr_doctor_check_qemu },      { "network", dr_doctor_check_net },
-    { "keys", dr_doctor_check_keys },      { "room", dr_doctor_check_room },
-    { "droverd", dr_doctor_check_daemon },
+    { "host", dr_doctor_check_host },   { "memory", dr_doctor_check_memory },
+    { "QEMU", dr_doctor_check_qemu },   { "libvirt", dr_doctor_check_libvirt },
+    { "network", dr_doctor_check_net }, { "keys", dr_doctor_check_keys },
+    { "room", dr_doctor_check_room },   { "droverd", dr_doctor_check_daemon },
   };
 
   dr_doctor_find_daemon(d, config);

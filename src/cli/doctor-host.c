@@ -227,26 +227,6 @@ check_clock(DrDoctor *d)
     dr_doctor_ok(d, "clock", "synchronized, at most %.1f ms off", (double)state.maxerror / 1000);
 }
 
-/* --- Who else --- */
-
-static gboolean
-exists(const DrDoctor *d, const char *path)
-{
-  g_autofree char *full = dr_doctor_path(d, path);
-
-  return access(full, F_OK) == 0;
-}
-
-static void
-check_libvirt(DrDoctor *d)
-{
-  if (exists(d, "/run/libvirt/libvirt-sock") || exists(d, "/run/libvirt/virtqemud-sock"))
-    dr_doctor_note(d, "libvirt", "do not adopt its VMs, or let libvirt forget them first",
-                   "libvirt runs: a VM that both look after is moved behind the back of one of them");
-  else
-    dr_doctor_ok(d, "libvirt", "libvirt does not run");
-}
-
 void
 dr_doctor_check_host(DrDoctor *d)
 {
@@ -258,5 +238,4 @@ dr_doctor_check_host(DrDoctor *d)
   check_nofile(d);
   check_memlock(d);
   check_clock(d);
-  check_libvirt(d);
 }

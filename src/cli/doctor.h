@@ -56,6 +56,7 @@ void dr_doctor_find_daemon(DrDoctor *d, const char *file);
 void dr_doctor_check_host(DrDoctor *d);
 void dr_doctor_check_memory(DrDoctor *d);
 void dr_doctor_check_qemu(DrDoctor *d);
+void dr_doctor_check_libvirt(DrDoctor *d);
 void dr_doctor_check_net(DrDoctor *d);
 void dr_doctor_check_keys(DrDoctor *d);
 void dr_doctor_check_room(DrDoctor *d);

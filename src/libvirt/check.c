@@ -3,6 +3,7 @@
 #include "libvirt/check.h"
 #include "base/error.h"
 #include "job/preflight.h"
+#include "libvirt/versions.h"
 #include "libvirt/xml.h"
 #include "qemu/tool.h"
 #include "qemu/world.h"
@@ -12,14 +13,8 @@
 #include <string.h>
 
 #define VERSION_MS 10000
-/* A memory-backend-memfd is left out of the stream only before QEMU 8.1: see preflight.c. */
-#define MEMFD_BEFORE_MAJOR 8
-#define MEMFD_BEFORE_MINOR 1
 #define REMEDY_RESTART "shut the domain down and start it under the new QEMU"
 #define REMEDY_DETACH "detach it (virsh detach-device), upgrade, and attach it again"
-
-/* Versions of libvirt whose files drover was tried on: tests/e2e/test_libvirt*.py. major * 1000000 + minor * 1000, as libvirt counts. */
-static const unsigned long tested[] = { 9000000 };
 
 typedef struct {
   virConnectPtr conn;
@@ -149,14 +144,13 @@ check_libvirt(Check *c)
   unsigned long version = 0;
 
   virConnectGetLibVersion(c->conn, &version);
-  for (guint i = 0; i < G_N_ELEMENTS(tested); i++)
-    if (version / 1000 == tested[i] / 1000)
-      return;
+  if (dr_libvirt_is_tested(version))
+    return;
   dr_findings_add(c->findings, c->how->untested ? DR_FINDING_WARNING : DR_FINDING_BLOCKER, "libvirt-version",
                   "--untested-libvirt goes on: at worst libvirt's files do not fit, it then loses track of a "
                   "domain that runs on, and "
                   "you start the domain anew; try it on one that you can spare",
-                  "libvirt %lu.%lu.%lu is not among those that drover was tried with (9.0)",
+                  "libvirt %lu.%lu.%lu is not among those that drover was tried with (" DR_LIBVIRT_TESTED ")",
                   version / 1000000, version / 1000 % 1000, version % 1000);
 }
 
@@ -196,16 +190,6 @@ version_of(const char *program)
   return at ? g_strndup(at + strlen("version "), strcspn(at + strlen("version "), " \n(")) : NULL;
 }
 
-static gboolean
-sends_memfd(const char *version)
-{
-  int major = 0, minor = 0;
-
-  if (!version || sscanf(version, "%d.%d", &major, &minor) != 2)
-    return FALSE;
-  return major > MEMFD_BEFORE_MAJOR || (major == MEMFD_BEFORE_MAJOR && minor >= MEMFD_BEFORE_MINOR);
-}
-
 static void
 note_memory(Check *c, const DrArgv *argv)
 {
@@ -223,7 +207,7 @@ note_memory(Check *c, const DrArgv *argv)
     memfd |= g_str_equal(type, "memory-backend-memfd");
     any = TRUE;
   }
-  if (shared && !(memfd && sends_memfd(c->qemu_before))) {
+  if (shared && !(memfd && dr_qemu_sends_memfd(c->qemu_before))) {
     c->memory_mode = g_strdup("shared");
     dr_findings_add(c->findings, DR_FINDING_NOTE, "memory-mode", NULL,
                     "copies nothing: the guest's memory is in a shared file, which is handed over");

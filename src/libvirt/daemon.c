@@ -54,6 +54,12 @@ dr_libvirt_daemon_name(const DrLibvirtDaemon *daemon)
   return daemon->name;
 }
 
+pid_t
+dr_libvirt_daemon_pid(const DrLibvirtDaemon *daemon)
+{
+  return daemon->id.pid;
+}
+
 static char *
 make_name(const DrLibvirtDaemon *daemon)
 {
@@ -110,7 +116,7 @@ check_program(const DrProcId *id, const char *state_dir, char **ret_path, GError
     dr_error_set(error, DR_ERROR_IO, "cannot see which program process %s is", pid);
     return dr_error_remedy(error, "run droverd as root");
   }
-  if (!strcmp(program, us)) {
+  if (!strcmp(program, us) || !strcmp(program, "drover-libvirt")) {
     dr_error_set(error, DR_ERROR_BUSY, "another drover, pid %s, works on the domains of '%s'", pid,
                  state_dir);
     return dr_error_remedy(error, "wait until it has ended, then try again");

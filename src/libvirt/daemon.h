@@ -28,6 +28,7 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrLibvirtDaemon, dr_libvirt_daemon_free)
 
 /* "libvirtd.service" or "libvirtd, pid 4711": for people. (transfer none) */
 const char *dr_libvirt_daemon_name(const DrLibvirtDaemon *daemon);
+pid_t dr_libvirt_daemon_pid(const DrLibvirtDaemon *daemon); /* as it was found */
 
 /* The environment is in it: the file is for its owner only. */
 JsonObject *dr_libvirt_daemon_write(const DrLibvirtDaemon *daemon);          /* (transfer full) */

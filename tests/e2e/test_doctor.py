@@ -20,9 +20,9 @@ from pathlib import Path
 
 import pytest
 
-from lib import drover, guest
+from lib import drover, guest, libvirt
 from lib.pair import Pair
-from lib.procs import Unavailable, run
+from lib.procs import BUILD, Unavailable, run, wait_until
 
 SEVERITIES = {"ok", "note", "warning", "blocker"}
 
@@ -143,7 +143,7 @@ def host(tmp_path):
 def test_a_usual_host_and_droverd_have_no_blocker(daemon):
     daemon.run("run", "vm", "--", *guest.without_guest())
     findings = doctor(connect=f"unix:{daemon.run_dir}/api.sock", code=0)
-    assert {f["group"] for f in findings} == {"host", "memory", "QEMU", "network", "keys", "room", "droverd"}
+    assert {f["group"] for f in findings} == {"host", "memory", "QEMU", "libvirt", "network", "keys", "room", "droverd"}
     assert "with 1 VMs" in one(findings, "droverd", "ok")["text"]
     one(findings, "version", "ok")
     assert str(daemon.state_dir) in one(findings, "room", "ok")["text"]
@@ -182,7 +182,10 @@ TREES = {
     "nested guests": ({"sys/module/kvm_amd/parameters/nested": "1\n"}, "nested", "note", "guests of their own"),
     "nested guests on Intel": ({"sys/module/kvm_intel/parameters/nested": "Y\n"}, "nested", "note", "guests of their own"),
     "a virtual host": ({"proc/cpuinfo": "processor\t: 0\nflags\t\t: fpu hypervisor\n"}, "virtual", "note", "itself a virtual machine"),
-    "libvirt": ({"run/libvirt/virtqemud-sock": ""}, "libvirt", "note", "libvirt runs"),
+    "libvirt's socket": ({"run/libvirt/virtqemud-sock": ""}, "libvirt", "note", "no daemon has the domains of qemu:///system just now"),
+    "libvirt's domains": ({"run/libvirt/qemu/web1.xml": "<domstatus state='running' pid='4711'>", "proc/4711/cmdline": "qemu\0-m\0001G\0"},
+                          "libvirt-domains", "note", "1 of 1 running domain of qemu:///system would have RAM copied"),
+    "an unfinished run": ({"../s/libvirt/run.json": '{"state": "moving"}'}, "libvirt-run", "warning", "ended at 'moving'"),
     "little memory": ({"proc/meminfo": "MemTotal: 16000000 kB\nMemAvailable: 100000 kB\n"}, "memory", "warning", "102.4 MB of 16.4 GB"),
     "unknown memory": ({"proc/meminfo": "nonsense\n"}, "memory", "warning", "cannot be read"),
     "strict overcommit": ({"proc/sys/vm/overcommit_memory": "2\n"}, "overcommit", "warning", "7.2 GB are left"),
@@ -341,6 +344,91 @@ def test_very_many_qemus(host):
         program(host.dir / "bin", f"qemu-system-{i}", 'echo "QEMU emulator version 7.2.0"')
     finding = one(host.doctor(env={"PATH": f"{host.dir / 'bin'}:{os.environ['PATH']}"}), "qemu-many", "note")
     assert "not asked" in finding["text"]
+
+
+# --- libvirt ---
+
+
+def test_without_libvirt_there_is_one_line_about_it(host):
+    findings = [f for f in host.doctor() if f["group"] == "libvirt"]
+    assert [(f["severity"], f["code"], f["text"]) for f in findings] == [("ok", "libvirt", "libvirt does not run")]
+
+
+def helper():
+    """drover-libvirt of the build that is tested; without, nothing of libvirt's can be upgraded."""
+    found = Path(os.environ.get("DROVER_BUILD", BUILD / "main")) / "src" / "libvirt" / "drover-libvirt"
+    if not found.exists():
+        raise Unavailable(f"{found} is not built")
+    return found
+
+
+def of_libvirt(host):
+    findings = doctor(connect=f"unix:{host.daemon.run_dir}/api.sock", before=host.prefix)
+    return [f for f in findings if f["group"] == "libvirt"]
+
+
+@pytest.fixture(scope="module")
+def libvirt_host():
+    helper()
+    with libvirt.LibvirtHost() as made:
+        yield made
+
+
+def test_libvirt_by_hand_and_its_domains(libvirt_host):
+    host = libvirt_host
+    pid = host.libvirtd_pid()
+    findings = of_libvirt(host)
+    assert [(f["severity"], f["code"]) for f in findings] == [("ok", code) for code in ("libvirt", "libvirt-version", "libvirt-helper")], findings
+    assert findings[0]["text"] == f"libvirtd, pid {pid} has the domains of qemu:///system" and "libvirt 9.0" in findings[1]["text"]
+    with libvirt.Domain(host, "shared", memory="file"), libvirt.Domain(host, "old", memory="memfd"):
+        # A memfd is sent from QEMU 8.1 on; 7.2 leaves it out.
+        assert "2 domains of qemu:///system: an upgrade would copy no RAM" in one(of_libvirt(host), "libvirt-domains", "ok")["text"]
+        with libvirt.Domain(host, "new", version="10.0", memory="memfd"), libvirt.Domain(host, "plain", version="10.0", memory="plain"):
+            finding = one(of_libvirt(host), "libvirt-domains", "note")
+            assert finding["text"].startswith("2 of 4 running domains of qemu:///system would have RAM copied"), finding
+            assert "<memoryBacking>" in finding["remedy"]
+            # Another user sees the daemon, or why not, and says what he cannot see.
+            seen = doctor(connect="unix:/no/such", before=[*host.prefix, *AS_NOBODY], env={"HOME": "/nonexistent", "XDG_RUNTIME_DIR": "/tmp"})
+            assert "as root" in one(seen, "libvirt", "note")["remedy"] and "as root" in one(seen, "libvirt-domains", "note")["remedy"]
+            # While the daemon is away the domains are seen.
+            host.stop_libvirtd()
+            findings = of_libvirt(host)
+            assert "no daemon has the domains" in one(findings, "libvirt", "note")["text"]
+            assert "2 of 4" in one(findings, "libvirt-domains", "note")["text"]
+            host.start_libvirtd()
+
+
+def test_a_run_over_libvirts_domains_is_seen(libvirt_host):
+    """Held while libvirt's daemon is away, killed there, and brought to its end: a copied domain has its RAM in a shared file then."""
+    host = libvirt_host
+    state, run_dir = host.daemon.state_dir / "libvirt", host.dir / "run-of-helper"
+    with libvirt.Domain(host, "new", version="10.0", memory="memfd"):
+        def start(command, spec=b"", hold=""):
+            popen = subprocess.Popen([*host.prefix, "env", f"DROVER_HOLD_AT={hold}", helper(), command, state, run_dir, host.dir / "cache-of-helper"],
+                                     stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+            popen.stdin.write(spec)
+            popen.stdin.close()
+            return popen
+
+        popen = start("upgrade", b'{"uri": "qemu:///system"}', "libvirt-stopped")
+        try:
+            wait_until(lambda: (run_dir / "hold").exists() or popen.poll() is not None, 30, "the run to be held")
+            assert popen.poll() is None, popen.stdout.read()
+            findings = of_libvirt(host)
+            assert "another drover" in one(findings, "libvirt", "note")["text"]
+            assert "just now (stopping)" in one(findings, "libvirt-run", "note")["text"]
+        finally:
+            popen.kill()
+            popen.wait()
+        finding = one(of_libvirt(host), "libvirt-run", "warning")
+        assert "ended at 'stopping'" in finding["text"] and "start droverd" in finding["remedy"]
+        (run_dir / "hold").unlink()
+        for command in ("recover", "upgrade"):
+            popen = start(command, b'{"uri": "qemu:///system"}')
+            assert popen.wait(90) == 0, popen.stdout.read()
+        findings = of_libvirt(host)
+        assert not [f for f in findings if f["code"] == "libvirt-run"]
+        assert "an upgrade would copy no RAM" in one(findings, "libvirt-domains", "ok")["text"]
 
 
 # --- Keys ---

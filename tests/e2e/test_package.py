@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
 """The Debian package: what is in it, and its life under a real systemd with VMs that must not notice."""
 
+import json
 import re
 import stat
 from pathlib import Path
@@ -9,8 +10,9 @@ import pytest
 
 from lib import drover, guest, package
 from lib.container import Installed
-from lib.procs import run, wait_until
+from lib.procs import Unavailable, run, wait_until
 
+HELPER = "/usr/libexec/drover/drover-libvirt"
 SMALL = {"ram": "131080k", "mem": 8, "rate": 10}
 
 
@@ -91,6 +93,18 @@ def test_the_files_are_where_they_belong(built, tmp_path):
     run("man", "--warnings", "-E", "UTF-8", "-l", "-Tutf8", "-Z", root / "usr/share/man/man8/droverd.8.gz")
     control = run("dpkg-deb", "-I", built, "conffiles").stdout
     assert control.strip() == "/etc/drover/droverd.conf"
+
+
+def test_what_knows_libvirt_is_a_package_of_its_own(built, tmp_path):
+    """drover does not drag in libvirt; its part for libvirt goes with the drover of the same version."""
+    other = package.of_libvirt(built)
+    root, of_drover = package.unpack(other, tmp_path / "libvirt"), package.unpack(built, tmp_path / "drover")
+    programs = [path for path in root.rglob("*") if path.is_file() and not path.is_relative_to(root / "usr/share")]
+    assert programs == [root / HELPER.lstrip("/")] and stat.S_IMODE(programs[0].stat().st_mode) == 0o755
+    assert not (of_drover / HELPER.lstrip("/")).exists()
+    depends, version = (run("dpkg-deb", "-f", other, field).stdout.strip() for field in ("Depends", "Version"))
+    assert f"drover (= {version})" in depends and "libvirt0" in depends and "libxml2" in depends
+    assert "libvirt0" not in run("dpkg-deb", "-f", built, "Depends").stdout
 
 
 def test_the_configuration_that_is_shipped_changes_nothing(built, tmp_path):
@@ -256,6 +270,75 @@ def test_drover_is_upgraded_beneath_vms_and_moves(daemon, vm, set_up, built, tmp
         moving.close()
         daemon.run("stop", "moving", "--force", check=False)
         daemon.run("forget", "moving", check=False)
+
+
+# A domain for a libvirt with the usual set-up: another user, namespaces, control groups. No guest: the firmware waits for something to boot.
+DOMAIN = """<domain type='qemu'><name>web1</name><memory unit='MiB'>64</memory>
+<memoryBacking><source type='file'/><access mode='shared'/></memoryBacking><vcpu>2</vcpu>
+<os><type arch='x86_64' machine='pc-q35-7.2'>hvm</type></os><features><acpi/></features>
+<devices><emulator>/usr/bin/qemu-system-x86_64</emulator><serial type='pty'/></devices></domain>
+"""
+SET_UP_LIBVIRT = """set -e
+printf '%s\\n' 'security_driver = "none"' 'memory_backing_dir = "/dev/shm"' >/etc/libvirt/qemu.conf
+rm -rf /etc/libvirt/qemu/networks/autostart
+systemctl start virtlogd.socket libvirtd.socket libvirtd.service
+printf %s "$0" >/root/web1.xml
+virsh define /root/web1.xml
+virsh start web1
+"""
+# As a child of droverd has it: droverd's unit, with another program.
+AS_UNIT = r"""set -e
+sed -e 's/^Type=.*/Type=oneshot/' -e '/^\(NotifyAccess\|WatchdogSec\|Restart\|RestartSec\|RestartPreventExitStatus\)=/d' \
+  -e '/^\(Wants\|After\)=/d' -e "s|^ExecStart=.*|ExecStart=/bin/sh /root/helper|" /lib/systemd/system/droverd.service >/run/systemd/system/helper.service
+echo 'echo "{\"uri\": \"qemu:///system\"}" | exec "$0" upgrade /root/lv/state /root/lv/run /root/lv/cache' | sed "s|\$0|$0|" >/root/helper
+systemctl daemon-reload
+systemctl start helper.service
+"""
+
+
+def test_droverds_unit_lets_domains_of_libvirt_be_upgraded(daemon, built):
+    """Nothing in it keeps drover-libvirt from systemctl, namespaces, other users, control groups or descriptors of others."""
+    if not Path("/lib/systemd/system/libvirtd.service").exists():
+        raise Unavailable("there is no libvirtd.service: the package libvirt-daemon-system is missing")
+    container = daemon.container
+    daemon.install(package.of_libvirt(built))
+    try:
+        said = container.run("sh", "-c", SET_UP_LIBVIRT, DOMAIN, check=False)
+        assert said.returncode == 0, said
+        before = container.run("cat", "/run/libvirt/qemu/web1.pid").stdout
+        doctor = json.loads(container.run("drover", "doctor", "--json", check=False).stdout)
+        told = {f["code"]: (f["severity"], f["text"]) for f in doctor if f["group"] == "libvirt"}
+        assert told["libvirt"] == ("ok", "libvirtd.service has the domains of qemu:///system"), told
+        assert told["libvirt-helper"][0] == told["libvirt-domains"][0] == "ok", told
+        world = world_of(container, before)
+        assert world["Uid"] != ["0"] * 4
+        said = container.run("sh", "-c", AS_UNIT, HELPER, check=False)
+        assert said.returncode == 0, f"{said} {container.journal('helper.service')[-3000:]}"
+        one, = json.loads(container.run("cat", "/root/lv/state/run.json").stdout)["domains"]
+        assert (one["state"], one["view_is_true"], one["view"]) == ("done", True, []), one
+        after = container.run("cat", "/run/libvirt/qemu/web1.pid").stdout
+        assert after != before
+        new = world_of(container, after)
+        # droverd's unit takes some that libvirt leaves in the set of what could be had; neither QEMU has any.
+        bounding = [int(each.pop("CapBnd")[0], 16) for each in (world, new)]
+        assert new == world and world["CapEff"] == ["0" * 16] and bounding[1] & ~bounding[0] == 0
+        assert container.run("virsh", "domstate", "web1").stdout.strip() == "running"
+        assert is_active(daemon, "libvirtd.service") and is_active(daemon, "libvirtd.socket")
+    finally:
+        container.run("virsh", "destroy", "web1", check=False)
+        container.run("systemctl", "stop", "libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd.service", check=False)
+        container.run("dpkg", "-P", "drover-libvirt")
+
+
+def world_of(container, pid):
+    """With what rights and where a process lives."""
+    pid = pid.strip()
+    status = container.run("cat", f"/proc/{pid}/status").stdout
+    fields = {line.split(":")[0]: line.split()[1:] for line in status.splitlines()}
+    kept = ("Uid", "Gid", "Groups", "Umask", "CapBnd", "CapEff", "NoNewPrivs")
+    return {**{name: fields[name] for name in kept}, "cgroup": container.run("cat", f"/proc/{pid}/cgroup").stdout,
+            "limits": container.run("cat", f"/proc/{pid}/limits").stdout,
+            "namespaces": [container.run("readlink", f"/proc/{pid}/ns/{name}").stdout for name in ("mnt", "net", "ipc", "uts")]}
 
 
 def test_it_is_removed_and_purged_and_the_vm_lives(daemon, vm, built):

@@ -4,6 +4,7 @@
 #include "base/fd.h"
 #include "base/json.h"
 #include "libvirt/daemon-internal.h"
+#include "libvirt/versions.h"
 
 #include <fcntl.h>
 #include <glib/gstdio.h>
@@ -308,6 +309,47 @@ test_another_drover(Fixture *f, gconstpointer unused)
   g_assert_error(error, DR_ERROR, DR_ERROR_NOT_FOUND);
 }
 
+/* --- Versions --- */
+
+static void
+test_versions(void)
+{
+  static const struct {
+    const char *text;
+    unsigned long number;
+    gboolean tested;
+  } cases[] = {
+    { "9.0.0", 9000000, TRUE },
+    { "9.0.2", 9000002, TRUE },
+    { "9.0", 9000000, TRUE },
+    { "9.1.0", 9001000, FALSE },
+    { "8.9.0", 8009000, FALSE },
+    { "10.10.0", 10010000, FALSE },
+    { "9.0.0-4+deb12u2", 9000000, TRUE },
+    { "", 0, FALSE },
+    { "x", 0, FALSE },
+    { "9", 0, FALSE },
+  };
+
+  for (guint i = 0; i < G_N_ELEMENTS(cases); i++) {
+    g_assert_cmpuint(dr_libvirt_version_number(cases[i].text), ==, cases[i].number);
+    g_assert_cmpint(dr_libvirt_is_tested(cases[i].number), ==, cases[i].tested);
+  }
+}
+
+static void
+test_memfd(void)
+{
+  static const char *const leaves_out[] = { "5.2.0", "7.2.22", "8.0.5", "", "x", NULL };
+  static const char *const sends[] = { "8.1.0", "8.2.2", "9.0.0", "10.0.2", "11.1.0", NULL };
+
+  for (guint i = 0; leaves_out[i]; i++)
+    g_assert_false(dr_qemu_sends_memfd(leaves_out[i]));
+  for (guint i = 0; sends[i]; i++)
+    g_assert_true(dr_qemu_sends_memfd(sends[i]));
+  g_assert_false(dr_qemu_sends_memfd(NULL));
+}
+
 int
 main(int argc, char **argv)
 {
@@ -321,5 +363,7 @@ main(int argc, char **argv)
   g_test_add_func("/libvirt-daemon/json/incomplete", test_json_incomplete);
   g_test_add("/libvirt-daemon/lock", Fixture, NULL, hold, test_lock, release);
   g_test_add("/libvirt-daemon/another-drover", Fixture, NULL, hold, test_another_drover, release);
+  g_test_add_func("/libvirt-daemon/versions", test_versions);
+  g_test_add_func("/libvirt-daemon/memfd", test_memfd);
   return g_test_run();
 }

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: LGPL-2.1-or-later
-"""The Debian package of the working tree, built once for what it is built from."""
+"""The Debian packages of the working tree, built once for what it is built from."""
 
 import fcntl
 import hashlib
@@ -21,7 +21,7 @@ def _state():
 
 
 def build():
-    """The path of the package."""
+    """The path of drover's package."""
     if not shutil.which("dh"):
         raise Unavailable("debhelper is not installed")
     directory, new = BUILD / "deb" / _state(), BUILD / "deb" / "new"
@@ -32,6 +32,11 @@ def build():
             run(REPO / "packaging" / "build-deb", "--out", new, timeout=1800)
             new.rename(directory)
     return next(directory.glob("drover_*.deb"))
+
+
+def of_libvirt(package):
+    """The path of drover-libvirt, which was built with it."""
+    return next(package.parent.glob("drover-libvirt_*.deb"))
 
 
 def next_version(package, directory):
