@@ -70,12 +70,31 @@ is_given(const DrOpts *opts, const char *value, const char *name)
   return g_str_equal(name, "model") ? strstr(value, ",model=") != NULL : dr_opts_has(opts, name);
 }
 
+/* What is off because a newer QEMU had it is nothing that an older one has to be told. (transfer full) */
+static char *
+without_unknown(const char *value, JsonObject *props)
+{
+  g_auto(GStrv) words = g_strsplit(value, ",", -1);
+  g_autoptr(GStrvBuilder) kept = g_strv_builder_new();
+  g_auto(GStrv) left = NULL;
+
+  for (char **word = words; *word; word++) {
+    g_autofree char *name = g_strndup(*word, strcspn(*word, "="));
+
+    if (!g_str_has_suffix(*word, "=off") || json_object_has_member(props, name))
+      g_strv_builder_add(kept, *word);
+  }
+  left = g_strv_builder_end(kept);
+  return g_strjoinv(",", left);
+}
+
 static gboolean
 pin(DrPreflight *p, DrQmp *source, DrOpt *opt, JsonObject *props, GError **error)
 {
   g_autofree char *cpu = first_cpu(source, error);
   g_autoptr(DrOpts) opts = dr_opt_parse(opt, error);
-  g_autoptr(GString) pinned = g_string_new(opt->value);
+  g_autofree char *known = without_unknown(opt->value, props);
+  g_autoptr(GString) pinned = g_string_new(known);
   JsonObjectIter iter;
   const char *name;
   JsonNode *value;
@@ -93,7 +112,7 @@ pin(DrPreflight *p, DrQmp *source, DrOpt *opt, JsonObject *props, GError **error
     if (text)
       g_string_append_printf(pinned, ",%s=%s", name, text);
   }
-  if (pinned->len > strlen(opt->value)) {
+  if (!g_str_equal(pinned->str, opt->value)) {
     dr_findings_add(p->findings, DR_FINDING_NOTE, "cpu-pinned", NULL,
                     "CPU: '%s' is not in %s %s what the guest has, and is started as %s", opt->value,
                     p->binary, p->caps->version, pinned->str);

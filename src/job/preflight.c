@@ -105,12 +105,38 @@ check_binary(DrPreflight *p, DrVm *vm, const char *qemu)
   }
 }
 
+/* Options that a newer QEMU has as a property of the machine, and older ones, too. */
+static void
+rename_options(DrPreflight *p, DrQemuVersions bit)
+{
+  static const struct {
+    const char *option, *machine;
+  } renamed[] = { { "no-acpi", "acpi=off" }, { "no-hpet", "hpet=off" } };
+
+  g_autoptr(GPtrArray) unknown = dr_argv_unknown_to(p->truth, bit);
+
+  for (guint n = 0; n < unknown->len; n++) {
+    DrOpt *opt = unknown->pdata[n];
+
+    for (guint i = 0; i < G_N_ELEMENTS(renamed); i++) {
+      if (!g_str_equal(opt->info->name, renamed[i].option))
+        continue;
+      dr_argv_insert_before(p->truth, opt, "machine", renamed[i].machine); /* p->needs go by position */
+      dr_argv_remove(p->truth, opt);
+      break;
+    }
+  }
+}
+
 static void
 check_known_options(DrPreflight *p)
 {
   int number = p->caps->version_number;
   DrQemuVersions bit = dr_option_version_bit(number / 1000000, number / 1000 % 1000);
-  g_autoptr(GPtrArray) unknown = dr_argv_unknown_to(p->truth, bit);
+  g_autoptr(GPtrArray) unknown = NULL;
+
+  rename_options(p, bit);
+  unknown = dr_argv_unknown_to(p->truth, bit);
 
   for (guint i = 0; i < unknown->len; i++) {
     const DrOpt *opt = unknown->pdata[i];

@@ -214,6 +214,10 @@ note_memory(Check *c, const DrArgv *argv)
     return;
   }
   c->memory_mode = g_strdup("copy");
+  if (c->how->shared)
+    dr_findings_add(c->findings, DR_FINDING_BLOCKER, "shared-ram",
+                    "use --memory auto: it copies nothing from the next upgrade on",
+                    "the guest's memory cannot be handed over: it has to be copied once");
   dr_findings_add(c->findings, DR_FINDING_NOTE, "memory-mode",
                   "so that a domain never copies: <memoryBacking><source type='file'/><access "
                   "mode='shared'/></memoryBacking> (virsh edit, from its next "

@@ -11,6 +11,7 @@
 
 #define MAX_RUN (64 * 1024 * 1024)
 #define HOLD_MAX_MS 120000
+#define LOCK_MS 500
 
 struct DrLibvirtJournal {
   char *dir, *run_dir;
@@ -26,8 +27,9 @@ lock(DrLibvirtJournal *journal, GError **error)
   journal->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0600);
   if (journal->lock < 0)
     return dr_error_set_errno(error, errno, "cannot open '%s'", path);
-  if (flock(journal->lock, LOCK_EX | LOCK_NB) == 0)
-    return TRUE;
+  for (DrDeadline deadline = dr_deadline_in(LOCK_MS); !dr_deadline_passed(deadline); g_usleep(10000))
+    if (flock(journal->lock, LOCK_EX | LOCK_NB) == 0) /* or droverd looks just now whether somebody has it */
+      return TRUE;
   dr_error_set(error, DR_ERROR_BUSY, "libvirt's domains are being upgraded just now");
   return dr_error_remedy(error, "wait for its end: drover upgrade --libvirt follows it");
 }

@@ -124,7 +124,8 @@ check_all(const DrLibvirtDirs *dirs, const DrLibvirtPlaces *places, JsonObject *
   DrLibvirtCheck how = { .places = places,
                          .cache_dir = dirs->cache_dir,
                          .emulator = dr_json_str(spec, "emulator", NULL),
-                         .untested = dr_json_bool(spec, "untested", FALSE) };
+                         .untested = dr_json_bool(spec, "untested", FALSE),
+                         .shared = g_str_equal(dr_json_str(spec, "memory", "auto"), "shared") };
   JsonArray *reports = domains && all_are_there(names, domains, error) ? json_array_new() : NULL;
 
   for (guint i = 0; reports && i < domains->len; i++) {

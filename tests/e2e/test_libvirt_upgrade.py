@@ -246,3 +246,15 @@ def test_a_domain_of_many_devices(host, beneath, domain):
         assert "512" in vm.virsh("schedinfo")
         vm.virsh("change-media", "sda", "--eject", "--live")
         vm.virsh("change-media", "sda", iso, "--insert", "--live")
+
+
+def test_a_domain_without_acpi(host, beneath, domain):
+    """libvirt 9.0 says -no-acpi, which QEMU 10.0 does not know any more."""
+    vm = domain(start=False)
+    vm.xml = lambda xml=vm.xml(): xml.replace("<features><acpi/></features>", "")
+    vm.virsh("undefine")
+    vm.define()
+    vm.start()
+    assert "-no-acpi" in vm.argv()
+    there(beneath, vm, "10.0")
+    there(beneath, vm, "7.2")
