@@ -11,6 +11,7 @@
 #include <libvirt/virterror.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define VERSION_MS 10000
 #define REMEDY_RESTART "shut the domain down and start it under the new QEMU"
@@ -286,7 +287,10 @@ check_world(Check *c)
 
   if (!world)
     dr_findings_add(c->findings, DR_FINDING_BLOCKER, "process",
-                    "run droverd as root, in the host's own namespaces", "%s", error->message);
+                    geteuid() == 0 ? "run droverd as root, in the host's own namespaces"
+                                   : "run droverd where the domain was started: in the same login, or as a "
+                                     "service of the same user's systemd",
+                    "%s", error->message);
   else if (dr_world_label(world))
     dr_findings_add(
         c->findings, DR_FINDING_WARNING, "security-label", "try it first on a domain that you can spare",

@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 
-from .procs import BUILD, Process, kill_pid, wait_until
+from .procs import BUILD, Process, wait_until
 
 PROGRAM = BUILD / "main/src/libvirt/drover-libvirt"
 
@@ -18,9 +18,10 @@ class Beneath:
         self.dir = host.dir / "beneath"
         self.places = [self.dir / "state", self.dir / "run", self.dir / "cache"]
         self.hold_file = self.dir / "run/hold"
+        self.prefix, self.program = host.prefix, PROGRAM.resolve()
 
     def _argv(self, command, env=()):
-        return [*self.host.prefix, "env", *env, PROGRAM, command, *self.places]
+        return [*self.prefix, "env", *env, self.program, command, *self.places]
 
     def _call(self, command, spec=None, timeout=180):
         done = subprocess.run([str(word) for word in self._argv(command)], input=json.dumps(spec or {}), capture_output=True, text=True,
@@ -62,7 +63,7 @@ class Beneath:
 
     def helper(self):
         """The pid of the program itself, behind the shells that lead into the host."""
-        return next((pid for pid in self.host.pids() if os.path.realpath(f"/proc/{pid}/exe") == str(PROGRAM.resolve())), None)
+        return next((pid for pid in self.host.pids() if exe(self.host.procs / str(pid)) == str(self.program)), None)
 
     def held(self, point, timeout=60):
         def there():
@@ -77,7 +78,7 @@ class Beneath:
 
     def kill(self):
         """kill -9 of drover."""
-        kill_pid(self.helper())
+        self.host.kill(self.helper())
         self.process.wait()
         self.hold_file.unlink(missing_ok=True)
 
@@ -88,6 +89,13 @@ class Beneath:
     def run(self):
         path = self.places[0] / "run.json"
         return json.loads(path.read_text()) if path.exists() else None
+
+
+def exe(process):
+    try:
+        return os.readlink(process / "exe")
+    except OSError:
+        return None
 
 
 def domain_of(run, name="vm"):
@@ -110,7 +118,7 @@ def nothing_left(beneath):
     assert beneath.helper() is None
     assert not (beneath.places[0] / "engine").exists() and not list(beneath.places[1].iterdir())
     for pid in host.qemus():
-        text = open(f"/proc/{pid}/cmdline", "rb").read()
+        text = host.proc(pid, "cmdline")
         assert b"drover" not in text, text
-        assert open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[1] in ("1", str(os.getpid())), "init's child"
+        assert host.proc(pid, "stat").rpartition(b")")[2].split()[1].decode() in ("1", str(os.getpid())), "init's child"
     assert not list(host.path("/var/lib/libvirt/qemu").rglob("*drover*"))

@@ -206,7 +206,7 @@ class Console:
         if self.sock:
             self.sock.close()
         self.path = str(path)
-        self.sock = Pty(self.path) if self.path.startswith("/dev/pts/") else connect_unix(self.path, timeout)
+        self.sock = Pty(self.path) if "/dev/pts/" in self.path else connect_unix(self.path, timeout)
         self.log += b"\n"
         self._parsed = len(self.log)
 

@@ -223,6 +223,8 @@ class Reaper:
 class LibvirtHost:
     """One host: virsh() speaks to its libvirtd, .daemon is its droverd; on leaving nothing of it is left."""
 
+    connection, state, logs = "qemu:///system", STATE, LOGS
+
     def __init__(self, name="host-a", emulators=("10.0",), images=None, droverd=True, env=None, config=None, foreground=False,
                  qemu_conf="", libvirtd_conf=""):
         """emulators: the QEMU versions beside 7.2 that it has, see emulator(). images: a directory that is its IMAGES, shared with
@@ -234,6 +236,7 @@ class LibvirtHost:
         self.serial = itertools.count(1)
         self.holder = self.daemon = self.libvirtd = None
         self.address = None  # towards the other host, if there is one
+        self.procs = Path("/proc")
         self.stack = contextlib.ExitStack()
 
     # --- Beginning and end ---
@@ -370,7 +373,19 @@ class LibvirtHost:
 
     def qemus(self):
         """The pids of its QEMUs, those of domains and those that somebody else left."""
-        return [pid for pid in self.pids() if b"-name\0guest=" in read_bytes(f"/proc/{pid}/cmdline")]
+        return [pid for pid in self.pids() if b"-name\0guest=" in self.proc(pid, "cmdline")]
+
+    def proc(self, pid, name):
+        """A file of /proc/PID; b"" if it is not there (any more)."""
+        return read_bytes(self.procs / str(pid) / name)
+
+    def pty(self, path):
+        """The path outside of a pty."""
+        return path
+
+    @staticmethod
+    def kill(pid, sig=signal.SIGKILL):
+        kill_pid(pid, timeout=30, sig=sig)
 
     def _kill_all(self):
         """Daemons first: they could start something meanwhile."""
@@ -416,7 +431,7 @@ class LibvirtHost:
         """What a virsh command prints; raises VirshError with what it says, Timeout after timeout s."""
         args = [str(arg) for arg in args]
         try:
-            done = self.run("virsh", "-q", "-c", "qemu:///system", *args, timeout=timeout, check=False, stdin=subprocess.DEVNULL)
+            done = self.run("virsh", "-q", "-c", self.connection, *args, timeout=timeout, check=False, stdin=subprocess.DEVNULL)
         except subprocess.TimeoutExpired:
             raise Timeout(f"virsh {' '.join(args)}: has not ended after {timeout} s; libvirtd said: {self.log()}") from None
         if done.returncode:
@@ -560,7 +575,7 @@ class Domain:
         self.witness = {"mem": mem, "rate": rate, "disk": targets or None, "ip": f"{ADDRESS}/24" if nic else None, "gw": GATEWAY if nic else None,
                         "agent": 1 if agent else None, **(witness or {})}
         self.console = self.bootid = None
-        self.serial_log = f"{LOGS}/{name}-serial.log"
+        self.serial_log = f"{host.logs}/{name}-serial.log"
         if agent:
             shutil.copy(guest.agent_initrd(), host.path(BOOT))
         if not transient:
@@ -649,7 +664,7 @@ class Domain:
         return self.virsh("domstate")
 
     def pid_file(self):
-        return self.host.path(f"{STATE}/{self.name}.pid")
+        return self.host.path(f"{self.host.state}/{self.name}.pid")
 
     @property
     def pid(self):
@@ -657,7 +672,7 @@ class Domain:
 
     def status_xml(self):
         """libvirt's status file, the root element of it: <domstatus>."""
-        return ElementTree.fromstring(self.host.path(f"{STATE}/{self.name}.xml").read_text())
+        return ElementTree.fromstring(self.host.path(f"{self.host.state}/{self.name}.xml").read_text())
 
     def live_xml(self):
         """What libvirtd knows of the running domain."""
@@ -681,7 +696,7 @@ class Domain:
 
     def _open_console(self):
         """The pty that libvirt names now, opened again only if it is another one: QEMU looks for a reader of a pty once a second."""
-        path = self.virsh("ttyconsole")
+        path = self.host.pty(self.virsh("ttyconsole"))
         if self.console is None:
             self.console = guest.Console(path)
         elif self.console.path != path or self.console.sock.hung_up():
