@@ -46,6 +46,12 @@ dr_rewriter_private(DrRewriter *r, const char *public_path)
   item->public_path = g_strdup(public_path);
   item->private_path = g_strconcat(public_path, r->plan->suffix, NULL);
   g_ptr_array_add(r->out->renames, item);
+  if (r->plan->foreign)
+    dr_findings_add(r->findings, DR_FINDING_BLOCKER, "unix-listener",
+                    "use a TCP port (VNC) or a pty instead, from the next start on",
+                    "the QEMU listens on '%s' by itself: a second one would have to be put in its place in a "
+                    "directory of another user's",
+                    public_path);
   if (strlen(item->private_path) > 107)
     dr_findings_add(r->findings, DR_FINDING_BLOCKER, "socket-path", "use a shorter path for that socket",
                     "the socket path '%s' leaves no room for a second one beside it (107 bytes)",
@@ -66,6 +72,10 @@ rewrite_process(DrRewriter *r)
   }
   if (r->plan->foreign && r->plan->program)
     dr_argv_remove_all(argv, "L"); /* of a wrapper script, which the next one, too, may be */
+  if (r->plan->foreign &&
+      (dr_argv_has(argv, "pidfile") || dr_argv_has(argv, "gdb") || dr_argv_has(argv, "s")))
+    dr_findings_add(r->findings, DR_FINDING_BLOCKER, "foreign-option", "start the domain without it",
+                    "-pidfile and -gdb are nothing that another manager's QEMU is started with");
   dr_argv_remove_all(argv, "daemonize");
   if ((opt = dr_argv_find_last(argv, "pidfile")))
     r->out->pidfile = g_strdup(opt->value);

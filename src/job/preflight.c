@@ -393,13 +393,16 @@ check_taps(DrPreflight *p, DrVm *vm)
 
 /* Rewrites for show, to have the rewriter's findings in the same list. */
 static gboolean
-try_rewrite(DrPreflight *p, GError **error)
+try_rewrite(DrPreflight *p, DrVm *vm, GError **error)
 {
   g_autoptr(DrFindings) findings = dr_findings_new();
   g_autoptr(DrRewrite) rewrite = NULL;
-  DrRewritePlan plan = {
-    .incoming = TRUE, .suffix = ".drover-99", .qmp_path = "q", .console_path = "c", .needs = p->needs
-  };
+  DrRewritePlan plan = { .incoming = TRUE,
+                         .foreign = dr_vm_record(vm)->foreign,
+                         .suffix = ".drover-99",
+                         .qmp_path = "q",
+                         .console_path = "c",
+                         .needs = p->needs };
 
   for (guint i = 0; i < p->needs->len; i++) {
     DrNeed *need = p->needs->pdata[i];
@@ -459,7 +462,7 @@ dr_preflight(DrVm *vm, DrQmp *source, const char *qemu, DrMemoryMode wanted, GEr
   check_taps(p, vm);
   decide_memory(p, vm, wanted, dr_qmp_version_number(source));
   dr_preflight_ram(p, vm);
-  if (!try_rewrite(p, error))
+  if (!try_rewrite(p, vm, error))
     return NULL;
   return g_steal_pointer(&p);
 }
@@ -479,7 +482,7 @@ dr_preflight_words(DrVm *vm, const char *qemu, GError **error)
   p->needs = dr_rewrite_needs(p->truth);
   dr_argv_blockers(p->truth, p->findings);
   dr_preflight_arrival(p, vm, qemu);
-  return try_rewrite(p, error) ? g_steal_pointer(&p) : NULL;
+  return try_rewrite(p, vm, error) ? g_steal_pointer(&p) : NULL;
 }
 
 JsonObject *

@@ -215,6 +215,8 @@ dr_upgrade_commit(DrUpgrade *u, DrFindings *findings, GError **error)
     follow_console(u, findings);
   if (!dr_vm_save(u->vm, &local))
     warn(findings, "record", "%s", local->message);
+  if (u->plan.foreign && u->host->on_commit)
+    u->host->on_commit(dr_vm_name(u->vm), u->dest_id.pid, u->host->on_commit_data);
   end_source(u, findings);
   dr_upgrade_add_forwards(u, findings);
   restore_vnc(u, findings);

@@ -77,12 +77,15 @@ hand_by_number(DrUpgrade *u, const DrNeed *need, const GPtrArray *open, GError *
 }
 
 static gboolean
-hand_vhost(DrUpgrade *u, const DrNeed *need, GError **error)
+hand_vhost(DrUpgrade *u, const DrNeed *need, const GPtrArray *open_fds, GError **error)
 {
+  const DrProcFd *info = find_fd(open_fds, need->fd);
   int fd;
 
   if (is_handed(u, need->fd))
     return TRUE;
+  if (!info || !g_str_equal(info->link, "/dev/vhost-net"))
+    return hand_by_number(u, need, open_fds, error); /* something else, which can be shared or QEMU says so */
   fd = open("/dev/vhost-net", O_RDWR | O_CLOEXEC);
   if (fd < 0) {
     dr_error_set_errno(error, errno, "cannot open '/dev/vhost-net' for the new QEMU");
@@ -182,7 +185,7 @@ hand_needs(DrUpgrade *u, GError **error)
         return FALSE;
       break;
     case DR_NEED_VHOST:
-      if (!hand_vhost(u, need, error))
+      if (!hand_vhost(u, need, open, error))
         return FALSE;
       break;
     case DR_NEED_FDSET:
@@ -500,8 +503,16 @@ launch(DrUpgrade *u, GError **error)
   u->memory_before = dr_upgrade_memory(u);
   if (!spawn_it(u, error))
     return FALSE;
+  dr_job_hold(u->job, DR_STEP_SPAWNED);
   who = dr_json("{'pid': <%x>, 'start_time': <%x>}", (gint64)u->dest_id.pid, (gint64)u->dest_id.start_time);
   return dr_job_enter(u->job, DR_STAGE_VERIFY, who, error) && connect_it(u, error);
+}
+
+static gboolean
+settle_in(DrUpgrade *u, GError **error)
+{
+  return dr_upgrade_check_confined(u, error) && dr_upgrade_place_threads(u, error) &&
+         dr_upgrade_tell_settings(u, error);
 }
 
 gboolean
@@ -511,8 +522,7 @@ dr_upgrade_start_destination(DrUpgrade *u, GError **error)
   u->plan.was_running = u->pre->was_running;
   u->plan.forwards = dr_upgrade_forwards(u);
   if (!name_paths(u, error) || !hand_needs(u, error) || (u->plan.foreign && !hand_output(u, error)) ||
-      !launch(u, error) ||
-      (u->plan.foreign && (!dr_upgrade_place_threads(u, error) || !dr_upgrade_set_limits(u, error))))
+      !launch(u, error) || (u->plan.foreign && !settle_in(u, error)))
     return FALSE;
   if (u->guard && dr_tap_guard_stop(u->guard))
     g_debug("VM '%s': the tap's header was put back under the new QEMU", dr_vm_name(u->vm));

@@ -76,6 +76,7 @@ typedef struct {
 /* Steps within the stage "transfer" or "postcopy", which stand in the guest's pause: a mark, no journal row. */
 #define DR_STEP_SWITCHOVER                                                                                   \
   "switchover" /* the source has stopped for good, the destination has not been told to run */
+#define DR_STEP_SPAWNED "spawned" /* for tests: the destination's pid is not in the journal yet */
 #define DR_STEP_RESUME "resume"   /* it has been told */
 #define DR_STEP_RECOVER "recover" /* the next droverd begins; for tests, as is the next */
 #define DR_STEP_UNDO "undo"       /* the destination is dead, the source has not been told to go on */
@@ -190,10 +191,13 @@ void dr_upgrade_find_taps(DrUpgrade *u); /* in recovery: a guard that knows how 
 /* foreign.c */
 /* The new QEMU's threads for CPUs and I/O go where those of the old one are. */
 gboolean dr_upgrade_place_threads(DrUpgrade *u, GError **error);
-/* The I/O limits of its disks, which no -blockdev has. */
-gboolean dr_upgrade_set_limits(DrUpgrade *u, GError **error);
-/* A destination whose pid did not reach the journal: a process with its words that is not the source. */
-gboolean dr_upgrade_find_by_words(const DrUpgrade *u, DrProcId *ret_id);
+/* A destination whose pid did not reach the journal: a process that listens on the monitor's socket and is not the source, whatever a script
+ * has made of its command line. */
+gboolean dr_upgrade_find_by_listener(const DrUpgrade *u, DrProcId *ret_id);
+/* The new QEMU is no less confined than the old one, whose command line is its own to write: user, capabilities, seccomp. */
+gboolean dr_upgrade_check_confined(DrUpgrade *u, GError **error);
+/* What the manager has told the old QEMU by commands that no command line has: the balloon's statistics, thresholds of images. */
+gboolean dr_upgrade_tell_settings(DrUpgrade *u, GError **error);
 
 /* forwards.c */
 JsonArray *dr_upgrade_forwards(DrUpgrade *u); /* of the source. (transfer full) */

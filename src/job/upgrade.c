@@ -334,7 +334,7 @@ static void
 connect_both(DrUpgrade *u)
 {
   if (!u->dest_id.pid && u->plan.foreign)
-    dr_upgrade_find_by_words(u, &u->dest_id);
+    dr_upgrade_find_by_listener(u, &u->dest_id);
   else if (!u->dest_id.pid)
     dr_upgrade_find_by_socket(u->plan.qmp_path, &u->dest_id);
   if (u->plan.foreign && u->dest_id.pid && dr_proc_alive(&u->dest_id)) {

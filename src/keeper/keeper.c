@@ -152,7 +152,8 @@ static int
 place_fds(const struct order *order, int *status_fd)
 {
   uint32_t n = order->head->n_fds;
-  int top = DR_KEEPER_FDS + n;
+  /* Above the world's own, too, which QEMU is not to have. */
+  int top = DR_KEEPER_FDS + (int)(n + order->head->world.n_cgroups + order->head->world.n_namespaces);
   int *high = calloc(n + 1, sizeof *high);
 
   for (uint32_t i = 0; i < n; i++)

@@ -11,9 +11,11 @@
 #include <libvirt/virterror.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define VERSION_MS 10000
+#define LIMIT_SPARE_KIB (512 * 1024) /* of two QEMUs without the guest's memory */
 #define REMEDY_RESTART "shut the domain down and start it under the new QEMU"
 #define REMEDY_DETACH "detach it (virsh detach-device), upgrade, and attach it again"
 
@@ -96,9 +98,18 @@ check_rest(Check *c)
     dr_findings_add(c->findings, DR_FINDING_BLOCKER, "lock-manager", REMEDY_RESTART,
                     "libvirt's lock manager (lock_manager of qemu.conf) has locks for this QEMU, which the "
                     "next one would not have");
+  if (has(c, "/domstatus/domain/cputune/cachetune") || has(c, "/domstatus/domain/cputune/memorytune"))
+    dr_findings_add(c->findings, DR_FINDING_BLOCKER, "resctrl", REMEDY_RESTART,
+                    "the domain has shares of the processor's cache or memory bandwidth, which the new QEMU "
+                    "would not get");
+  if (has(c, "/domstatus/domain/devices/graphics[@type='vnc'][@passwdValidTo]"))
+    dr_findings_add(
+        c->findings, DR_FINDING_BLOCKER, "vnc-password", "set one that does not expire: virsh update-device",
+        "the password of the domain's VNC server expires at a time that the new QEMU would not know");
   if (has(c, "/domstatus/domain/*[local-name()='commandline']"))
     dr_findings_add(c->findings, DR_FINDING_WARNING, "commandline", NULL,
-                    "the domain has <qemu:commandline>: its options go to the new QEMU as they are");
+                    "the domain has <qemu:commandline>: its options go to the new QEMU as they are, "
+                    "variables of <qemu:env> do not");
 }
 
 /* --- State and jobs --- */
@@ -180,15 +191,46 @@ check_emulator(Check *c)
 
 /* --- The process --- */
 
-/* The program that runs, which the file may not be any more. */
+/* The program that runs, which the file may not be any more. It is what that process has chosen to be: it gets no rights but the process's own. */
 static char *
-version_of(const char *program)
+version_of(pid_t pid)
 {
-  const char *argv[] = { program, "--version", NULL };
-  g_autofree char *text = dr_tool_run(argv, 4096, VERSION_MS, NULL);
-  const char *at = text ? strstr(text, "version ") : NULL;
+  g_autofree char *program = g_strdup_printf("/proc/%d/exe", pid);
+  g_autofree char *proc = g_strdup_printf("/proc/%d", pid);
+  g_autofree char *uid = NULL, *gid = NULL, *text = NULL;
+  struct stat st;
+  const char *at;
 
+  if (stat(proc, &st) < 0)
+    return NULL;
+  uid = g_strdup_printf("--reuid=%u", (guint)st.st_uid);
+  gid = g_strdup_printf("--regid=%u", (guint)st.st_gid);
+  const char *const plain[] = { program, "--version", NULL };
+  const char *const dropped[] = {
+    "setpriv", uid,         gid, "--clear-groups", "--inh-caps=-all", "--bounding-set=-all", "--no-new-privs",
+    program,   "--version", NULL
+  };
+  text = dr_tool_run(geteuid() == 0 ? dropped : plain, 4096, VERSION_MS, NULL);
+  at = text ? strstr(text, "version ") : NULL;
   return at ? g_strndup(at + strlen("version "), strcspn(at + strlen("version "), " \n(")) : NULL;
+}
+
+/* Both QEMUs are in the domain's control group while one copies into the other. */
+static void
+check_limit(Check *c)
+{
+  g_autofree char *limit = dr_xml_text(c->domain->status, NULL, "/domstatus/domain/memtune/hard_limit");
+  g_autofree char *memory = dr_xml_text(c->domain->status, NULL, "/domstatus/domain/memory");
+  guint64 kib = limit ? g_ascii_strtoull(limit, NULL, 10) : 0;
+  guint64 needed =
+      memory ? g_ascii_strtoull(memory, NULL, 10) * 2 + LIMIT_SPARE_KIB : 0; /* libvirt's file has KiB */
+
+  if (kib && kib < needed)
+    dr_findings_add(c->findings, DR_FINDING_BLOCKER, "hard-limit",
+                    "raise it for the upgrade: virsh memtune DOMAIN --hard-limit KIB --live",
+                    "the domain's memory limit (<hard_limit>, %" G_GUINT64_FORMAT
+                    " KiB) has no room for a copy of its memory (%" G_GUINT64_FORMAT " KiB)",
+                    kib, needed);
 }
 
 static void
@@ -215,6 +257,7 @@ note_memory(Check *c, const DrArgv *argv)
     return;
   }
   c->memory_mode = g_strdup("copy");
+  check_limit(c);
   if (c->how->shared)
     dr_findings_add(c->findings, DR_FINDING_BLOCKER, "shared-ram",
                     "use --memory auto: it copies nothing from the next upgrade on",
@@ -350,11 +393,10 @@ JsonObject *
 dr_libvirt_check(virConnectPtr conn, DrLibvirtDomain *domain, const DrLibvirtCheck *how)
 {
   Check c = { .conn = conn, .domain = domain, .how = how, .findings = dr_findings_new() };
-  g_autofree char *program = g_strdup_printf("/proc/%d/exe", domain->process.pid);
   JsonObject *object;
 
   c.emulator = g_strdup(how->emulator ? how->emulator : domain->emulator);
-  c.qemu_before = version_of(program);
+  c.qemu_before = version_of(domain->process.pid);
   check_libvirt(&c);
   check_state(&c);
   check_devices(&c);

@@ -3,7 +3,7 @@
 #include "libvirt/engine.h"
 #include "base/error.h"
 #include "base/fd.h"
-#include "job/upgrade.h"
+#include "job/upgrade-internal.h"
 #include "libvirt/journal.h"
 #include "vm/start.h"
 
@@ -11,6 +11,7 @@
 #include <string.h>
 
 #define WAIT_MS (2 * 60 * 60 * 1000) /* a copy of all RAM has its own limits */
+#define LOOK_MS 1000
 #define MONITOR_MS 10000
 
 struct DrLibvirtEngine {
@@ -59,6 +60,14 @@ dr_libvirt_engine_free(DrLibvirtEngine *engine)
   g_free(engine->host.run_dir);
   g_free(engine->host.cache_dir);
   g_free(engine);
+}
+
+void
+dr_libvirt_engine_on_commit(DrLibvirtEngine *engine,
+                            void (*on_commit)(const char *vm, int pid, gpointer data), gpointer data)
+{
+  engine->host.on_commit = on_commit;
+  engine->host.on_commit_data = data;
 }
 
 static void
@@ -112,6 +121,41 @@ note_end(DrLibvirtEngine *engine, JsonObject *domain, gint64 job)
     json_object_set_object_member(domain, "error", json_object_ref(error));
 }
 
+/* TRUE: it has ended. What it waits for meanwhile (a QEMU that does not answer) is told by its VM's note. */
+static gboolean
+wait_for(DrLibvirtEngine *engine, gint64 id, JsonObject *domain, GFunc tell, gpointer data)
+{
+  DrDeadline deadline = dr_deadline_in(WAIT_MS);
+  DrVm *vm = domain ? g_hash_table_lookup(engine->vms, dr_json_str(domain, "vm", "")) : NULL;
+
+  while (!dr_deadline_passed(deadline)) {
+    g_autoptr(JsonObject) shown = dr_jobs_wait(engine->jobs, id, LOOK_MS, NULL);
+    const char *state = shown ? dr_json_str(shown, "state", "") : "";
+    g_autofree char *note = NULL;
+
+    if (!g_str_equal(state, "running") && !g_str_equal(state, "queued"))
+      return TRUE;
+    if (!vm || !tell)
+      continue;
+    dr_vm_lock(vm);
+    note = g_strdup(dr_vm_record(vm)->note);
+    dr_vm_unlock(vm);
+    if (g_strcmp0(note, dr_json_str(domain, "note", NULL)) != 0) {
+      json_object_set_string_member(domain, "note", note);
+      tell(domain, data);
+    }
+  }
+  return FALSE;
+}
+
+static gboolean
+endless(GError **error)
+{
+  dr_error_set(error, DR_ERROR_TIMEOUT, "the upgrade of a domain does not come to an end");
+  return dr_error_remedy(
+      error, "see what it waits for (drover upgrade --libvirt); a QEMU that hangs for good is to be killed");
+}
+
 /* --- Upgrade --- */
 
 static DrVm *
@@ -140,9 +184,9 @@ add_job(DrLibvirtEngine *engine, JsonObject *domain, const char *memory, GError 
   return vm ? dr_jobs_add(engine->jobs, "upgrade", vm, request, error) : NULL;
 }
 
-void
+gboolean
 dr_libvirt_engine_upgrade(DrLibvirtEngine *engine, JsonArray *domains, const char *memory, guint parallel,
-                          GFunc on_end, gpointer data)
+                          GFunc on_end, gpointer data, GError **error)
 {
   guint n = json_array_get_length(domains);
   g_autofree gint64 *ids = g_new0(gint64, n + 1);
@@ -150,30 +194,33 @@ dr_libvirt_engine_upgrade(DrLibvirtEngine *engine, JsonArray *domains, const cha
 
   for (guint i = 0; i < n; i++) {
     JsonObject *domain = json_array_get_object_element(domains, i);
-    g_autoptr(GError) error = NULL;
+    g_autoptr(GError) local = NULL;
     DrJob *job;
 
     if (!g_str_equal(dr_json_str(domain, "state", ""), "waiting"))
       continue;
-    job = add_job(engine, domain, memory, &error);
+    job = add_job(engine, domain, memory, &local);
     if (job) {
       ids[i] = dr_job_id(job);
       json_object_set_string_member(domain, "state", "moving");
       g_ptr_array_add(batch, job);
     } else {
       json_object_set_string_member(domain, "state", "stayed");
-      set_error(domain, error);
+      set_error(domain, local);
     }
   }
   dr_jobs_run(engine->jobs, batch, dr_upgrade_run, parallel);
   for (guint i = 0; i < n; i++) {
-    g_autoptr(JsonObject) ended = ids[i] ? dr_jobs_wait(engine->jobs, ids[i], WAIT_MS, NULL) : NULL;
+    JsonObject *domain = json_array_get_object_element(domains, i);
 
     if (!ids[i])
       continue;
-    note_end(engine, json_array_get_object_element(domains, i), ids[i]);
-    on_end(json_array_get_object_element(domains, i), data);
+    if (!wait_for(engine, ids[i], domain, on_end, data))
+      return endless(error);
+    note_end(engine, domain, ids[i]);
+    on_end(domain, data);
   }
+  return TRUE;
 }
 
 /* --- Recovery --- */
@@ -225,7 +272,10 @@ run_recovery(DrLibvirtEngine *engine, GError **error)
   dr_jobs_recover(engine->jobs, g_steal_pointer(&batch), recover);
   g_hash_table_iter_init(&iter, last);
   while (g_hash_table_iter_next(&iter, NULL, &id)) {
-    g_autoptr(JsonObject) ended = dr_jobs_wait(engine->jobs, *(gint64 *)id, WAIT_MS, NULL);
+    if (!wait_for(engine, *(gint64 *)id, NULL, NULL, NULL)) {
+      endless(error);
+      return NULL;
+    }
   }
   return g_steal_pointer(&last);
 }
@@ -250,6 +300,7 @@ DrQmp *
 dr_libvirt_engine_take(DrLibvirtEngine *engine, JsonObject *domain, DrProcId *ret_id, GError **error)
 {
   DrVm *vm = g_hash_table_lookup(engine->vms, dr_json_str(domain, "vm", ""));
+  DrQmp *qmp;
 
   if (!vm) {
     dr_error_set(error, DR_ERROR_INTERNAL, "domain '%s' is not in the run's state file",
@@ -257,5 +308,12 @@ dr_libvirt_engine_take(DrLibvirtEngine *engine, JsonObject *domain, DrProcId *re
     return NULL;
   }
   *ret_id = dr_vm_record(vm)->id;
-  return dr_qmp_connect(dr_vm_record(vm)->qmp_path, FALSE, dr_deadline_in(MONITOR_MS), error);
+  qmp = dr_qmp_connect(dr_vm_record(vm)->qmp_path, FALSE, dr_deadline_in(MONITOR_MS), error);
+  if (!qmp || dr_upgrade_answers_for(qmp, ret_id))
+    return qmp;
+  dr_qmp_free(qmp);
+  dr_error_set(error, DR_ERROR_INTERNAL,
+               "another process than the QEMU of domain '%s' (pid %d) answers at its monitor",
+               dr_json_str(domain, "name", "?"), ret_id->pid);
+  return NULL;
 }

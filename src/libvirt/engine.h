@@ -13,12 +13,17 @@ DrLibvirtEngine *dr_libvirt_engine_new(const char *dir, const char *run_dir, con
 void dr_libvirt_engine_free(DrLibvirtEngine *engine);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrLibvirtEngine, dr_libvirt_engine_free)
 
-/* Upgrades `domains` (of the journal, "waiting"), `parallel` at a time, and waits for all. Each gets "job", "pid" and its state: "moved",
- * "stayed", "lost"; an "error" where it did not move; on_end(domain, data) is called when that is known. */
-void dr_libvirt_engine_upgrade(DrLibvirtEngine *engine, JsonArray *domains, const char *memory,
-                               guint parallel, GFunc on_end, gpointer data);
+/* See DrHost: called from a thread of a job's. */
+void dr_libvirt_engine_on_commit(DrLibvirtEngine *engine,
+                                 void (*on_commit)(const char *vm, int pid, gpointer data), gpointer data);
 
-/* Ends what a process that died left, and finds out where each guest is: as above. FALSE: the state file cannot be read. */
+/* Upgrades `domains` (of the journal, "waiting"), `parallel` at a time, and waits for all. Each gets "job", "pid" and its state: "moved",
+ * "stayed", "lost"; an "error" where it did not move; on_end(domain, data) is called when that is known, in between also when a domain gets
+ * a "note": what its upgrade waits for. FALSE: one of them does not come to an end; then the engine must not be freed. */
+gboolean dr_libvirt_engine_upgrade(DrLibvirtEngine *engine, JsonArray *domains, const char *memory,
+                                   guint parallel, GFunc on_end, gpointer data, GError **error);
+
+/* Ends what a process that died left, and finds out where each guest is: as above. FALSE: the state file cannot be read, or as above. */
 gboolean dr_libvirt_engine_recover(DrLibvirtEngine *engine, JsonArray *domains, GError **error);
 
 /* The monitor of a domain that has moved. */

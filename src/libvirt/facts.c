@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* --- QEMU's side --- */
 
@@ -182,8 +183,14 @@ compare_process(DrFindings *findings, const DrLibvirtPlaces *places, const char 
   g_autofree char *libvirts = g_strdup_printf("%d", domain ? (int)domain->process.pid : 0);
   g_autofree char *qemus = g_strdup_printf("%d", (int)dr_json_int(facts, "pid", 0));
   g_autofree char *file = NULL;
+  struct stat st;
 
   compare_text(findings, "the pid", libvirts, qemus);
+  if (domain && stat(domain->status_file, &st) == 0 &&
+      (gint64)st.st_ino == dr_json_int(facts, "status_inode", 0))
+    dr_findings_add(findings, DR_FINDING_WARNING, "view", "see libvirt's log",
+                    "libvirt has not taken the domain up: it has not written '%s' again",
+                    domain->status_file);
   if (domain && g_file_get_contents(domain->pid_file, &file, NULL, NULL))
     compare_text(findings, "the pid file", g_strstrip(file), qemus);
 }

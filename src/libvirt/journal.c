@@ -8,6 +8,9 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/file.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
 
 #define MAX_RUN (64 * 1024 * 1024)
 #define HOLD_MAX_MS 120000
@@ -34,6 +37,17 @@ lock(DrLibvirtJournal *journal, GError **error)
   return dr_error_remedy(error, "wait for its end: drover upgrade --libvirt follows it");
 }
 
+/* By the clock: older than this boot. */
+static gboolean
+is_of_last_boot(const char *path)
+{
+  struct timespec up;
+  struct stat st;
+
+  return clock_gettime(CLOCK_BOOTTIME, &up) == 0 && stat(path, &st) == 0 &&
+         st.st_mtime < time(NULL) - up.tv_sec;
+}
+
 DrLibvirtJournal *
 dr_libvirt_journal_open(const char *dir, const char *run_dir, GError **error)
 {
@@ -50,7 +64,11 @@ dr_libvirt_journal_open(const char *dir, const char *run_dir, GError **error)
     return g_steal_pointer(&journal);
   text = dr_file_read(path, MAX_RUN, NULL, error);
   journal->run = text ? dr_json_parse_object(text, -1, MAX_RUN, error) : NULL;
-  return journal->run ? g_steal_pointer(&journal) : NULL;
+  if (journal->run || !text || !is_of_last_boot(path))
+    return journal->run ? g_steal_pointer(&journal) : NULL;
+  g_clear_error(error); /* a power cut tore it: no domain of that run is left */
+  unlink(path);
+  return g_steal_pointer(&journal);
 }
 
 void

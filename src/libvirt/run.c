@@ -21,10 +21,14 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #define STOP_MS 30000
 #define START_MS 60000
 #define VERIFY_MS 30000
+#define CHECK_MS (5 * 60 * 1000) /* many domains, a new emulator */
+#define HOME_MS (10 * 60 * 1000) /* a daemon that asks all emulators anew */
 #define PATCH_TRIES 5
 #define PATCH_STEP_MS 200
 
@@ -33,6 +37,8 @@ typedef struct {
   DrLibvirtJournal *journal;
   DrLibvirtPlaces *places;
   DrLibvirtDaemon *daemon;
+  GHashTable
+      *names; /* of domains, by the name that their VM has in the engine; not changed while that works */
   gint64 begun_us, away_us; /* monotonic; away_us 0: it was not stopped */
 } Run;
 
@@ -41,10 +47,44 @@ run_clear(Run *run)
 {
   g_clear_pointer(&run->places, dr_libvirt_places_free);
   g_clear_pointer(&run->daemon, dr_libvirt_daemon_free);
+  g_clear_pointer(&run->names, g_hash_table_unref);
   g_clear_pointer(&run->journal, dr_libvirt_journal_close);
 }
 
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Run, run_clear)
+
+/* --- A limit for what libvirt's library gives none --- */
+
+static gint64
+    limit_us; /* monotonic; 0: none. Atomic would be more than is needed: a second more or less is nothing */
+
+static gpointer
+watch_limit(gpointer data)
+{
+  for (;;) {
+    g_usleep(1000000); /* for as long as the process lives */
+    if (limit_us && g_get_monotonic_time() > limit_us) {
+      g_critical("libvirt does not answer; this run is given up, and droverd recovers it");
+      _exit(1);
+    }
+  }
+  return NULL;
+}
+
+static void
+set_limit(int ms)
+{
+  static gsize started;
+
+  limit_us = ms ? g_get_monotonic_time() + ms * 1000ll : 0;
+  if (g_once_init_enter(&started)) {
+    GThread *thread = g_thread_try_new("limit", watch_limit, NULL, NULL);
+
+    if (thread)
+      g_thread_unref(thread);
+    g_once_init_leave(&started, 1);
+  }
+}
 
 static JsonObject *
 record(Run *run)
@@ -105,6 +145,23 @@ all_are_there(JsonArray *names, GPtrArray *domains, GError **error)
   return TRUE;
 }
 
+/* What libvirt does with any domain ends with its daemon: a save, a dump, a migration. */
+static gboolean
+nobody_is_busy(GPtrArray *domains, GError **error)
+{
+  for (guint i = 0; i < domains->len; i++) {
+    const DrLibvirtDomain *domain = domains->pdata[i];
+    virDomainJobInfo job = { 0 };
+
+    if (virDomainGetJobInfo(domain->handle, &job) < 0 || job.type == VIR_DOMAIN_JOB_NONE)
+      continue;
+    dr_error_set(error, DR_ERROR_BUSY,
+                 "libvirt has a job on domain '%s' under way, which would end with its daemon", domain->name);
+    return dr_error_remedy(error, "wait for it: virsh domjobinfo %s", domain->name);
+  }
+  return TRUE;
+}
+
 static JsonObject *
 with_places(JsonObject *report, const DrLibvirtDomain *domain)
 {
@@ -114,9 +171,11 @@ with_places(JsonObject *report, const DrLibvirtDomain *domain)
   return report;
 }
 
-/* [check.h's report with "start_time","monitor","log_file"] of the domains that the spec names. */
+/* [check.h's report with "start_time","monitor","log_file"] of the domains that the spec names. `stops`: the daemon is
+ * to be stopped. */
 static JsonArray *
-check_all(const DrLibvirtDirs *dirs, const DrLibvirtPlaces *places, JsonObject *spec, GError **error)
+check_all(const DrLibvirtDirs *dirs, const DrLibvirtPlaces *places, JsonObject *spec, gboolean stops,
+          GError **error)
 {
   virConnectPtr conn = dr_libvirt_connect(places, error);
   g_autoptr(GPtrArray) domains = conn ? dr_libvirt_domains(conn, places, error) : NULL;
@@ -126,7 +185,10 @@ check_all(const DrLibvirtDirs *dirs, const DrLibvirtPlaces *places, JsonObject *
                          .emulator = dr_json_str(spec, "emulator", NULL),
                          .untested = dr_json_bool(spec, "untested", FALSE),
                          .shared = g_str_equal(dr_json_str(spec, "memory", "auto"), "shared") };
-  JsonArray *reports = domains && all_are_there(names, domains, error) ? json_array_new() : NULL;
+  JsonArray *reports =
+      domains && all_are_there(names, domains, error) && (!stops || nobody_is_busy(domains, error))
+          ? json_array_new()
+          : NULL;
 
   for (guint i = 0; reports && i < domains->len; i++) {
     DrLibvirtDomain *domain = domains->pdata[i];
@@ -145,7 +207,7 @@ dr_libvirt_run_check(const DrLibvirtDirs *dirs, JsonObject *spec, GError **error
 {
   g_autoptr(DrLibvirtPlaces) places =
       dr_libvirt_places_new(dr_json_str(spec, "uri", "qemu:///system"), error);
-  JsonArray *reports = places ? check_all(dirs, places, spec, error) : NULL;
+  JsonArray *reports = places ? check_all(dirs, places, spec, FALSE, error) : NULL;
   JsonObject *answer = reports ? json_object_new() : NULL;
 
   if (!reports)
@@ -169,51 +231,94 @@ patch_config(const DrLibvirtDomain *domain, const char *before, const char *emul
   return doc && (!dr_xml_patch_config(doc, emulator) || dr_xml_write(doc, domain->config_file, error));
 }
 
+/* The pid first, and by itself: a daemon that starts with that of a process which has ended takes the domain for ended, too. It needs nothing but
+ * the two files. Also called by the engine, before the old QEMU is ended. */
 static gboolean
-patch_pid_file(const DrLibvirtDomain *domain, pid_t pid, GError **error)
+patch_pid(const DrLibvirtPlaces *places, const char *name, pid_t pid, GError **error)
 {
+  g_autoptr(DrLibvirtDomain) files = dr_libvirt_domain_read(places, name, error);
   g_autofree char *text = g_strdup_printf("%d", (int)pid);
 
-  return g_file_set_contents_full(domain->pid_file, text, -1, G_FILE_SET_CONTENTS_CONSISTENT, 0644, error);
+  return files && dr_xml_patch_pid(files->status, pid, error) &&
+         dr_xml_write(files->status, files->status_file, error) &&
+         g_file_set_contents_full(files->pid_file, text, -1, G_FILE_SET_CONTENTS_CONSISTENT, 0644, error);
 }
 
-/* The status file last: it is what libvirt goes by. */
 static gboolean
-patch_files(Run *run, JsonObject *domain, JsonObject *facts, GError **error)
+patch_status(Run *run, JsonObject *domain, JsonObject *facts, GError **error)
 {
+  struct stat st;
   const char *emulator = dr_json_str(facts, "emulator", "");
-  g_autofree char *caps_file = dr_libvirt_caps_file(run->places, emulator);
+  JsonObject *flags = dr_json_obj(record(run), "flags");
+  JsonArray *wanted =
+      flags && json_object_has_member(flags, emulator) ? json_object_get_array_member(flags, emulator) : NULL;
   g_autoptr(DrLibvirtDomain) files =
       dr_libvirt_domain_read(run->places, dr_json_str(domain, "name", ""), error);
-  g_autoptr(DrXml) flags = files ? dr_xml_read(caps_file, error) : NULL;
 
-  return flags && patch_config(files, dr_json_str(domain, "emulator_before", ""), emulator, error) &&
-         patch_pid_file(files, (pid_t)dr_json_int(facts, "pid", 0), error) &&
-         dr_xml_patch_status(files->status, facts, flags, error) &&
-         dr_xml_write(files->status, files->status_file, error);
+  if (!files || !dr_xml_patch_status(files->status, facts, wanted, error) ||
+      !dr_xml_write(files->status, files->status_file, error))
+    return FALSE;
+  /* libvirt writes another one when it has taken the domain up. */
+  json_object_set_int_member(facts, "status_inode",
+                             stat(files->status_file, &st) == 0 ? (gint64)st.st_ino : 0);
+  return TRUE;
+}
+
+/* QEMU has no password of its predecessor's; libvirt's file has it. */
+static void
+set_vnc_password(DrQmp *qmp, const DrLibvirtDomain *files)
+{
+  g_autofree char *password =
+      dr_xml_text(files->status, NULL, "/domstatus/domain/devices/graphics[@type='vnc']/@passwd");
+  g_autoptr(GError) error = NULL;
+
+  if (password && *password &&
+      !dr_qmp_do(qmp, "set_password", dr_json("{'protocol': <'vnc'>, 'password': <%s>}", password), &error))
+    g_warning("domain '%s': its VNC password could not be set: %s", files->name, error->message);
+}
+
+/* The next start is not this one's business: that its emulator cannot be noted is told. */
+static void
+patch_next_start(Run *run, JsonObject *domain, const DrLibvirtDomain *files)
+{
+  const char *emulator = dr_json_str(domain, "emulator", "");
+  g_autoptr(GError) error = NULL;
+
+  if (patch_config(files, dr_json_str(domain, "emulator_before", ""), emulator, &error))
+    return;
+  g_warning("%s", error->message);
+  json_object_set_string_member(domain, "config_warning", error->message);
 }
 
 static gboolean
-patch_domain(Run *run, DrLibvirtEngine *engine, JsonObject *domain, GError **error)
+patch_rest(Run *run, DrLibvirtEngine *engine, JsonObject *domain, GError **error)
 {
   DrProcId id;
   g_autoptr(DrQmp) qmp = dr_libvirt_engine_take(engine, domain, &id, error);
   JsonObject *facts = qmp ? dr_libvirt_facts(qmp, &id, dr_json_str(domain, "emulator", ""), error) : NULL;
+  g_autoptr(DrLibvirtDomain) files =
+      facts ? dr_libvirt_domain_read(run->places, dr_json_str(domain, "name", ""), error) : NULL;
 
-  if (!facts)
+  if (facts)
+    json_object_set_object_member(domain, "facts", facts);
+  if (!files || !patch_status(run, domain, facts, error))
     return FALSE;
-  json_object_set_object_member(domain, "facts", facts);
-  return patch_files(run, domain, facts, error);
+  set_vnc_password(qmp, files);
+  patch_next_start(run, domain, files);
+  return TRUE;
 }
 
 /* A file system that is full for a moment must not cost libvirt its view. */
 static gboolean
 patch_insistently(Run *run, DrLibvirtEngine *engine, JsonObject *domain, GError **error)
 {
+  pid_t pid = (pid_t)dr_json_int(domain, "pid", 0);
+
   for (int try = 1;; try++) {
     g_autoptr(GError) local = NULL;
 
-    if (patch_domain(run, engine, domain, &local))
+    if (patch_pid(run->places, dr_json_str(domain, "name", ""), pid, &local) &&
+        patch_rest(run, engine, domain, &local))
       return TRUE;
     if (try == PATCH_TRIES) {
       g_propagate_error(error, g_steal_pointer(&local));
@@ -223,38 +328,70 @@ patch_insistently(Run *run, DrLibvirtEngine *engine, JsonObject *domain, GError 
   }
 }
 
+static gboolean
+lives(JsonObject *domain)
+{
+  DrProcId id;
+
+  return dr_proc_identify((pid_t)dr_json_int(domain, "pid", 0), &id, NULL);
+}
+
+/* What could not be patched stays "moved": the daemon is not to start over it. */
 static void
-put_attention(JsonObject *domain, const GError *cause)
+put_unpatched(JsonObject *domain, const GError *cause)
 {
   g_autoptr(GError) error = NULL;
   const char *name = dr_json_str(domain, "name", "?");
 
-  dr_error_set(&error, DR_ERROR_ATTENTION,
-               "domain '%s' runs under its new QEMU (pid %d), but libvirt's files do not say so: %s", name,
-               (int)dr_json_int(domain, "pid", 0), cause->message);
-  dr_error_remedy(&error, "do not use virsh destroy on it (it would end the wrong process); shut the guest "
-                          "down from within, then start it");
+  if (!lives(domain)) {
+    set_state(domain, "lost");
+    dr_error_set(&error, DR_ERROR_ATTENTION, "the guest of domain '%s' has ended under its new QEMU", name);
+    dr_error_remedy(&error, "see libvirt's log of it, then start it again: virsh start %s", name);
+  } else {
+    dr_error_set(
+        &error, DR_ERROR_ATTENTION,
+        "domain '%s' runs under its new QEMU (pid %d), but libvirt's files cannot be made to say so: %s",
+        name, (int)dr_json_int(domain, "pid", 0), cause->message);
+    dr_error_remedy(
+        &error,
+        "mend that (room on the file system, rights); droverd tries again, and starts libvirt's daemon then: "
+        "one that is started by hand before would take the domain for ended");
+  }
   dr_libvirt_put_error(domain, error);
 }
 
 static void
-patch_moved(Run *run, DrLibvirtEngine *engine)
+patch_one(Run *run, DrLibvirtEngine *engine, JsonObject *domain)
+{
+  g_autoptr(GError) error = NULL;
+
+  if (!g_str_equal(state_of(domain), "moved"))
+    return;
+  if (patch_insistently(run, engine, domain, &error)) {
+    set_state(domain, "patched");
+    json_object_set_null_member(domain, "error");
+  } else {
+    put_unpatched(domain, error);
+  }
+  dr_libvirt_journal_save(run->journal, NULL);
+  dr_libvirt_journal_hold(run->journal, "libvirt-patched-one");
+}
+
+static gboolean
+patch_moved(Run *run, DrLibvirtEngine *engine, GError **error)
 {
   JsonArray *all = domains_of(run);
+  guint unpatched = 0;
 
   for (guint i = 0; i < json_array_get_length(all); i++) {
-    JsonObject *domain = json_array_get_object_element(all, i);
-    g_autoptr(GError) error = NULL;
-
-    if (!g_str_equal(state_of(domain), "moved"))
-      continue;
-    if (patch_insistently(run, engine, domain, &error))
-      set_state(domain, "patched");
-    else
-      put_attention(domain, error);
-    dr_libvirt_journal_save(run->journal, NULL);
-    dr_libvirt_journal_hold(run->journal, "libvirt-patched-one");
+    patch_one(run, engine, json_array_get_object_element(all, i));
+    unpatched += g_str_equal(state_of(json_array_get_object_element(all, i)), "moved");
   }
+  return unpatched == 0 ||
+         dr_error_set(
+             error, DR_ERROR_ATTENTION,
+             "libvirt's files of %u domain(s) cannot be written; its daemon stays away until they can",
+             unpatched);
 }
 
 /* --- The daemon --- */
@@ -309,10 +446,10 @@ verify_one(Run *run, virConnectPtr conn, JsonObject *domain)
   set_state(domain, "done");
 }
 
-static void
-verify(Run *run)
+static gboolean
+verify(Run *run, GError **error)
 {
-  virConnectPtr conn = dr_libvirt_connect(run->places, NULL);
+  virConnectPtr conn = dr_libvirt_connect(run->places, error);
   JsonArray *all = domains_of(run);
 
   for (guint i = 0; conn && i < json_array_get_length(all); i++) {
@@ -323,6 +460,7 @@ verify(Run *run)
   }
   if (conn)
     virConnectClose(conn);
+  return conn != NULL;
 }
 
 /* --- A run --- */
@@ -343,40 +481,97 @@ finish(Run *run, GError *error, GError **ret_error)
   return error == NULL;
 }
 
-/* From wherever it stands to its end: the daemon is started on every way. `cause`: nullable, consumed: what ended the way forward. */
+/* A run that cannot go on stays open in the journal: droverd lets a recovery try again. `cause` consumed. */
+static gboolean
+leave_open(Run *run, GError *cause, GError **error)
+{
+  dr_libvirt_put_error(record(run), cause);
+  dr_libvirt_journal_save(run->journal, NULL);
+  g_propagate_error(error, cause);
+  return FALSE;
+}
+
+/* From wherever it stands to its end. `cause`: nullable, consumed: what ended the way forward. */
 static gboolean
 bring_home(Run *run, GError *cause, GError **error)
 {
-  g_autoptr(GError) local = NULL;
+  GError *local = NULL;
 
+  set_limit(HOME_MS);
   dr_libvirt_journal_enter(run->journal, "starting", NULL);
   if (!start_daemon(run, &local)) {
     g_clear_error(&cause); /* libvirt without a daemon is the greater trouble */
-    return finish(run, g_steal_pointer(&local), error);
+    return leave_open(run, local, error);
   }
   dr_libvirt_journal_enter(run->journal, "verifying", NULL);
-  verify(run);
+  if (!verify(run, &local)) {
+    g_clear_error(&cause);
+    return leave_open(run, local, error);
+  }
+  json_object_set_null_member(record(run), "error");
   return finish(run, cause, error);
 }
 
-/* For those who watch; a recovery goes by the engine's own journal. */
+typedef struct {
+  Run *run;
+  DrLibvirtEngine *engine;
+} Moving;
+
+/* As soon as it is known: a domain's files say the truth while others still move. */
 static void
-note_progress(gpointer domain, gpointer run)
+note_end(gpointer domain, gpointer data)
 {
-  dr_libvirt_journal_save(((Run *)run)->journal, NULL);
+  Moving *moving = data;
+
+  dr_libvirt_journal_save(moving->run->journal, NULL); /* a recovery goes by the engine's own journal */
+  patch_one(moving->run, moving->engine, domain);      /* if it has moved */
+}
+
+/* The guest runs under its new QEMU, and the old one is about to be ended. From a thread of the engine's. */
+static void
+note_commit(const char *vm, int pid, gpointer data)
+{
+  const Run *run = data;
+  const char *name = g_hash_table_lookup(run->names, vm);
+  g_autoptr(GError) error = NULL;
+
+  if (name && !patch_pid(run->places, name, pid, &error))
+    g_warning("domain '%s': %s", name, error->message); /* it is tried again */
+}
+
+static DrLibvirtEngine *
+make_engine(Run *run, GError **error)
+{
+  DrLibvirtEngine *engine =
+      dr_libvirt_engine_new(run->dirs->dir, run->dirs->run_dir, run->dirs->cache_dir, error);
+  JsonArray *all = domains_of(run);
+
+  g_clear_pointer(&run->names, g_hash_table_unref);
+  run->names = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free);
+  for (guint i = 0; i < json_array_get_length(all); i++) {
+    JsonObject *domain = json_array_get_object_element(all, i);
+
+    g_hash_table_insert(run->names, g_strdup(dr_json_str(domain, "vm", "")),
+                        g_strdup(dr_json_str(domain, "name", "")));
+  }
+  if (engine)
+    dr_libvirt_engine_on_commit(engine, note_commit, run);
+  return engine;
 }
 
 static gboolean
 move_and_patch(Run *run, DrLibvirtEngine *engine, GError **error)
 {
+  Moving moving = { run, engine };
+
   if (!dr_libvirt_journal_enter(run->journal, "moving", error))
     return FALSE;
-  dr_libvirt_engine_upgrade(engine, domains_of(run), dr_json_str(record(run), "memory", "auto"),
-                            (guint)dr_json_int(record(run), "parallel", 4), note_progress, run);
+  if (!dr_libvirt_engine_upgrade(engine, domains_of(run), dr_json_str(record(run), "memory", "auto"),
+                                 (guint)dr_json_int(record(run), "parallel", 4), note_end, &moving, error))
+    return FALSE;
   /* A journal that cannot be written does not keep the files from being patched. */
   dr_libvirt_journal_enter(run->journal, "patching", NULL);
-  patch_moved(run, engine);
-  return TRUE;
+  return patch_moved(run, engine, error);
 }
 
 /* Between the check and the stop somebody may have ended or changed a domain. */
@@ -397,6 +592,8 @@ look_again(Run *run)
                 (gint64)now->process.start_time != dr_json_int(domain, "start_time", 0)))
       dr_error_set(&error, DR_ERROR_REFUSED, "domain '%s' was started anew meanwhile",
                    dr_json_str(domain, "name", "?"));
+    if (now && !now->process.start_time)
+      dr_error_set(&error, DR_ERROR_NOT_FOUND, "domain '%s' has ended meanwhile", now->name);
     if (!error)
       continue;
     set_state(domain, "stayed");
@@ -404,21 +601,35 @@ look_again(Run *run)
   }
 }
 
+/* Whether the daemon may come back: nobody's guest is undecided, and no file names a process that has ended. */
+static gboolean
+is_settled(Run *run)
+{
+  JsonArray *all = domains_of(run);
+
+  for (guint i = 0; i < json_array_get_length(all); i++)
+    if (g_strv_contains((const char *const[]){ "moving", "moved", NULL },
+                        state_of(json_array_get_object_element(all, i))))
+      return FALSE;
+  return TRUE;
+}
+
 static gboolean
 with_daemon_away(Run *run, GError **error)
 {
-  g_autoptr(DrLibvirtEngine) engine = NULL;
+  DrLibvirtEngine *engine;
   GError *cause = NULL;
 
+  set_limit(0);
   dr_libvirt_engine_remove(run->dirs->dir, run->dirs->run_dir);
   if (!dr_libvirt_journal_enter(run->journal, "stopping", &cause) || !stop_daemon(run, &cause))
     return bring_home(run, cause, error);
   dr_libvirt_journal_hold(run->journal, "libvirt-stopped");
   look_again(run);
-  engine = dr_libvirt_engine_new(run->dirs->dir, run->dirs->run_dir, run->dirs->cache_dir, &cause);
-  if (engine)
-    move_and_patch(run, engine, &cause);
-  g_clear_pointer(&engine, dr_libvirt_engine_free); /* lets go of every monitor */
+  engine = make_engine(run, &cause);
+  if (engine && !move_and_patch(run, engine, &cause) && !is_settled(run))
+    return leave_open(run, cause, error); /* the engine may be at work still: it ends with this process */
+  dr_libvirt_engine_free(engine);         /* lets go of every monitor */
   return bring_home(run, cause, error);
 }
 
@@ -471,12 +682,36 @@ begin(Run *run, JsonObject *spec, GError **error)
   if (!dr_libvirt_journal_save(run->journal, error))
     return FALSE;
   run->places = dr_libvirt_places_new(dr_json_str(spec, "uri", "qemu:///system"), error);
-  reports = run->places ? check_all(run->dirs, run->places, spec, error) : NULL;
+  reports = run->places ? check_all(run->dirs, run->places, spec, TRUE, error) : NULL;
   if (!reports)
     return FALSE;
   json_object_set_array_member(journal, "domains", plan_domains(reports));
   json_array_unref(reports);
   return dr_libvirt_journal_enter(run->journal, "checking", error);
+}
+
+/* Read before the stop, so that nothing of it can fail behind it. */
+static gboolean
+read_flags(Run *run, GError **error)
+{
+  JsonObject *all = json_object_new();
+  JsonArray *domains = domains_of(run);
+
+  json_object_set_object_member(record(run), "flags", all);
+  for (guint i = 0; i < json_array_get_length(domains); i++) {
+    JsonObject *domain = json_array_get_object_element(domains, i);
+    const char *emulator = dr_json_str(domain, "emulator", "");
+    g_autofree char *file = dr_libvirt_caps_file(run->places, emulator);
+    g_autoptr(DrXml) doc = NULL;
+
+    if (json_object_has_member(all, emulator) || !g_str_equal(state_of(domain), "waiting"))
+      continue;
+    doc = dr_xml_read(file, error);
+    if (!doc)
+      return FALSE;
+    json_object_set_array_member(all, emulator, dr_xml_flags(doc));
+  }
+  return TRUE;
 }
 
 static gboolean
@@ -528,15 +763,19 @@ open_journal(Run *run, GError **error)
 static gboolean
 settle(Run *run, GError **error)
 {
-  g_autoptr(DrLibvirtEngine) engine = NULL;
+  DrLibvirtEngine *engine;
 
   if (!stop_daemon(run, error)) /* and whoever was started meanwhile */
     return FALSE;
-  engine = dr_libvirt_engine_new(run->dirs->dir, run->dirs->run_dir, run->dirs->cache_dir, error);
-  if (!engine || !dr_libvirt_engine_recover(engine, domains_of(run), error))
+  engine = make_engine(run, error);
+  if (!engine)
     return FALSE;
+  if (!dr_libvirt_engine_recover(engine, domains_of(run), error))
+    return FALSE; /* it may be at work still */
   dr_libvirt_journal_enter(run->journal, "patching", NULL);
-  patch_moved(run, engine);
+  if (!patch_moved(run, engine, error))
+    return FALSE;
+  dr_libvirt_engine_free(engine);
   return TRUE;
 }
 
@@ -572,8 +811,8 @@ recover(Run *run, GError **error)
   run->daemon = run->places ? dr_libvirt_daemon_read(daemon, error) : NULL;
   if (!run->daemon)
     return FALSE;
-  if (g_str_equal(state, "moving") || g_str_equal(state, "patching"))
-    settle(run, &cause);
+  if ((g_str_equal(state, "moving") || g_str_equal(state, "patching")) && !settle(run, &cause))
+    return leave_open(run, cause, error);
   dr_libvirt_journal_hold(run->journal, "libvirt-recover");
   return bring_home(run, cause, error);
 }
@@ -596,12 +835,15 @@ dr_libvirt_run_upgrade(const DrLibvirtDirs *dirs, JsonObject *spec, GError **err
 
   if (!open_journal(&run, error))
     return FALSE;
-  if (is_open(run.journal))
-    recover(&run, NULL);
+  if (is_open(run.journal) && !recover(&run, error) && is_open(run.journal))
+    return FALSE;
+  g_clear_error(error); /* how that one ended is not this one's */
   g_clear_pointer(&run.places, dr_libvirt_places_free);
   g_clear_pointer(&run.daemon, dr_libvirt_daemon_free);
   run.away_us = 0;
-  if (!begin(&run, spec, &cause) || !is_worth_it(&run, spec, &cause) || !find_daemon(&run, &cause))
+  set_limit(CHECK_MS);
+  if (!begin(&run, spec, &cause) || !is_worth_it(&run, spec, &cause) || !read_flags(&run, &cause) ||
+      !find_daemon(&run, &cause))
     return finish(&run, cause, error);
   return with_daemon_away(&run, error);
 }

@@ -150,23 +150,24 @@ dr_libvirt_domains(virConnectPtr conn, const DrLibvirtPlaces *places, GError **e
   g_autoptr(GPtrArray) domains = g_ptr_array_new_with_free_func((GDestroyNotify)dr_libvirt_domain_free);
   virDomainPtr *all = NULL;
   int n = virConnectListAllDomains(conn, &all, VIR_CONNECT_LIST_DOMAINS_ACTIVE);
-  gboolean good = n >= 0;
 
   if (n < 0)
     dr_libvirt_error(error, "list libvirt's domains");
   for (int i = 0; i < n; i++) {
-    DrLibvirtDomain *domain = good ? dr_libvirt_domain_read(places, virDomainGetName(all[i]), error) : NULL;
+    g_autoptr(GError) local = NULL;
+    DrLibvirtDomain *domain = dr_libvirt_domain_read(places, virDomainGetName(all[i]), &local);
 
-    good = domain != NULL;
-    if (!domain) {
-      virDomainFree(all[i]);
+    if (domain) {
+      domain->handle = all[i];
+      g_ptr_array_add(domains, domain);
       continue;
     }
-    domain->handle = all[i];
-    g_ptr_array_add(domains, domain);
+    g_message("domain '%s' is passed over: %s", virDomainGetName(all[i]),
+              local->message); /* it starts or ends just now */
+    virDomainFree(all[i]);
   }
   free(all);
-  return good ? g_steal_pointer(&domains) : NULL;
+  return n >= 0 ? g_steal_pointer(&domains) : NULL;
 }
 
 /* virFileCacheGetFileName() in libvirt's virfilecache.c. */

@@ -122,13 +122,12 @@ patch_ptys(DrXml *doc, JsonObject *ptys)
 
 /* What the new QEMU can do decides what libvirt sends it from now on. */
 static gboolean
-patch_flags(DrXml *doc, DrXml *flags, GError **error)
+patch_flags(DrXml *doc, JsonArray *flags, GError **error)
 {
   g_autoptr(GPtrArray) found = dr_xml_nodes(doc, NULL, "/domstatus/qemuCaps");
-  g_autoptr(GPtrArray) wanted = dr_xml_nodes(flags, NULL, "/qemuCaps/flag[@name]");
   xmlNode *caps = found->len ? found->pdata[0] : NULL;
 
-  if (!caps || !wanted->len)
+  if (!caps || !json_array_get_length(flags))
     return dr_error_set(error, DR_ERROR_UNSUPPORTED,
                         "libvirt's files do not have the capabilities of a QEMU where libvirt 9.0 has them");
   while (caps->children) {
@@ -137,11 +136,10 @@ patch_flags(DrXml *doc, DrXml *flags, GError **error)
     xmlUnlinkNode(child);
     xmlFreeNode(child);
   }
-  for (guint i = 0; i < wanted->len; i++) {
-    g_autofree char *name = dr_xml_text(flags, wanted->pdata[i], "@name");
-
+  for (guint i = 0; i < json_array_get_length(flags); i++) {
     xmlNodeAddContent(caps, (const xmlChar *)"\n    ");
-    set_attribute(xmlNewChild(caps, NULL, (const xmlChar *)"flag", NULL), "name", name);
+    set_attribute(xmlNewChild(caps, NULL, (const xmlChar *)"flag", NULL), "name",
+                  json_array_get_string_element(flags, i));
   }
   xmlNodeAddContent(caps, (const xmlChar *)"\n  ");
   return TRUE;
@@ -162,16 +160,37 @@ set_text(DrXml *doc, const char *xpath, const char *text)
   return TRUE;
 }
 
+JsonArray *
+dr_xml_flags(DrXml *caps)
+{
+  g_autoptr(GPtrArray) found = dr_xml_nodes(caps, NULL, "/qemuCaps/flag[@name]");
+  JsonArray *flags = json_array_new();
+
+  for (guint i = 0; i < found->len; i++) {
+    g_autofree char *name = dr_xml_text(caps, found->pdata[i], "@name");
+
+    json_array_add_string_element(flags, name);
+  }
+  return flags;
+}
+
 gboolean
-dr_xml_patch_status(DrXml *doc, JsonObject *facts, DrXml *flags, GError **error)
+dr_xml_patch_pid(DrXml *doc, gint64 pid, GError **error)
 {
   xmlNode *root = xmlDocGetRootElement(doc);
 
   if (!xmlStrEqual(root->name, (const xmlChar *)"domstatus") || !xmlHasProp(root, (const xmlChar *)"pid"))
     return dr_error_set(error, DR_ERROR_UNSUPPORTED, "libvirt's file is no <domstatus pid=…>");
-  if (!patch_vcpus(doc, dr_json_obj(facts, "vcpus"), error) || (flags && !patch_flags(doc, flags, error)))
+  set_number(root, "pid", pid);
+  return TRUE;
+}
+
+gboolean
+dr_xml_patch_status(DrXml *doc, JsonObject *facts, JsonArray *flags, GError **error)
+{
+  if (!dr_xml_patch_pid(doc, dr_json_int(facts, "pid", 0), error) ||
+      !patch_vcpus(doc, dr_json_obj(facts, "vcpus"), error) || (flags && !patch_flags(doc, flags, error)))
     return FALSE;
-  set_number(root, "pid", dr_json_int(facts, "pid", 0));
   patch_ptys(doc, dr_json_obj(facts, "ptys"));
   set_text(doc, "/domstatus/domain/devices/emulator", dr_json_str(facts, "emulator", ""));
   return TRUE;

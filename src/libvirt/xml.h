@@ -17,9 +17,15 @@ char *dr_xml_text(DrXml *doc, xmlNode *node, const char *xpath);
 /* The nodes that it finds. (transfer full) (element-type xmlNode) */
 GPtrArray *dr_xml_nodes(DrXml *doc, xmlNode *node, const char *xpath);
 
+/* The names of <flag name=…> that libvirt's cache has for an emulator. (transfer full) */
+JsonArray *dr_xml_flags(DrXml *caps);
+
+/* <domstatus pid=…> alone. */
+gboolean dr_xml_patch_pid(DrXml *status, gint64 pid, GError **error);
+
 /* Facts about the new QEMU: {"pid": N, "emulator": PATH, "vcpus": {"0": TID}, "ptys": {"serial0": "/dev/pts/3"}}; `flags`, nullable: of the
  * element <flag name=…> that libvirt's cache has for that emulator. Both change `doc` in place; again they change nothing more. */
-gboolean dr_xml_patch_status(DrXml *doc, JsonObject *facts, DrXml *flags, GError **error);
+gboolean dr_xml_patch_status(DrXml *doc, JsonObject *facts, JsonArray *flags, GError **error);
 /* Of a persistent domain: its emulator. FALSE: it had it already. */
 gboolean dr_xml_patch_config(DrXml *doc, const char *emulator);
 

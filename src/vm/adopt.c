@@ -294,6 +294,27 @@ adopt_it(DrVm *vm, pid_t pid, const char *socket, GError **error)
   return take_up(vm, kept, error);
 }
 
+/* What libvirt gives its QEMUs (virCommandAddEnvPassCommon() and qemu_command.c). A process can change its environment as it likes, and a
+ * wrapper script adds what is the next QEMU's own business (QEMU_MODULE_DIR). `env` is consumed. */
+static char **
+trusted_environment(char **env)
+{
+  static const char *const names[] = {
+    "PATH",   "HOME",          "USER",           "LOGNAME",         "TMPDIR",         "LANG",
+    "LC_ALL", "XDG_DATA_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "QEMU_AUDIO_DRV", "SDL_AUDIODRIVER"
+  };
+  char **kept = NULL;
+
+  for (guint i = 0; i < G_N_ELEMENTS(names); i++) {
+    const char *value = g_environ_getenv(env, names[i]);
+
+    if (value)
+      kept = g_environ_setenv(kept, names[i], value, TRUE);
+  }
+  g_strfreev(env);
+  return kept ? kept : g_new0(char *, 1);
+}
+
 static DrQmp *
 take_foreign(DrVm *vm, const DrProcId *id, const char *qmp_path, const char *log_path, GError **error)
 {
@@ -309,8 +330,7 @@ take_foreign(DrVm *vm, const DrProcId *id, const char *qmp_path, const char *log
   record->qmp_path = g_strdup(qmp_path);
   if (!run_dir || !read_process(record, error))
     return NULL;
-  record->env =
-      g_environ_unsetenv(record->env, "QEMU_MODULE_DIR"); /* of a wrapper script: the next QEMU has its own */
+  record->env = trusted_environment(record->env);
   qmp = dr_qmp_connect(qmp_path, FALSE, dr_deadline_in(CONNECT_MS), error);
   if (!qmp || !dr_describe(vm, qmp, error) || !dr_describe_memory(vm, qmp, error) || !dr_vm_save(vm, error) ||
       !dr_vm_watch(vm, error))

@@ -16,6 +16,9 @@ typedef struct {
   DrStore *store;
   DrEvents *events;
   GMainContext *context; /* the main loop's: watches and the console hub live there */
+  /* Nullable: called by the upgrade of a foreign VM (vm.h) when its new QEMU, `pid`, has been chosen and runs, before the old one is ended. */
+  void (*on_commit)(const char *vm, int pid, gpointer data);
+  gpointer on_commit_data;
 } DrHost;
 
 /* RUN_DIR/vms/NAME and STATE_DIR/vms/NAME, made when missing (0700). (transfer full) */

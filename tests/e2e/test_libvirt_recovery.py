@@ -86,12 +86,43 @@ def test_it_dies_in_its_recovery_too(host, vm, beneath):
     assert vm.pid != before
 
 
-def test_libvirtd_is_started_by_somebody_while_drover_is_dead(host, vm, beneath):
+@pytest.mark.parametrize("point", ["switchover", "commit", "libvirt-patching"])
+def test_libvirtd_is_started_by_somebody_while_drover_is_dead(host, vm, beneath, point):
     before, version = vm.pid, other(vm)
-    beneath.start("switchover", version=version, domains=[vm.name])
-    beneath.held("switchover")
+    beneath.start(point, version=version, domains=[vm.name])
+    beneath.held(point)
     beneath.kill()
     host.run(libvirt.program("libvirtd"), "-d")
+    beneath.recover()
+    all_is_well(host, vm, beneath, before if point == "switchover" else None)
+    assert (vm.pid == before) == (point == "switchover")
+
+
+def test_files_that_cannot_be_written(host, vm, beneath):
+    """Then libvirt's daemon stays away: with the pid of the old QEMU it would take the domain for ended."""
+    before, version = vm.pid, other(vm)
+    beneath.start("commit", version=version, domains=[vm.name])
+    beneath.held("commit")
+    status = host.path(f"{libvirt.STATE}/{vm.name}.xml")
+    aside = status.with_suffix(".aside")
+    status.rename(aside)
+    beneath.go()
+    run = beneath.ended()
+    one = domain_of(run)
+    assert run["state"] != "done" and one["state"] == "moved" and one["error"]["code"] == "attention", run
+    assert not host.libvirtd_pid() and host.qemus() == [one["pid"]] and one["pid"] != before
+    aside.rename(status)
+    moved(beneath.recover())
+    all_is_well(host, vm, beneath, one["pid"])
+
+
+def test_a_script_starts_the_new_qemu_and_drover_dies_before_it_knows(host, vm, beneath):
+    """The process is found by the monitor's socket, which it has, too."""
+    before = vm.pid
+    beneath.start("spawned", version=other(vm), domains=[vm.name])
+    beneath.held("spawned")
+    wait_until(lambda: len(host.qemus()) == 2, 30, "the new QEMU to be what its script becomes")
+    beneath.kill()
     beneath.recover()
     all_is_well(host, vm, beneath, before)
 
