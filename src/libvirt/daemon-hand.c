@@ -179,6 +179,21 @@ look_at_place(pid_t pid, const char *text_pid, DrDaemonHand *hand)
     hand->cwd = g_strdup("/");
 }
 
+/* -d, --daemon, also among other letters ("-vd"), of which f, p and t take the rest of their word. */
+static gboolean
+goes_to_background(char **argv)
+{
+  for (char **word = argv + (*argv != NULL); *word; word++) {
+    const char *letters = *word + 1;
+
+    if (g_str_equal(*word, "--daemon"))
+      return TRUE;
+    if ((*word)[0] == '-' && letters[0] != '-' && strcspn(letters, "d") < strcspn(letters, "fpt"))
+      return TRUE;
+  }
+  return FALSE;
+}
+
 DrDaemonHand *
 dr_daemon_hand_find(pid_t pid, const char *path, GError **error)
 {
@@ -197,7 +212,9 @@ dr_daemon_hand_find(pid_t pid, const char *path, GError **error)
     dr_error_set(error, DR_ERROR_NOT_FOUND, "cannot read /proc/%d/status", (int)pid);
     return NULL;
   }
-  if (hand->parent.pid <= 1 || !dr_proc_identify(hand->parent.pid, &hand->parent, NULL))
+  /* Whose child one becomes that has put itself into the background does not wait for it: not only process 1 takes in orphans. */
+  if (hand->parent.pid <= 1 || goes_to_background(hand->argv) ||
+      !dr_proc_identify(hand->parent.pid, &hand->parent, NULL))
     hand->parent = (DrProcId){ 0 };
   return g_steal_pointer(&hand);
 }

@@ -102,6 +102,19 @@ set_error(JsonObject *domain, const GError *error)
   dr_libvirt_put_error(domain, error);
 }
 
+/* What its time and its pause went to; not its samples, which are many. */
+static void
+note_times(DrLibvirtEngine *engine, JsonObject *domain, gint64 job)
+{
+  g_autoptr(JsonObject) report = dr_jobs_report(engine->jobs, job, NULL);
+
+  if (!report)
+    return;
+  json_object_remove_member(report, "samples");
+  json_object_remove_member(report, "job");
+  json_object_set_object_member(domain, "report", json_object_ref(report));
+}
+
 /* What became of it, as its record tells: the record has the new process from the commit on. */
 static void
 note_end(DrLibvirtEngine *engine, JsonObject *domain, gint64 job)
@@ -117,6 +130,8 @@ note_end(DrLibvirtEngine *engine, JsonObject *domain, gint64 job)
   json_object_set_int_member(domain, "pid", pid);
   if (shown)
     json_object_set_object_member(domain, "job", json_object_ref(shown));
+  if (job)
+    note_times(engine, domain, job);
   if (error && (!moved || !lives))
     json_object_set_object_member(domain, "error", json_object_ref(error));
 }

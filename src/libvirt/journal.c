@@ -20,6 +20,7 @@ struct DrLibvirtJournal {
   char *dir, *run_dir;
   int lock;
   JsonObject *run;
+  gint64 entered_us; /* its state; monotonic */
 };
 
 static gboolean
@@ -56,6 +57,7 @@ dr_libvirt_journal_open(const char *dir, const char *run_dir, GError **error)
   g_autofree char *text = NULL;
 
   journal->lock = -1;
+  journal->entered_us = g_get_monotonic_time();
   journal->dir = g_strdup(dir);
   journal->run_dir = g_strdup(run_dir);
   if (!dr_mkdir(dir, 0700, error) || !dr_mkdir(run_dir, 0700, error) || !lock(journal, error))
@@ -133,11 +135,31 @@ dr_libvirt_journal_hold(DrLibvirtJournal *journal, const char *point)
     g_usleep(10000); /* bounded by the deadline */
 }
 
+/* How long the state that ends has taken, beside those before it; one that is entered again (by a recovery) counts once more. */
+static void
+note_step(DrLibvirtJournal *journal)
+{
+  gint64 now = g_get_monotonic_time();
+  const char *state = dr_json_str(journal->run, "state", NULL);
+  JsonObject *steps = dr_json_obj(journal->run, "steps_ms");
+
+  if (!steps) {
+    steps = json_object_new();
+    json_object_set_object_member(journal->run, "steps_ms", steps);
+  }
+  if (state)
+    json_object_set_double_member(steps, state,
+                                  json_object_get_double_member_with_default(steps, state, 0) +
+                                      (double)(now - journal->entered_us) / 1000.0);
+  journal->entered_us = now;
+}
+
 gboolean
 dr_libvirt_journal_enter(DrLibvirtJournal *journal, const char *state, GError **error)
 {
   g_autofree char *point = g_strdup_printf("libvirt-%s", state);
 
+  note_step(journal);
   json_object_set_string_member(journal->run, "state", state);
   if (!dr_libvirt_journal_save(journal, error))
     return FALSE;

@@ -5,7 +5,7 @@
  * libvirt's files in /run are gone, too.
  *
  *   {"state", "boot_id", "uri", "emulator", "memory", "parallel", "all", "daemon": daemon.h, "daemon_name", "away_ms", "total_ms",
- *    "error": null or {"code","message","remedy"},
+ *    "steps_ms": {STATE: ms}, "error": null or {"code","message","remedy"},
  *    "domains": [{"name","uuid","vm","pid_before","start_time","pid","state","findings","facts","job","error","emulator_before","emulator"}]}
  *
  * States of a run, in order: checking, stopping, moving, patching, starting, verifying, done. Of a domain: waiting, refused, moving, moved (its
