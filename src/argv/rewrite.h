@@ -16,7 +16,7 @@
 typedef enum {
   DR_NEED_FD, /* a number on the command line (fd=, fds=, /proc/self/fd/N): under the same number */
   DR_NEED_VHOST, /* likewise (vhostfd=), but one opened anew: the kernel gives each to one process (VHOST_SET_OWNER) */
-  DR_NEED_FDSET, /* a number of -add-fd, which QEMU has put under another one: query-fdsets tells */
+  DR_NEED_FDSET,        /* a number of -add-fd, which QEMU has put under another one: query-fdsets tells */
   DR_NEED_TAP,          /* the queues of a tap that the command line does not name by number */
   DR_NEED_TCP_LISTENER, /* a listening TCP socket */
 } DrNeedKind;
@@ -61,9 +61,10 @@ gboolean dr_argv_switchover_is_off(const DrArgv *argv);
 typedef struct {
   const char *program; /* nullable: as on the command line; else it replaces program and launcher */
   gboolean incoming;
-  const char *suffix;       /* of private sockets, ".drover-3" (incoming) */
-  gboolean foreign;         /* no monitor and no console of drover's are added */
-  const char *qmp_path;     /* drover's own monitor listens here; private sockets of VNC have its name with an end */
+  const char *suffix; /* of private sockets, ".drover-3" (incoming) */
+  gboolean foreign;   /* no monitor and no console of drover's are added */
+  const char
+      *qmp_path; /* drover's own monitor listens here; private sockets of VNC have its name with an end */
   const char *console_path; /* drover's console listens here, if the command line leaves a console to it */
   const DrRewriteRam *ram;  /* blocks to put onto descriptors; others stay as they are */
   guint n_ram;

@@ -80,7 +80,7 @@ struct DrInventory {
   GHashTable *types;  /* type name -> JsonArray of device-list-properties, of the plugged devices */
   GPtrArray *nets;    /* of DrNet */
   GPtrArray *forwards, *taps;
-  GHashTable *block_nodes; /* name -> DrNode */
+  GHashTable *block_nodes;    /* name -> DrNode */
   gboolean limits_by_command; /* see dr_inventory_limits_by_command() */
 };
 

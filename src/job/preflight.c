@@ -9,6 +9,7 @@
 #include "job/preflight-host.h"
 #include "job/preflight-unversioned.h"
 #include "job/tap-queues.h"
+#include "qemu/tool.h"
 #include "vm/describe.h"
 
 #include <fcntl.h>
@@ -23,6 +24,7 @@
 /* TCG loses dirty bits where a TLB entry spans more than the page (QEMU-NOTES; mended in 9.0). */
 #define TCG_DIRTY_FIXED DR_QEMU(9, 0)
 #define TCG_ALIGNMENT (256 * 1024)
+#define RIGHTS_MS 5000
 
 static const char *const mode_names[] = {
   [DR_MEMORY_AUTO] = "auto",
@@ -238,6 +240,37 @@ check_files(DrPreflight *p, DrVm *vm)
     if (file && *file && !strchr(file, ':') && !g_str_has_prefix(file, "/dev/fd"))
       check_file(p, vm, "drive", file);
   }
+}
+
+/* Where a manager has given an image to somebody else meanwhile (libvirt on the host that a domain has left), the QEMU that has it open would not
+ * get it again: not even to take it back. Asked as its user, group and groups. */
+static void
+check_image_rights(DrPreflight *p, DrVm *vm)
+{
+  g_autoptr(GPtrArray) files = dr_inventory_files(p->inventory, dr_vm_record(vm)->cwd);
+  g_autoptr(GPtrArray) argv = g_ptr_array_new();
+  g_autofree char *proc = g_strdup_printf("/proc/%d", dr_vm_record(vm)->id.pid);
+  g_autofree char *uid = NULL, *gid = NULL, *refused = NULL;
+  struct stat st;
+
+  if (geteuid() != 0 || files->len == 0 || stat(proc, &st) < 0 || st.st_uid == 0)
+    return;
+  uid = g_strdup_printf("--reuid=%u", (guint)st.st_uid);
+  gid = g_strdup_printf("--regid=%u", (guint)st.st_gid);
+  for (const char *const *word =
+           (const char *const[]){ "setpriv", uid, gid, "--init-groups", "sh", "-c",
+                                  "for f; do test -r \"$f\" || echo \"$f\"; done", "sh", NULL };
+       *word; word++)
+    g_ptr_array_add(argv, (char *)*word);
+  for (guint i = 0; i < files->len; i++)
+    g_ptr_array_add(argv, files->pdata[i]);
+  g_ptr_array_add(argv, NULL);
+  refused = dr_tool_run((const char *const *)argv->pdata, 65536, RIGHTS_MS, NULL);
+  if (refused && *g_strstrip(refused))
+    block(p, "image-rights",
+          "give it back to that user (chown); on shared storage libvirt must not change owners "
+          "(remember_owner, dynamic_ownership of qemu.conf)",
+          "user %u, as which the QEMU runs, may not open its image any more: %s", (guint)st.st_uid, refused);
 }
 
 /* --- RAM --- */
@@ -457,8 +490,10 @@ dr_preflight(DrVm *vm, DrQmp *source, const char *qemu, DrMemoryMode wanted, GEr
   dr_preflight_unversioned(p, vm, qemu, dr_qmp_version_number(source));
   if (!dr_preflight_cpu(p, source, error))
     return NULL;
-  if (!dr_vm_record(vm)->foreign) /* else it is given the same */
-    dr_preflight_process(p, vm);
+  if (dr_vm_record(vm)->foreign)
+    check_image_rights(p, vm);
+  else
+    dr_preflight_process(p, vm); /* a foreign one's place and rights are given to the new QEMU */
   check_taps(p, vm);
   decide_memory(p, vm, wanted, dr_qmp_version_number(source));
   dr_preflight_ram(p, vm);

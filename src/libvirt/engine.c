@@ -187,6 +187,12 @@ adopt(DrLibvirtEngine *engine, JsonObject *domain, GError **error)
   return vm;
 }
 
+static gboolean
+run_job(DrJob *job, GError **error)
+{
+  return dr_vm_describe_foreign(dr_job_vm(job), error) && dr_upgrade_run(job, error);
+}
+
 /* The emulator is always named: what stands on the command line may be what a wrapper script has become. */
 static DrJob *
 add_job(DrLibvirtEngine *engine, JsonObject *domain, const char *memory, GError **error)
@@ -224,7 +230,7 @@ dr_libvirt_engine_upgrade(DrLibvirtEngine *engine, JsonArray *domains, const cha
       set_error(domain, local);
     }
   }
-  dr_jobs_run(engine->jobs, batch, dr_upgrade_run, parallel);
+  dr_jobs_run(engine->jobs, batch, run_job, parallel);
   for (guint i = 0; i < n; i++) {
     JsonObject *domain = json_array_get_object_element(domains, i);
 

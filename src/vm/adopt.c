@@ -315,13 +315,12 @@ trusted_environment(char **env)
   return kept ? kept : g_new0(char *, 1);
 }
 
-static DrQmp *
-take_foreign(DrVm *vm, const DrProcId *id, const char *qmp_path, const char *log_path, GError **error)
+static gboolean
+read_foreign(DrVm *vm, const DrProcId *id, const char *qmp_path, const char *log_path, GError **error)
 {
   DrVmRecord *record = dr_vm_record(vm);
   g_autofree char *state_dir = dr_host_state_dir(dr_vm_host(vm), record->name, error);
   g_autofree char *run_dir = state_dir ? dr_host_run_dir(dr_vm_host(vm), record->name, error) : NULL;
-  g_autoptr(DrQmp) qmp = NULL;
 
   record->id = *id;
   record->foreign = record->adopted = record->borrowed = record->want_shared = TRUE;
@@ -329,13 +328,9 @@ take_foreign(DrVm *vm, const DrProcId *id, const char *qmp_path, const char *log
   record->log_path = g_strdup(log_path);
   record->qmp_path = g_strdup(qmp_path);
   if (!run_dir || !read_process(record, error))
-    return NULL;
+    return FALSE;
   record->env = trusted_environment(record->env);
-  qmp = dr_qmp_connect(qmp_path, FALSE, dr_deadline_in(CONNECT_MS), error);
-  if (!qmp || !dr_describe(vm, qmp, error) || !dr_describe_memory(vm, qmp, error) || !dr_vm_save(vm, error) ||
-      !dr_vm_watch(vm, error))
-    return NULL;
-  return g_steal_pointer(&qmp);
+  return dr_vm_save(vm, error) && dr_vm_watch(vm, error);
 }
 
 DrVm *
@@ -343,15 +338,25 @@ dr_vm_adopt_foreign(DrHost *host, const char *name, const DrProcId *id, const ch
                     const char *log_path, GError **error)
 {
   g_autoptr(DrVm) vm = dr_vm_new(host, name);
-  DrQmp *qmp = take_foreign(vm, id, qmp_path, log_path, error);
 
-  if (!qmp) {
-    dr_vm_detach(vm);
-    return NULL;
-  }
-  dr_vm_refresh(vm, qmp);
-  dr_vm_give(vm, qmp);
-  return g_steal_pointer(&vm);
+  if (read_foreign(vm, id, qmp_path, log_path, error))
+    return g_steal_pointer(&vm);
+  dr_vm_detach(vm);
+  return NULL;
+}
+
+gboolean
+dr_vm_describe_foreign(DrVm *vm, GError **error)
+{
+  DrQmp *qmp = dr_vm_take(vm, "drover adopt", CONNECT_MS, error);
+  gboolean good =
+      qmp && dr_describe(vm, qmp, error) && dr_describe_memory(vm, qmp, error) && dr_vm_save(vm, error);
+
+  if (good)
+    dr_vm_refresh(vm, qmp);
+  if (qmp)
+    dr_vm_give(vm, qmp);
+  return good;
 }
 
 static gboolean

@@ -15,9 +15,10 @@ DrVm *dr_vm_run(DrHost *host, JsonObject *request, DrVmPrepare prepare, gpointer
 DrVm *dr_vm_adopt(DrHost *host, JsonObject *request, GError **error);
 
 /* The same for a QEMU that belongs to another manager and stays its (DrVmRecord's foreign): nobody else is connected to its monitor at the
- * path `qmp`, which is not on its command line. `log_path`: where what it prints ends up. (transfer full) */
+ * path `qmp`, which is not on its command line. `log_path`: where what it prints ends up. Asks nothing yet: describe does. (transfer full) */
 DrVm *dr_vm_adopt_foreign(DrHost *host, const char *name, const DrProcId *id, const char *qmp,
                           const char *log_path, GError **error);
+gboolean dr_vm_describe_foreign(DrVm *vm, GError **error);
 
 /* At droverd's start: watches a VM of the state file again, or notes that it has ended. */
 void dr_vm_attach(DrVm *vm);
