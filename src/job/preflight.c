@@ -242,34 +242,64 @@ check_files(DrPreflight *p, DrVm *vm)
   }
 }
 
+/* Whether the process has that file open for writing. */
+static gboolean
+is_written(pid_t pid, const GPtrArray *open_fds, const char *file)
+{
+  for (guint i = 0; i < open_fds->len; i++) {
+    const DrProcFd *fd = open_fds->pdata[i];
+    g_autofree char *path = g_strdup_printf("/proc/%d/fdinfo/%d", pid, fd->fd);
+    g_autofree char *info = g_str_equal(fd->link, file) ? dr_file_read(path, 4096, NULL, NULL) : NULL;
+    const char *flags = info ? strstr(info, "flags:") : NULL;
+
+    if (flags && (g_ascii_strtoull(flags + strlen("flags:"), NULL, 8) & O_ACCMODE) == O_RDWR)
+      return TRUE;
+  }
+  return FALSE;
+}
+
+/* "-w FILE" or "-r FILE" for each. */
+static void
+add_tests(GPtrArray *words, DrVm *vm, const GPtrArray *files)
+{
+  pid_t pid = dr_vm_record(vm)->id.pid;
+  g_autoptr(GPtrArray) open_fds = dr_proc_fds(pid, NULL);
+
+  for (guint i = 0; i < files->len; i++) {
+    const char *how = open_fds && is_written(pid, open_fds, files->pdata[i]) ? "-w" : "-r";
+
+    g_ptr_array_add(words, g_strdup(how));
+    g_ptr_array_add(words, g_strdup(files->pdata[i]));
+  }
+}
+
 /* Where a manager has given an image to somebody else meanwhile (libvirt on the host that a domain has left), the QEMU that has it open would not
- * get it again: not even to take it back. Asked as its user, group and groups. */
+ * get it again: not even to take it back. Asked as its user. */
 static void
 check_image_rights(DrPreflight *p, DrVm *vm)
 {
+  static const char script[] = "while [ $# -gt 0 ]; do test \"$1\" \"$2\" || echo \"$2\"; shift 2; done";
   g_autoptr(GPtrArray) files = dr_inventory_files(p->inventory, dr_vm_record(vm)->cwd);
-  g_autoptr(GPtrArray) argv = g_ptr_array_new();
+  g_autoptr(GPtrArray) words = g_ptr_array_new_with_free_func(g_free);
   g_autofree char *proc = g_strdup_printf("/proc/%d", dr_vm_record(vm)->id.pid);
-  g_autofree char *uid = NULL, *gid = NULL, *refused = NULL;
+  g_autofree char *refused = NULL;
   struct stat st;
 
   if (geteuid() != 0 || files->len == 0 || stat(proc, &st) < 0 || st.st_uid == 0)
     return;
-  uid = g_strdup_printf("--reuid=%u", (guint)st.st_uid);
-  gid = g_strdup_printf("--regid=%u", (guint)st.st_gid);
-  for (const char *const *word =
-           (const char *const[]){ "setpriv", uid, gid, "--init-groups", "sh", "-c",
-                                  "for f; do test -r \"$f\" || echo \"$f\"; done", "sh", NULL };
-       *word; word++)
-    g_ptr_array_add(argv, (char *)*word);
-  for (guint i = 0; i < files->len; i++)
-    g_ptr_array_add(argv, files->pdata[i]);
-  g_ptr_array_add(argv, NULL);
-  refused = dr_tool_run((const char *const *)argv->pdata, 65536, RIGHTS_MS, NULL);
+  g_ptr_array_add(words, g_strdup("setpriv"));
+  g_ptr_array_add(words, g_strdup_printf("--reuid=%u", (guint)st.st_uid));
+  g_ptr_array_add(words, g_strdup_printf("--regid=%u", (guint)st.st_gid));
+  g_ptr_array_add(words, g_strdup("--init-groups"));
+  for (const char *const *word = (const char *const[]){ "sh", "-c", script, "sh", NULL }; *word; word++)
+    g_ptr_array_add(words, g_strdup(*word));
+  add_tests(words, vm, files);
+  g_ptr_array_add(words, NULL);
+  refused = dr_tool_run((const char *const *)words->pdata, 65536, RIGHTS_MS, NULL);
   if (refused && *g_strstrip(refused))
     block(p, "image-rights",
           "give it back to that user (chown); on shared storage libvirt must not change owners "
-          "(remember_owner, dynamic_ownership of qemu.conf)",
+          "(dynamic_ownership of qemu.conf)",
           "user %u, as which the QEMU runs, may not open its image any more: %s", (guint)st.st_uid, refused);
 }
 

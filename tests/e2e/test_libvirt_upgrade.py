@@ -248,6 +248,20 @@ def test_a_domain_of_many_devices(host, beneath, domain):
         vm.virsh("change-media", "sda", iso, "--insert", "--live")
 
 
+def test_an_image_that_was_given_to_somebody_else(host, beneath, domain):
+    """The QEMU that has it open could not take it back."""
+    vm = domain()
+    image = host.path(vm.disks[0])
+    owner, before = image.stat(), vm.pid
+    os.chown(image, 0, 0)
+    image.chmod(0o644)
+    one = domain_of(beneath.upgrade("10.0", domains=[vm.name]))
+    assert one["state"] == "stayed" and "may not open its image" in one["error"]["message"] and vm.pid == before
+    vm.healthy()
+    os.chown(image, owner.st_uid, owner.st_gid)
+    there(beneath, vm, "10.0")
+
+
 def test_a_domain_without_acpi(host, beneath, domain):
     """libvirt 9.0 says -no-acpi, which QEMU 10.0 does not know any more."""
     vm = domain(start=False)

@@ -487,6 +487,7 @@ class LibvirtHost:
         """Makes an empty image; returns its path inside."""
         path = f"{IMAGES}/{name or f'disk{next(self.serial)}.{kind}'}"
         run("qemu-img", "create", "-q", "-f", kind, self.path(path), f"{mib}M")
+        self.path(path).chmod(0o666)  # where libvirt does not give it to QEMU's user: see two_hosts()
         return path
 
     def events(self):
@@ -851,6 +852,8 @@ def two_hosts(**options):
         images = Path(tempfile.mkdtemp(prefix="li-", dir="/tmp"))
         stack.callback(shutil.rmtree, images, ignore_errors=True)
         images.chmod(0o711)
+        # The host that a domain leaves would take its images from the other's QEMU, some time after the move.
+        options.setdefault("qemu_conf", "dynamic_ownership = 0\n")
         a, b = (stack.enter_context(LibvirtHost(name, images=images, **options)) for name in ("host-a", "host-b"))
         stack.enter_context(hosts.Veth(a.netns, b.netns, *(f"{address}/24" for address in LINK)))
         a.address, b.address = LINK
