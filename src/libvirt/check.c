@@ -183,9 +183,9 @@ check_emulator(Check *c)
                     "libvirt cannot use '%s' for this domain: %s", c->emulator,
                     problem && problem->message ? problem->message : "it does not say why");
   else if (!g_file_test(file, G_FILE_TEST_EXISTS))
-    dr_findings_add(c->findings, DR_FINDING_BLOCKER, "emulator-cache",
-                    "tell the drover project which libvirt this is",
-                    "libvirt did not note what '%s' can do where libvirt 9.0 does ('%s')", c->emulator, file);
+    dr_findings_add(
+        c->findings, DR_FINDING_BLOCKER, "emulator-cache", "tell the drover project which libvirt this is",
+        "libvirt did not note what '%s' can do where libvirt 9.0 to 12.8 do ('%s')", c->emulator, file);
   free(caps);
 }
 

@@ -8,7 +8,7 @@
 #define MEMFD_BEFORE_MINOR 1
 
 /* Those of tests/e2e/test_libvirt*.py. */
-static const unsigned long tested[] = { 9000000 };
+static const unsigned long tested[] = { 9000000, 11003000, 12008000 };
 
 gboolean
 dr_libvirt_is_tested(unsigned long version)

@@ -5,7 +5,7 @@
 
 /* Of libvirt, as it counts itself: major * 1000000 + minor * 1000 + micro. Whether drover was tried on its files. */
 gboolean dr_libvirt_is_tested(unsigned long version);
-#define DR_LIBVIRT_TESTED "9.0" /* in words; dr_libvirt_is_tested() has them as numbers */
+#define DR_LIBVIRT_TESTED "9.0, 11.3, 12.8" /* in words; dr_libvirt_is_tested() has them as numbers */
 
 /* "9.0.0" as such a number; 0: it is none. */
 unsigned long dr_libvirt_version_number(const char *text);

@@ -5,7 +5,8 @@ import pytest
 
 from lib import libvirt
 from lib.beneath import moved, nothing_left
-from lib.libvirt_systemd import SOCKETS, UNITS, BeneathService, SystemdHost
+from lib.libvirt_split import SplitSystemdHost
+from lib.libvirt_systemd import BeneathService, SystemdHost
 from lib.procs import wait_until
 
 
@@ -59,9 +60,15 @@ def split_vcpus(host, vm):
         host.run("sh", "-c", 'echo "$0" >"$1"', tid, host.inside(group / name / file))
 
 
+@pytest.fixture(scope="module")
+def split():
+    with SplitSystemdHost() as made:
+        yield made
+
+
 def all_is_well(host, vm, beneath, pid=None):
     wait_until(host.answers, 60, "libvirtd to answer")
-    assert host.active(*UNITS) == ["active"] * 4
+    assert host.active(*host.units) == ["active"] * 4
     assert vm.state() == "running" and host.qemus() == [vm.pid] and vm.status_xml().get("pid") == str(vm.pid)
     if pid:
         assert vm.pid == pid
@@ -113,9 +120,9 @@ def test_a_client_starts_the_service_while_drover_is_dead(host, vm, beneath):
     before, version = vm.pid, other(vm)
     beneath.start("switchover", version=version, domains=[vm.name])
     beneath.held("switchover")
-    assert host.active(*UNITS) == ["inactive"] * 4
+    assert host.active(*host.units) == ["inactive"] * 4
     beneath.kill()
-    host.run("systemctl", "start", *SOCKETS)
+    host.run("systemctl", "start", *host.sockets)
     assert host.answers()
     beneath.recover()
     all_is_well(host, vm, beneath, before)
@@ -144,3 +151,23 @@ def test_domains_in_the_group_of_the_service():
         all_is_well(host, vm, beneath)
         host.run("systemctl", "restart", "libvirtd.service")
         all_is_well(host, vm, beneath)
+
+
+@pytest.mark.parametrize("point", [None, "transfer", "commit"])
+def test_the_same_under_virtqemud(split, point):
+    """Its service has other sockets, and ends by itself when it has nothing to do."""
+    with libvirt.Domain(split, vcpus=2) as vm:
+        beneath, before, group = BeneathService(split), vm.pid, group_of(split, vm.pid)
+        if point:
+            beneath.start(point, version="10.0", domains=[vm.name])
+            beneath.held(point)
+            assert split.active(*split.units) == ["inactive"] * 4
+            beneath.kill()
+            assert beneath.recover()["state"] == "done"
+        else:
+            split.run("systemctl", "stop", split.units[0])
+            split.run("systemctl", "start", *split.sockets)
+            moved(beneath.upgrade("10.0", domains=[vm.name]))
+            assert beneath.run()["daemon_name"] == "virtqemud.service"
+        assert (vm.pid == before) == (point == "transfer") and group_of(split, vm.pid) == group
+        all_is_well(split, vm, beneath)

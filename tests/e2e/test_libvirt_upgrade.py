@@ -2,13 +2,11 @@
 """Other QEMUs beneath domains of an unmodified libvirt, and all that libvirt does with them afterwards."""
 
 import contextlib
-import os
-import time
 
 import pytest
 
 from lib import libvirt
-from lib.beneath import Beneath, domain_of, moved, nothing_left
+from lib.beneath import Beneath, domain_of, moved, nothing_left, there, whole_round
 from lib.procs import wait_until
 
 
@@ -34,43 +32,6 @@ def domain(host):
     yield make
     for one in made:
         one.remove()
-
-
-def there(beneath, vm, version, **spec):
-    """One upgrade, after which libvirt's view, the guest, and what drover left are looked at."""
-    before = vm.pid
-    run = beneath.upgrade(version, domains=[vm.name], **spec)
-    one = moved(run, vm.name)
-    assert vm.pid == one["pid"] != before and beneath.host.qemus().count(vm.pid) == 1 and before not in beneath.host.qemus()
-    assert vm.status_xml().get("pid") == str(vm.pid) and vm.state() == "running"
-    assert vm.live_xml().find("devices/emulator").text == one["emulator"] == beneath.host.emulator(version)
-    vm.healthy()
-    nothing_left(beneath)
-    return one
-
-
-def whole_round(host, vm):
-    """What people do with a domain, on the QEMU that it has now."""
-    assert "running" in vm.virsh("dominfo")
-    assert int(vm.virsh("domblkstat", "vda").split("wr_req")[1].split()[0]) > 0
-    with host.events() as events:
-        vm.virsh("suspend")
-        events.wait(vm.name, "Suspended")
-        assert vm.state() == "paused"
-        vm.virsh("resume")
-        events.wait(vm.name, "Resumed")
-    vm.healthy()
-    extra = vm.attach_disk(to="vdx", use=False)
-    vm.healthy()
-    vm.virsh("detach-disk", "vdx", "--live")
-    wait_until(lambda: "vdx" not in vm.targets(), 30, "the disk to go")
-    host.path(extra).unlink()
-    overlay = vm.snapshot()
-    assert vm.source() == overlay
-    vm.healthy()
-    vm.blockcommit()
-    assert vm.source() != overlay
-    vm.healthy()
 
 
 @pytest.mark.parametrize("memory", ["memfd", "file"])

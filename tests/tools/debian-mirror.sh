@@ -1,6 +1,6 @@
 # shellcheck shell=bash disable=SC2034
 # SPDX-License-Identifier: LGPL-2.1-or-later
-# Sourced by fetch-qemu and fetch-kernel: a private apt state on the machine's own Debian mirror.
+# Sourced by the tools that fetch: a private apt state on the machine's own Debian mirror.
 # It changes nothing of the machine's apt, installs nothing, and knows no mirror's name by itself.
 
 # Exit codes of the tools: what the caller prints when it skips is the last line of stderr.
@@ -82,6 +82,12 @@ apt_state() {
     [ -s "$log" ] || echo "no entry for Debian's own release in the machine's apt sources" >"$log"
     die "suite $suites cannot be had from the machine's Debian mirror: $(grep -E '^[EW]:|no entry' "$log" |
         head -n 1 | sed -E 's,[a-z+]+://[^ ]*,(mirror),g')" $EXIT_UNAVAILABLE
+}
+
+# Adds the sources of the suites that apt_state in directory $1 has found.
+apt_sources() {
+    sed -n 's/^deb /deb-src /p' "$1/etc/sources.list" >>"$1/etc/sources.list"
+    apt_get update >>"$1/update.log" 2>&1 || die "sources cannot be had from the machine's Debian mirror" $EXIT_UNAVAILABLE
 }
 
 apt_get() { DEBIAN_FRONTEND=noninteractive apt-get -q "${APT_OPTIONS[@]}" "$@"; }

@@ -122,3 +122,40 @@ def nothing_left(beneath):
         assert b"drover" not in text, text
         assert host.proc(pid, "stat").rpartition(b")")[2].split()[1].decode() in ("1", str(os.getpid())), "init's child"
     assert not list(host.path("/var/lib/libvirt/qemu").rglob("*drover*"))
+
+
+def there(beneath, vm, version, **spec):
+    """One upgrade, after which libvirt's view, the guest, and what drover left are looked at."""
+    before = vm.pid
+    run = beneath.upgrade(version, domains=[vm.name], **spec)
+    one = moved(run, vm.name)
+    assert vm.pid == one["pid"] != before and beneath.host.qemus().count(vm.pid) == 1 and before not in beneath.host.qemus()
+    assert vm.status_xml().get("pid") == str(vm.pid) and vm.state() == "running"
+    assert vm.live_xml().find("devices/emulator").text == one["emulator"] == beneath.host.emulator(version)
+    vm.healthy()
+    nothing_left(beneath)
+    return one
+
+
+def whole_round(host, vm):
+    """What people do with a domain, on the QEMU that it has now."""
+    assert "running" in vm.virsh("dominfo")
+    assert int(vm.virsh("domblkstat", "vda").split("wr_req")[1].split()[0]) > 0
+    with host.events() as events:
+        vm.virsh("suspend")
+        events.wait(vm.name, "Suspended")
+        assert vm.state() == "paused"
+        vm.virsh("resume")
+        events.wait(vm.name, "Resumed")
+    vm.healthy()
+    extra = vm.attach_disk(to="vdx", use=False)
+    vm.healthy()
+    vm.virsh("detach-disk", "vdx", "--live")
+    wait_until(lambda: "vdx" not in vm.targets(), 30, "the disk to go")
+    host.path(extra).unlink()
+    overlay = vm.snapshot()
+    assert vm.source() == overlay
+    vm.healthy()
+    vm.blockcommit()
+    assert vm.source() != overlay
+    vm.healthy()

@@ -224,6 +224,9 @@ class LibvirtHost:
     """One host: virsh() speaks to its libvirtd, .daemon is its droverd; on leaving nothing of it is left."""
 
     connection, state, logs = "qemu:///system", STATE, LOGS
+    service = "libvirtd"
+    own = "7.2"       # the version of the QEMU in its /usr
+    root = Path("/")  # where that /usr is
 
     def __init__(self, name="host-a", emulators=("10.0",), images=None, droverd=True, env=None, config=None, foreground=False,
                  qemu_conf="", libvirtd_conf=""):
@@ -232,7 +235,7 @@ class LibvirtHost:
         self.name, self.emulators, self.images = name, emulators, images
         self.foreground = foreground
         self.droverd, self.env, self.config = droverd, env, config
-        self.confs = {"qemu.conf": QEMU_CONF + qemu_conf, "libvirtd.conf": LIBVIRTD_CONF.format(uuid=uuid.uuid4()) + libvirtd_conf}
+        self.confs = {"qemu.conf": QEMU_CONF + qemu_conf, f"{self.service}.conf": LIBVIRTD_CONF.format(uuid=uuid.uuid4()) + libvirtd_conf}
         self.serial = itertools.count(1)
         self.holder = self.daemon = self.libvirtd = None
         self.address = None  # towards the other host, if there is one
@@ -303,7 +306,7 @@ class LibvirtHost:
         if not (self._tree(version) / MODULES).exists():
             return
         shutil.copytree(self._tree(version) / MODULES, modules)
-        for path in Path("/", MODULES).glob("*.so"):
+        for path in (self.root / MODULES).glob("*.so"):
             (modules / path.name).touch()
 
     @staticmethod
@@ -389,7 +392,7 @@ class LibvirtHost:
 
     def _kill_all(self):
         """Daemons first: they could start something meanwhile."""
-        for daemon in ("libvirtd", "virtlogd"):
+        for daemon in (self.service, "virtlogd"):
             with contextlib.suppress(FileNotFoundError, ValueError):
                 pid = int(self.path(f"/run/{daemon}.pid").read_text())
                 if pid in self.pids():
@@ -423,9 +426,9 @@ class LibvirtHost:
     def run(self, *argv, **options):
         return run(*self.prefix, *argv, **options)
 
-    def emulator(self, version="7.2"):
-        """The path inside of a QEMU."""
-        return guest.qemu("7.2") if version == "7.2" else f"/opt/qemu-{version}/qemu-system-x86_64"
+    def emulator(self, version=None):
+        """The path inside of a QEMU. None: of the one in /usr."""
+        return guest.qemu("7.2") if version in (None, self.own) else f"/opt/qemu-{version}/qemu-system-x86_64"
 
     def virsh(self, *args, timeout=60):
         """What a virsh command prints; raises VirshError with what it says, Timeout after timeout s."""
@@ -446,12 +449,16 @@ class LibvirtHost:
         self.run(program("virtlogd"), "-d")
         wait_until(self.path("/run/libvirt/virtlogd-sock").exists, 20, "virtlogd's socket")
 
+    def program(self):
+        """libvirt's daemon, inside."""
+        return program("libvirtd")
+
     def start_libvirtd(self, foreground=None, timeout=60):
         """Starts it and waits until it answers. foreground: None for what the host was made with."""
         if self.foreground if foreground is None else foreground:
-            self.libvirtd = Process([*self.prefix, program("libvirtd")], self.dir / "libvirtd.out")
+            self.libvirtd = Process([*self.prefix, self.program()], self.dir / "libvirtd.out")
         else:
-            self.run(program("libvirtd"), "-d", timeout=timeout)
+            self.run(self.program(), "-d", timeout=timeout)
         wait_until(self.answers, timeout, "libvirtd to answer")
 
     def answers(self):
@@ -465,7 +472,7 @@ class LibvirtHost:
     def libvirtd_pid(self):
         """None while none runs."""
         try:
-            pid = int(self.path("/run/libvirtd.pid").read_text())
+            pid = int(self.path(f"/run/{self.service}.pid").read_text())
         except (FileNotFoundError, ValueError):
             return None
         return pid if pid in self.pids() else None
@@ -557,14 +564,14 @@ class Domain:
 
     memory: "memfd" and "file" are shared with whom it is given to, "plain" is anonymous. ram: MiB; TCG before QEMU 9.0 loses dirty pages
     of what libvirt can give, which are whole MiB: RAM that is to be copied wants version="10.0".
-    disks: (MiB or a path of an image) of each, vda on; the witness writes to all of them.
+    version: of the QEMU, as of emulator(). disks: (MiB or a path of an image) of each, vda on; the witness writes to all of them.
     """
 
     BACKING = {"memfd": "<memoryBacking><source type='memfd'/><access mode='shared'/></memoryBacking>",
                "file": "<memoryBacking><source type='file'/><access mode='shared'/></memoryBacking>",
                "plain": ""}
 
-    def __init__(self, host, name="vm", *, version="7.2", machine="pc-q35-7.2", memory="memfd", ram=192, mem=32, rate=50, vcpus=1, disks=(64,),
+    def __init__(self, host, name="vm", *, version=None, machine="pc-q35-7.2", memory="memfd", ram=192, mem=32, rate=50, vcpus=1, disks=(64,),
                  nic=True, agent=False, witness=None, devices="", more="", spare_ports=4, transient=False, start=True):
         """devices, more: XML to add in <devices> and <domain>. spare_ports: PCIe ports for what will be plugged in."""
         self.host, self.name, self.transient, self.agent = host, name, transient, agent

@@ -11,9 +11,6 @@ from .beneath import Beneath
 from .container import Container
 from .procs import Unavailable, run, wait_until
 
-SOCKETS = ("libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket")
-UNITS = ("libvirtd.service", *SOCKETS)
-
 # What is not in the container by itself: a tun device, and the other QEMUs. $1: whether libvirt is to make control groups for its domains.
 SETUP = r"""
 set -eu
@@ -44,6 +41,8 @@ class SystemdHost(libvirt.LibvirtHost):
         if not Path("/lib/systemd/system/libvirtd.service").exists():
             raise Unavailable("there is no libvirtd.service: the package libvirt-daemon-system is missing")
         self.groups = groups
+        self.sockets = [f"{self.service}.socket", f"{self.service}-ro.socket", f"{self.service}-admin.socket"]
+        self.units = [f"{self.service}.service", *self.sockets]
         super().__init__(droverd=False, **options)
 
     def _make(self):
@@ -93,12 +92,12 @@ class SystemdHost(libvirt.LibvirtHost):
         self.run("systemctl", "start", "virtlogd.socket")
 
     def start_libvirtd(self, foreground=None, timeout=60):
-        self.run("systemctl", "start", *SOCKETS)
-        self.run("systemctl", "start", "libvirtd.service", timeout=timeout)
+        self.run("systemctl", "start", *self.sockets)
+        self.run("systemctl", "start", self.units[0], timeout=timeout)
         wait_until(self.answers, timeout, "libvirtd to answer")
 
     def libvirtd_pid(self):
-        return int(self.container.show("libvirtd.service", "MainPID")["MainPID"]) or None
+        return int(self.container.show(self.units[0], "MainPID")["MainPID"]) or None
 
     def active(self, *units):
         return self.run("systemctl", "is-active", *units, check=False).stdout.split()
