@@ -79,6 +79,8 @@ JsonObject *dr_job_json(DrJob *job);
 JsonArray *dr_jobs_list(DrJobs *jobs, GError **error);
 JsonObject *dr_jobs_show(DrJobs *jobs, gint64 id, GError **error);
 JsonObject *dr_jobs_wait(DrJobs *jobs, gint64 id, int timeout_ms, GError **error);
+/* Waits until nothing of it is under way any more; its state is that of the end some time before. FALSE: the time is over. */
+gboolean dr_jobs_wait_gone(DrJobs *jobs, gint64 id, int timeout_ms);
 /* What it did when: {"job","samples","phases","pause"}. */
 JsonObject *dr_jobs_report(DrJobs *jobs, gint64 id, GError **error);
 JsonObject *dr_jobs_cancel(DrJobs *jobs, gint64 id, GError **error);

@@ -298,16 +298,25 @@ dr_jobs_list(DrJobs *jobs, GError **error)
   return array;
 }
 
-JsonObject *
-dr_jobs_wait(DrJobs *jobs, gint64 id, int timeout_ms, GError **error)
+gboolean
+dr_jobs_wait_gone(DrJobs *jobs, gint64 id, int timeout_ms)
 {
   DrDeadline deadline = dr_deadline_in(timeout_ms);
+  gboolean gone;
 
   g_mutex_lock(&jobs->lock);
   while (g_hash_table_contains(jobs->active, &id))
     if (!g_cond_wait_until(&jobs->ended, &jobs->lock, deadline))
       break;
+  gone = !g_hash_table_contains(jobs->active, &id);
   g_mutex_unlock(&jobs->lock);
+  return gone;
+}
+
+JsonObject *
+dr_jobs_wait(DrJobs *jobs, gint64 id, int timeout_ms, GError **error)
+{
+  dr_jobs_wait_gone(jobs, id, timeout_ms);
   return dr_jobs_show(jobs, id, error);
 }
 

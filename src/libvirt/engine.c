@@ -23,7 +23,7 @@ struct DrLibvirtEngine {
 DrLibvirtEngine *
 dr_libvirt_engine_new(const char *dir, const char *run_dir, const char *cache_dir, GError **error)
 {
-  g_autoptr(DrLibvirtEngine) engine = g_new0(DrLibvirtEngine, 1);
+  DrLibvirtEngine *engine = g_new0(DrLibvirtEngine, 1);
 
   engine->host.state_dir = g_build_filename(dir, "engine", NULL);
   engine->host.run_dir = g_strdup(run_dir);
@@ -37,29 +37,7 @@ dr_libvirt_engine_new(const char *dir, const char *run_dir, const char *cache_di
   if (!engine->host.store)
     return NULL;
   engine->jobs = dr_jobs_new(&engine->host);
-  return g_steal_pointer(&engine);
-}
-
-void
-dr_libvirt_engine_free(DrLibvirtEngine *engine)
-{
-  GHashTableIter iter;
-  gpointer vm;
-
-  if (!engine)
-    return;
-  g_hash_table_iter_init(&iter, engine->vms);
-  while (g_hash_table_iter_next(&iter, NULL, &vm))
-    dr_vm_detach(vm);
-  g_hash_table_unref(engine->vms);
-  dr_jobs_free(engine->jobs);
-  g_clear_pointer(&engine->host.store, dr_store_close);
-  dr_events_free(engine->host.events);
-  g_main_context_unref(engine->host.context);
-  g_free(engine->host.state_dir);
-  g_free(engine->host.run_dir);
-  g_free(engine->host.cache_dir);
-  g_free(engine);
+  return engine;
 }
 
 void
@@ -144,11 +122,9 @@ wait_for(DrLibvirtEngine *engine, gint64 id, JsonObject *domain, GFunc tell, gpo
   DrVm *vm = domain ? g_hash_table_lookup(engine->vms, dr_json_str(domain, "vm", "")) : NULL;
 
   while (!dr_deadline_passed(deadline)) {
-    g_autoptr(JsonObject) shown = dr_jobs_wait(engine->jobs, id, LOOK_MS, NULL);
-    const char *state = shown ? dr_json_str(shown, "state", "") : "";
     g_autofree char *note = NULL;
 
-    if (!g_str_equal(state, "running") && !g_str_equal(state, "queued"))
+    if (dr_jobs_wait_gone(engine->jobs, id, LOOK_MS))
       return TRUE;
     if (!vm || !tell)
       continue;

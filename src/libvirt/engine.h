@@ -7,11 +7,10 @@
 
 typedef struct DrLibvirtEngine DrLibvirtEngine;
 
-/* `dir` and `run_dir` are the run's own; `cache_dir`: what is known of QEMU binaries. */
+/* It lives as long as the process, whose threads of jobs may outlive the jobs for a moment; between jobs it is connected to no monitor. `dir` and
+ * `run_dir` are the run's own; `cache_dir`: what is known of QEMU binaries. */
 DrLibvirtEngine *dr_libvirt_engine_new(const char *dir, const char *run_dir, const char *cache_dir,
                                        GError **error);
-void dr_libvirt_engine_free(DrLibvirtEngine *engine);
-G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrLibvirtEngine, dr_libvirt_engine_free)
 
 /* See DrHost: called from a thread of a job's. */
 void dr_libvirt_engine_on_commit(DrLibvirtEngine *engine,
@@ -19,7 +18,7 @@ void dr_libvirt_engine_on_commit(DrLibvirtEngine *engine,
 
 /* Upgrades `domains` (of the journal, "waiting"), `parallel` at a time, and waits for all. Each gets "job", "pid" and its state: "moved",
  * "stayed", "lost"; an "error" where it did not move; on_end(domain, data) is called when that is known, in between also when a domain gets
- * a "note": what its upgrade waits for. FALSE: one of them does not come to an end; then the engine must not be freed. */
+ * a "note": what its upgrade waits for. FALSE: one of them does not come to an end. */
 gboolean dr_libvirt_engine_upgrade(DrLibvirtEngine *engine, JsonArray *domains, const char *memory,
                                    guint parallel, GFunc on_end, gpointer data, GError **error);
 

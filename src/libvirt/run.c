@@ -773,10 +773,7 @@ settle(Run *run, GError **error)
   if (!dr_libvirt_engine_recover(engine, domains_of(run), error))
     return FALSE; /* it may be at work still */
   dr_libvirt_journal_enter(run->journal, "patching", NULL);
-  if (!patch_moved(run, engine, error))
-    return FALSE;
-  dr_libvirt_engine_free(engine);
-  return TRUE;
+  return patch_moved(run, engine, error);
 }
 
 static void

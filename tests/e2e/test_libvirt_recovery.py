@@ -155,8 +155,9 @@ def test_the_new_qemu_dies(host, vm, beneath, point):
     beneath.held(point)
     kill_pid(next(pid for pid in host.qemus() if pid != before))
     beneath.go()
-    one = domain_of(beneath.ended())
-    assert one["state"] == "stayed" and one["error"]["message"]
+    run = beneath.ended()
+    one = domain_of(run)
+    assert run["state"] == "done" and one["state"] == "stayed" and one["error"]["message"], (run, beneath.process.output())
     all_is_well(host, vm, beneath, before)
 
 
