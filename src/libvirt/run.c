@@ -629,7 +629,6 @@ with_daemon_away(Run *run, GError **error)
   engine = make_engine(run, &cause);
   if (engine && !move_and_patch(run, engine, &cause) && !is_settled(run))
     return leave_open(run, cause, error); /* the engine may be at work still: it ends with this process */
-  dr_libvirt_engine_free(engine);         /* lets go of every monitor */
   return bring_home(run, cause, error);
 }
 
