@@ -2,6 +2,7 @@
 """Other QEMUs beneath domains of an unmodified libvirt, and all that libvirt does with them afterwards."""
 
 import contextlib
+import os
 
 import pytest
 
