@@ -116,9 +116,9 @@ def failures(suite):
 
 
 def side_by_side():
-    """All of them: three files of tests at a time, as most wait for guests and not for the processor; those with the most in them first."""
+    """All of them: two files of tests at a time, as most wait for guests and not for the processor; those with the most in them first."""
     files = sorted((ROOT / "tests" / "e2e").glob("test_*.py"), key=lambda path: -path.stat().st_size)
-    return ["-n", "3", "--dist", "loadfile", *(str(path.relative_to(ROOT)) for path in files)]
+    return ["-n", "2", "--dist", "loadfile", *(str(path.relative_to(ROOT)) for path in files)]
 
 
 def e2e(total, extra):
