@@ -181,11 +181,12 @@ upgrade_others(DrCli *cli, Options *options, const GError *cause, GError **error
 
   if (!look_up(cli, &vm, &other, error))
     return -1;
-  if (vm && other && (!cause || knows_libvirt(cli))) {
-    dr_error_set(error, DR_ERROR_INVALID, "upgrade: '%s' is a VM of drover and '%s' is not", vm, other);
+  if (vm && other && cause && knows_libvirt(cli)) {
+    g_propagate_error(error, g_error_copy(cause));
     dr_error_remedy(
-        error, "VMs and domains of libvirt's in a call each: drover upgrade %s; drover upgrade --libvirt %s",
-        vm, other);
+        error,
+        "drover list shows the VMs; a domain of libvirt's in a call of its own: drover upgrade --libvirt %s",
+        other);
     return -1;
   }
   if (vm && !cause) {

@@ -661,6 +661,24 @@ count(JsonArray *domains, const char *state)
   return n;
 }
 
+/* Before anything is written: a name that nobody knows makes no run, and the one before stays to be seen. */
+static gboolean
+knows_names(Run *run, JsonObject *spec, GError **error)
+{
+  virConnectPtr conn;
+  g_autoptr(GPtrArray) domains = NULL;
+  gboolean ok;
+
+  run->places = dr_libvirt_places_new(dr_json_str(spec, "uri", "qemu:///system"), error);
+  conn = run->places ? dr_libvirt_connect(run->places, error) : NULL;
+  domains = conn ? dr_libvirt_domains(conn, run->places, error) : NULL;
+  ok = domains && all_are_there(dr_json_arr(spec, "domains"), domains, error);
+  g_clear_pointer(&domains, g_ptr_array_unref); /* their handles before their connection */
+  if (conn)
+    virConnectClose(conn);
+  return ok;
+}
+
 /* Written down before the checks: they take seconds, and whoever has asked for the run wants to see that it is there. "started_ms" of the spec
  * tells it from the one before. */
 static gboolean
@@ -680,8 +698,7 @@ begin(Run *run, JsonObject *spec, GError **error)
   dr_libvirt_journal_set(run->journal, journal);
   if (!dr_libvirt_journal_save(run->journal, error))
     return FALSE;
-  run->places = dr_libvirt_places_new(dr_json_str(spec, "uri", "qemu:///system"), error);
-  reports = run->places ? check_all(run->dirs, run->places, spec, TRUE, error) : NULL;
+  reports = check_all(run->dirs, run->places, spec, TRUE, error);
   if (!reports)
     return FALSE;
   json_object_set_array_member(journal, "domains", plan_domains(reports));
@@ -838,6 +855,8 @@ dr_libvirt_run_upgrade(const DrLibvirtDirs *dirs, JsonObject *spec, GError **err
   g_clear_pointer(&run.daemon, dr_libvirt_daemon_free);
   run.away_us = 0;
   set_limit(CHECK_MS);
+  if (!knows_names(&run, spec, error))
+    return FALSE;
   if (!begin(&run, spec, &cause) || !is_worth_it(&run, spec, &cause) || !read_flags(&run, &cause) ||
       !find_daemon(&run, &cause))
     return finish(&run, cause, error);

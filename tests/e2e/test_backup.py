@@ -367,13 +367,14 @@ def test_ctrl_c_ends_it(start, daemon):
 
 def test_a_full_scratch_file_is_not_the_guests_affair(start, daemon):
     """The point in time ends, and the guest has had no error."""
-    one = start(witness={"diskrate": 0})
+    one = start()
     small = one.dir / "small"
     small.mkdir()
     run("mount", "-t", "tmpfs", "-o", "size=2M", "none", small)
     try:
         served = daemon.json("backup", "serve", one.name, "--async", "--scratch", small, "--disk", "d1")
         assert "scratch-room" in [finding["code"] for finding in served["findings"]]
+        one.vm.console.command("diskrate 0")
         ended = daemon.ended_job(served["id"])
         assert ended["state"] == "failed" and "gets full" in ended["error"]["message"] and "--scratch" in ended["error"]["remedy"]
         one.go_on()

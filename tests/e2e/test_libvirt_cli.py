@@ -109,8 +109,8 @@ def test_names(host, domain):
     # Of drover: its own, also when libvirt has one of that name.
     daemon.run("run", "mine", "--", "qemu-system-x86_64", "-M", "q35,accel=tcg", "-display", "none", "-nodefaults", "-S")
     daemon.show("mine")
-    error = daemon.refused("upgrade", "mine", "web1", code=2)
-    assert "'mine' is a VM of drover and 'web1' is not" in error["message"], error
+    error = daemon.refused("upgrade", "mine", "web1")
+    assert "no VM called 'web1'" in error["message"] and "drover upgrade --libvirt web1" in error["remedy"], error
     error = daemon.refused("upgrade", "mine", "--emulator", NEW, code=2)
     assert "--emulator is for domains of libvirt's" in error["message"], error
     assert daemon.upgrade("mine")["kind"] == "upgrade"

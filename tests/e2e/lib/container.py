@@ -164,8 +164,8 @@ class Installed(Daemon):
         """droverd's pid, as the container counts."""
         return int(self.container.show("droverd.service", "MainPID")["MainPID"])
 
-    def install(self, package):
-        return self.container.run("dpkg", "--force-unsafe-io", "-i", package, timeout=300)
+    def install(self, *packages):
+        return self.container.run("dpkg", "--force-unsafe-io", "-i", *packages, timeout=300)
 
     def close(self):
         self.container.close()

@@ -26,14 +26,15 @@ class Timeout(Exception):
 
 
 def wait_until(condition, timeout, what, interval=0.01):
-    """Calls condition() until it returns something true, and returns that; raises Timeout after timeout s."""
+    """Calls condition() until it returns something true, and returns that; raises Timeout after timeout s. what: a text,
+    or what gives one then."""
     end = time.monotonic() + timeout
     while True:
         value = condition()
         if value:
             return value
         if time.monotonic() >= end:
-            raise Timeout(f"{what}: not within {timeout} s")
+            raise Timeout(f"{what() if callable(what) else what}: not within {timeout} s")
         time.sleep(interval)
 
 
