@@ -75,6 +75,20 @@ dr_mkdir(const char *path, int mode, GError **error)
   return TRUE;
 }
 
+void
+dr_remove_tree(const char *path)
+{
+  g_autoptr(GDir) dir = g_file_test(path, G_FILE_TEST_IS_SYMLINK) ? NULL : g_dir_open(path, 0, NULL);
+  const char *name;
+
+  while (dir && (name = g_dir_read_name(dir))) {
+    g_autofree char *child = g_build_filename(path, name, NULL);
+
+    dr_remove_tree(child);
+  }
+  g_remove(path);
+}
+
 static int
 unix_socket(const char *path, int flags, struct sockaddr_un *address, GError **error)
 {

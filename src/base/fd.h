@@ -28,6 +28,9 @@ char *dr_file_read(const char *path, gsize max, gsize *ret_len, GError **error);
 /* Creates a directory and its parents with `mode`. */
 gboolean dr_mkdir(const char *path, int mode, GError **error);
 
+/* A directory and all that is in it, as far as it can be removed; a symbolic link is removed, not followed. */
+void dr_remove_tree(const char *path);
+
 /* Stream sockets of AF_UNIX, close-on-exec; `flags`: 0 or SOCK_NONBLOCK. Returns: the caller's to close; -1 on error: INVALID for a path of more
  * than 107 bytes. listen: whatever has that name is removed before. */
 int dr_unix_listen(const char *path, int flags, int backlog, GError **error);

@@ -138,9 +138,9 @@ upgrade_domains(DrCli *cli, Options *options, const GError *cause, GError **erro
   body = dr_domains_request(cli, cli->words, &options->domains, error);
   if (!body)
     return -1;
+  json_object_set_string_member(body, "memory", options->memory ? options->memory : "auto");
   if (options->check)
     return dr_domains_check(cli, body, cause, error);
-  json_object_set_string_member(body, "memory", options->memory ? options->memory : "auto");
   json_object_set_int_member(body, "parallel", options->parallel);
   return dr_domains_upgrade(cli, body, options->async, cause, error);
 }

@@ -189,6 +189,15 @@ print_failure(JsonObject *domain)
 }
 
 void
+dr_domains_view_print_note(JsonObject *domain)
+{
+  g_autofree char *text = g_strdup_printf("%s: %s", name_of(domain), dr_json_str(domain, "note", ""));
+  g_autofree char *harmless = dr_render_harmless(text);
+
+  fprintf(stderr, "%s\n", harmless);
+}
+
+void
 dr_domains_view_print(JsonObject *domain, gboolean color)
 {
   static const char *const moved[] = { "patched", "done", NULL };
@@ -311,7 +320,9 @@ dr_domains_view_print_report(JsonObject *report, gboolean color)
   if (dr_json_bool(report, "ok", FALSE))
     printf("%s: can be upgraded %s -> %s (%s)\n", name, dr_json_str(report, "qemu_before", "?"),
            dr_json_str(report, "qemu_after", "?"),
-           g_str_equal(mode, "shared") ? "copies nothing" : "copies RAM once first");
+           g_str_equal(mode, "shared")     ? "copies nothing"
+           : g_str_equal(mode, "postcopy") ? "copies RAM by post-copy"
+                                           : "copies RAM once first");
   else
     printf("%s: cannot be upgraded\n", name);
 }

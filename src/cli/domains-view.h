@@ -8,6 +8,8 @@ char *dr_domains_view_doing(JsonObject *run);
 
 /* Whether nothing more will become of a domain, but that libvirt's view is looked at. */
 gboolean dr_domains_view_settled(JsonObject *domain);
+/* What its upgrade waits for, on stderr. */
+void dr_domains_view_print_note(JsonObject *domain);
 /* What has become of it: a sentence on stdout, or why not on stderr with each blocker and remedy. */
 void dr_domains_view_print(JsonObject *domain, gboolean color);
 

@@ -132,6 +132,7 @@ typedef struct {
   char *doing;       /* told last */
   char *event;       /* printed last */
   GHashTable *told;  /* set of names: domains whose end has been told */
+  GHashTable *noted; /* what each domain waits for, as told last, by its name */
   gint64 started_ms; /* which run it is */
 } Follow;
 
@@ -141,6 +142,7 @@ follow_clear(Follow *follow)
   g_free(follow->doing);
   g_free(follow->event);
   g_clear_pointer(&follow->told, g_hash_table_unref);
+  g_clear_pointer(&follow->noted, g_hash_table_unref);
 }
 
 G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Follow, follow_clear)
@@ -200,6 +202,23 @@ tell_domains(Follow *follow, JsonObject *run)
   }
 }
 
+/* What a domain's upgrade waits for: libvirt's daemon is away as long. */
+static void
+tell_notes(Follow *follow, JsonObject *run)
+{
+  JsonArray *domains = dr_json_arr(run, "domains");
+
+  for (guint i = 0; domains && i < json_array_get_length(domains); i++) {
+    JsonObject *domain = json_array_get_object_element(domains, i);
+    const char *name = dr_json_str(domain, "name", "?"), *note = dr_json_str(domain, "note", NULL);
+
+    if (!note || g_strcmp0(note, g_hash_table_lookup(follow->noted, name)) == 0)
+      continue;
+    g_hash_table_insert(follow->noted, g_strdup(name), g_strdup(note));
+    dr_domains_view_print_note(domain);
+  }
+}
+
 static void
 tell_event(Follow *follow, JsonObject *run)
 {
@@ -234,6 +253,8 @@ tell(Follow *follow, JsonObject *run)
   if (follow->cli->json)
     return;
   erase(follow);
+  if (active)
+    tell_notes(follow, run);
   tell_domains(follow, run);
   if (active && !g_str_equal(dr_json_str(run, "state", ""), "done")) /* its process ends a moment later */
     tell_doing(follow, run);
@@ -300,6 +321,7 @@ follow_to_the_end(DrCli *cli, JsonObject *run, const GError *cause, GError **err
                             .cause = cause,
                             .color = dr_render_color(STDERR_FILENO, cli->no_color),
                             .told = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, NULL),
+                            .noted = g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free),
                             .started_ms = dr_json_int(run, "started_ms", 0) };
   g_autoptr(JsonObject) ended = NULL;
 

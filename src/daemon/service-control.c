@@ -294,20 +294,6 @@ dr_service_stop(DrService *service, const char *name, JsonObject *request, GErro
 }
 
 static void
-remove_tree(const char *path)
-{
-  g_autoptr(GDir) dir = g_dir_open(path, 0, NULL);
-  const char *name;
-
-  while (dir && (name = g_dir_read_name(dir))) {
-    g_autofree char *file = g_build_filename(path, name, NULL);
-
-    unlink(file);
-  }
-  rmdir(path);
-}
-
-static void
 remove_directories(DrService *service, const char *name, gboolean lives)
 {
   g_autofree char *run_dir = g_build_filename(service->host->run_dir, "vms", name, NULL);
@@ -317,8 +303,8 @@ remove_directories(DrService *service, const char *name, gboolean lives)
     dr_host_remove_empty(service->host, name);
     return;
   }
-  remove_tree(run_dir);
-  remove_tree(state_dir);
+  dr_remove_tree(run_dir);
+  dr_remove_tree(state_dir);
 }
 
 void

@@ -80,10 +80,21 @@ findings_of(JsonObject *domain)
 static JsonObject *
 show_domain(JsonObject *domain)
 {
-  static const char *const names[] = { "name",     "uuid",        "state",        "pid_before",
-                                       "pid",      "qemu_before", "qemu_after",   "emulator_before",
-                                       "emulator", "memory_mode", "view_is_true", "view",
-                                       "error",    NULL };
+  static const char *const names[] = { "name",
+                                       "uuid",
+                                       "state",
+                                       "pid_before",
+                                       "pid",
+                                       "qemu_before",
+                                       "qemu_after",
+                                       "emulator_before",
+                                       "emulator",
+                                       "memory_mode",
+                                       "view_is_true",
+                                       "view",
+                                       "note",
+                                       "error",
+                                       NULL };
   JsonObject *shown = json_object_new(), *result = dr_json_obj(domain, "job.result");
 
   copy_members(shown, domain, names);
@@ -473,11 +484,9 @@ check_request(JsonObject *request, const DrMember *members, GError **error)
 JsonObject *
 dr_service_libvirt_check(DrService *service, JsonObject *request, GError **error)
 {
-  static const DrMember members[] = { { "uri", DR_MEMBER_TEXT },
-                                      { "domains", DR_MEMBER_TEXTS },
-                                      { "emulator", DR_MEMBER_TEXT },
-                                      { "untested", DR_MEMBER_FLAG },
-                                      { NULL } };
+  static const DrMember members[] = { { "uri", DR_MEMBER_TEXT },      { "domains", DR_MEMBER_TEXTS },
+                                      { "emulator", DR_MEMBER_TEXT }, { "untested", DR_MEMBER_FLAG },
+                                      { "memory", DR_MEMBER_TEXT },   { NULL } };
   g_autoptr(JsonObject) report = NULL;
   JsonObject *shown;
 

@@ -25,7 +25,9 @@ typedef struct {
   const DrLibvirtCheck *how;
   DrFindings *findings;
   char *emulator; /* the new one */
-  char *qemu_before, *qemu_after, *memory_mode;
+  DrMemoryMode wanted;
+  char *qemu_before, *qemu_after;
+  const char *memory_mode; /* nullable */
 } Check;
 
 /* --- What is in the way --- */
@@ -131,6 +133,20 @@ check_block_jobs(Check *c)
   }
 }
 
+/* As virsh says it. */
+static const char *
+state_name(int state)
+{
+  static const char *const names[] = {
+    [VIR_DOMAIN_NOSTATE] = "no state",     [VIR_DOMAIN_RUNNING] = "running",
+    [VIR_DOMAIN_BLOCKED] = "idle",         [VIR_DOMAIN_PAUSED] = "paused",
+    [VIR_DOMAIN_SHUTDOWN] = "in shutdown", [VIR_DOMAIN_SHUTOFF] = "shut off",
+    [VIR_DOMAIN_CRASHED] = "crashed",      [VIR_DOMAIN_PMSUSPENDED] = "pmsuspended"
+  };
+
+  return state >= 0 && state < (int)G_N_ELEMENTS(names) ? names[state] : "unknown";
+}
+
 static void
 check_state(Check *c)
 {
@@ -139,9 +155,10 @@ check_state(Check *c)
 
   if (virDomainGetState(c->domain->handle, &state, NULL, 0) < 0 || state != VIR_DOMAIN_RUNNING)
     dr_findings_add(c->findings, DR_FINDING_BLOCKER, "state",
-                    "virsh resume DOMAIN; one that is to stay paused has nothing to lose by a restart",
-                    "the domain is not running (%s)",
-                    state == VIR_DOMAIN_PAUSED ? "paused" : "another state");
+                    state == VIR_DOMAIN_PAUSED
+                        ? "virsh resume DOMAIN; one that is to stay paused has nothing to lose by a restart"
+                        : "wait until it runs: virsh domstate DOMAIN",
+                    "the domain is not running (%s)", state_name(state));
   if (virDomainGetJobInfo(c->domain->handle, &job) == 0 && job.type != VIR_DOMAIN_JOB_NONE)
     dr_findings_add(c->findings, DR_FINDING_BLOCKER, "job", "wait for it: virsh domjobinfo DOMAIN",
                     "libvirt has a job on the domain under way");
@@ -233,11 +250,13 @@ check_limit(Check *c)
                     kib, needed);
 }
 
-static void
-note_memory(Check *c, const DrArgv *argv)
+/* Whether the guest's memory is in a file that the next QEMU can have. */
+static gboolean
+is_shared(Check *c, const DrArgv *argv, gboolean *ret_memfd)
 {
-  gboolean shared = FALSE, memfd = FALSE, any = FALSE;
+  gboolean shared = FALSE, any = FALSE;
 
+  *ret_memfd = FALSE;
   for (DrOpt *opt = NULL; (opt = dr_argv_next(argv, "object", opt));) {
     g_autoptr(DrOpts) opts = dr_opt_parse(opt, NULL);
     const char *type = opts ? dr_opts_get(opts, "qom-type") : NULL;
@@ -247,18 +266,16 @@ note_memory(Check *c, const DrArgv *argv)
       continue;
     share = dr_opts_get_bool(opts, "share", FALSE, &share, NULL) && share;
     shared = share && (shared || !any);
-    memfd |= g_str_equal(type, "memory-backend-memfd");
+    *ret_memfd |= g_str_equal(type, "memory-backend-memfd");
     any = TRUE;
   }
-  if (shared && !(memfd && dr_qemu_sends_memfd(c->qemu_before))) {
-    c->memory_mode = g_strdup("shared");
-    dr_findings_add(c->findings, DR_FINDING_NOTE, "memory-mode", NULL,
-                    "copies nothing: the guest's memory is in a shared file, which is handed over");
-    return;
-  }
-  c->memory_mode = g_strdup("copy");
-  check_limit(c);
-  if (c->how->shared)
+  return shared && !(*ret_memfd && dr_qemu_sends_memfd(c->qemu_before));
+}
+
+static void
+note_copy(Check *c, gboolean memfd)
+{
+  if (c->wanted == DR_MEMORY_SHARED)
     dr_findings_add(c->findings, DR_FINDING_BLOCKER, "shared-ram",
                     "use --memory auto: it copies nothing from the next upgrade on",
                     "the guest's memory cannot be handed over: it has to be copied once");
@@ -267,7 +284,28 @@ note_memory(Check *c, const DrArgv *argv)
                   "mode='shared'/></memoryBacking> (virsh edit, from its next "
                   "start on), with memory_backing_dir of qemu.conf on a tmpfs such as /dev/shm",
                   "copies the guest's memory once first (%s); the next upgrade copies nothing",
-                  shared ? "it is a memfd, which QEMU 8.1 and newer always send" : "it is private");
+                  memfd ? "it is a memfd, which QEMU 8.1 and newer always send" : "it is private");
+}
+
+static void
+note_memory(Check *c, const DrArgv *argv)
+{
+  gboolean memfd, shared = is_shared(c, argv, &memfd);
+  gboolean asked = c->wanted == DR_MEMORY_COPY || c->wanted == DR_MEMORY_POSTCOPY;
+
+  c->memory_mode = c->wanted == DR_MEMORY_POSTCOPY ? "postcopy" : asked || !shared ? "copy" : "shared";
+  if (g_str_equal(c->memory_mode, "copy"))
+    check_limit(c);
+  if (asked)
+    dr_findings_add(c->findings, DR_FINDING_NOTE, "memory-mode", NULL,
+                    "copies the guest's memory%s, as is asked for%s",
+                    c->wanted == DR_MEMORY_POSTCOPY ? " by post-copy" : "",
+                    shared ? ": it could be handed over (--memory auto)" : "");
+  else if (shared)
+    dr_findings_add(c->findings, DR_FINDING_NOTE, "memory-mode", NULL,
+                    "copies nothing: the guest's memory is in a shared file, which is handed over");
+  else
+    note_copy(c, memfd);
 }
 
 /* Devices that libvirt has and the command line has not, and the other way round. */
@@ -395,6 +433,7 @@ dr_libvirt_check(virConnectPtr conn, DrLibvirtDomain *domain, const DrLibvirtChe
   Check c = { .conn = conn, .domain = domain, .how = how, .findings = dr_findings_new() };
   JsonObject *object;
 
+  dr_memory_mode_parse(how->memory, &c.wanted, NULL); /* droverd has looked at it; else "auto" */
   c.emulator = g_strdup(how->emulator ? how->emulator : domain->emulator);
   c.qemu_before = version_of(domain->process.pid);
   check_libvirt(&c);
@@ -409,6 +448,5 @@ dr_libvirt_check(virConnectPtr conn, DrLibvirtDomain *domain, const DrLibvirtChe
   g_free(c.emulator);
   g_free(c.qemu_before);
   g_free(c.qemu_after);
-  g_free(c.memory_mode);
   return object;
 }

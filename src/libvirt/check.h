@@ -9,7 +9,7 @@ typedef struct {
   const DrLibvirtPlaces *places;
   const char *cache_dir;
   const char *emulator; /* nullable: each domain's own */
-  gboolean shared;      /* what has to copy its RAM is refused */
+  const char *memory;   /* as of DrMemoryMode (job/preflight.h): "shared" refuses what has to copy its RAM */
   gboolean untested;    /* a libvirt that nobody has tried this with is no blocker */
 } DrLibvirtCheck;
 

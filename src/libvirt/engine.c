@@ -7,7 +7,6 @@
 #include "libvirt/journal.h"
 #include "vm/start.h"
 
-#include <glib/gstdio.h>
 #include <string.h>
 
 #define WAIT_MS (2 * 60 * 60 * 1000) /* a copy of all RAM has its own limits */
@@ -48,37 +47,17 @@ dr_libvirt_engine_on_commit(DrLibvirtEngine *engine,
   engine->host.on_commit_data = data;
 }
 
-static void
-remove_tree(const char *path)
-{
-  g_autoptr(GDir) dir = g_file_test(path, G_FILE_TEST_IS_SYMLINK) ? NULL : g_dir_open(path, 0, NULL);
-  const char *name;
-
-  while (dir && (name = g_dir_read_name(dir))) {
-    g_autofree char *child = g_build_filename(path, name, NULL);
-
-    remove_tree(child);
-  }
-  g_remove(path);
-}
-
 void
 dr_libvirt_engine_remove(const char *dir, const char *run_dir)
 {
   g_autofree char *engine = g_build_filename(dir, "engine", NULL);
   g_autofree char *vms = g_build_filename(run_dir, "vms", NULL);
 
-  remove_tree(engine);
-  remove_tree(vms);
+  dr_remove_tree(engine);
+  dr_remove_tree(vms);
 }
 
 /* --- Where each is --- */
-
-static void
-set_error(JsonObject *domain, const GError *error)
-{
-  dr_libvirt_put_error(domain, error);
-}
 
 /* What its time and its pause went to; not its samples, which are many. */
 static void
@@ -106,6 +85,7 @@ note_end(DrLibvirtEngine *engine, JsonObject *domain, gint64 job)
 
   json_object_set_string_member(domain, "state", !lives ? "lost" : moved ? "moved" : "stayed");
   json_object_set_int_member(domain, "pid", pid);
+  json_object_set_null_member(domain, "note");
   if (shown)
     json_object_set_object_member(domain, "job", json_object_ref(shown));
   if (job)
@@ -119,14 +99,14 @@ static gboolean
 wait_for(DrLibvirtEngine *engine, gint64 id, JsonObject *domain, GFunc tell, gpointer data)
 {
   DrDeadline deadline = dr_deadline_in(WAIT_MS);
-  DrVm *vm = domain ? g_hash_table_lookup(engine->vms, dr_json_str(domain, "vm", "")) : NULL;
+  DrVm *vm = g_hash_table_lookup(engine->vms, dr_json_str(domain, "vm", ""));
 
   while (!dr_deadline_passed(deadline)) {
     g_autofree char *note = NULL;
 
     if (dr_jobs_wait_gone(engine->jobs, id, LOOK_MS))
       return TRUE;
-    if (!vm || !tell)
+    if (!vm)
       continue;
     dr_vm_lock(vm);
     note = g_strdup(dr_vm_record(vm)->note);
@@ -203,7 +183,7 @@ dr_libvirt_engine_upgrade(DrLibvirtEngine *engine, JsonArray *domains, const cha
       g_ptr_array_add(batch, job);
     } else {
       json_object_set_string_member(domain, "state", "stayed");
-      set_error(domain, local);
+      dr_libvirt_put_error(domain, local);
     }
   }
   dr_jobs_run(engine->jobs, batch, run_job, parallel);
@@ -235,21 +215,13 @@ load(DrLibvirtEngine *engine, GError **error)
   return records != NULL;
 }
 
-static gboolean
-recover(DrJob *job, GError **error)
-{
-  return dr_upgrade_recover(job, error);
-}
-
-/* The last job of each VM, by the VM's name; those that had not ended are run to their end. */
+/* The last job of each VM, by the VM's name; those that had not ended go on. */
 static GHashTable *
 run_recovery(DrLibvirtEngine *engine, GError **error)
 {
   g_autoptr(GPtrArray) rows = dr_store_list_jobs(engine->host.store, FALSE, 10000, error);
   g_autoptr(GHashTable) last = rows ? g_hash_table_new_full(g_str_hash, g_str_equal, g_free, g_free) : NULL;
   g_autoptr(GPtrArray) batch = g_ptr_array_new_with_free_func((GDestroyNotify)dr_job_unref);
-  GHashTableIter iter;
-  gpointer id;
 
   for (guint i = 0; rows && i < rows->len; i++) {
     const DrJobRow *row = rows->pdata[i];
@@ -266,19 +238,13 @@ run_recovery(DrLibvirtEngine *engine, GError **error)
   }
   if (!last)
     return NULL;
-  dr_jobs_recover(engine->jobs, g_steal_pointer(&batch), recover);
-  g_hash_table_iter_init(&iter, last);
-  while (g_hash_table_iter_next(&iter, NULL, &id)) {
-    if (!wait_for(engine, *(gint64 *)id, NULL, NULL, NULL)) {
-      endless(error);
-      return NULL;
-    }
-  }
+  dr_jobs_recover(engine->jobs, g_steal_pointer(&batch), dr_upgrade_recover);
   return g_steal_pointer(&last);
 }
 
 gboolean
-dr_libvirt_engine_recover(DrLibvirtEngine *engine, JsonArray *domains, GError **error)
+dr_libvirt_engine_recover(DrLibvirtEngine *engine, JsonArray *domains, GFunc tell, gpointer data,
+                          GError **error)
 {
   g_autoptr(GHashTable) jobs = load(engine, error) ? run_recovery(engine, error) : NULL;
 
@@ -287,6 +253,8 @@ dr_libvirt_engine_recover(DrLibvirtEngine *engine, JsonArray *domains, GError **
     const char *state = dr_json_str(domain, "state", "");
     const gint64 *job = g_hash_table_lookup(jobs, dr_json_str(domain, "vm", ""));
 
+    if (job && !wait_for(engine, *job, domain, tell, data))
+      return endless(error);
     if (!g_strv_contains((const char *const[]){ "refused", "patched", "done", NULL }, state))
       note_end(engine, domain, job ? *job : 0);
   }

@@ -22,8 +22,10 @@ void dr_libvirt_engine_on_commit(DrLibvirtEngine *engine,
 gboolean dr_libvirt_engine_upgrade(DrLibvirtEngine *engine, JsonArray *domains, const char *memory,
                                    guint parallel, GFunc on_end, gpointer data, GError **error);
 
-/* Ends what a process that died left, and finds out where each guest is: as above. FALSE: the state file cannot be read, or as above. */
-gboolean dr_libvirt_engine_recover(DrLibvirtEngine *engine, JsonArray *domains, GError **error);
+/* Ends what a process that died left, and finds out where each guest is: as above; tell(domain, data) is called when it gets a note. FALSE: the
+ * state file cannot be read, or as above. */
+gboolean dr_libvirt_engine_recover(DrLibvirtEngine *engine, JsonArray *domains, GFunc tell, gpointer data,
+                                   GError **error);
 
 /* The monitor of a domain that has moved. */
 DrQmp *dr_libvirt_engine_take(DrLibvirtEngine *engine, JsonObject *domain, DrProcId *ret_id, GError **error);

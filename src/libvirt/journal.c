@@ -86,18 +86,6 @@ dr_libvirt_journal_close(DrLibvirtJournal *journal)
   g_free(journal);
 }
 
-const char *
-dr_libvirt_journal_dir(const DrLibvirtJournal *journal)
-{
-  return journal->dir;
-}
-
-const char *
-dr_libvirt_journal_run_dir(const DrLibvirtJournal *journal)
-{
-  return journal->run_dir;
-}
-
 JsonObject *
 dr_libvirt_journal_run(DrLibvirtJournal *journal)
 {

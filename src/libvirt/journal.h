@@ -20,8 +20,6 @@ DrLibvirtJournal *dr_libvirt_journal_open(const char *dir, const char *run_dir, 
 void dr_libvirt_journal_close(DrLibvirtJournal *journal);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrLibvirtJournal, dr_libvirt_journal_close)
 
-const char *dr_libvirt_journal_dir(const DrLibvirtJournal *journal);
-const char *dr_libvirt_journal_run_dir(const DrLibvirtJournal *journal);
 /* What is in it, to be changed; NULL: nothing. (transfer none) */
 JsonObject *dr_libvirt_journal_run(DrLibvirtJournal *journal);
 void dr_libvirt_journal_set(DrLibvirtJournal *journal, JsonObject *run); /* consumed */

@@ -11,11 +11,12 @@
  * From the stop on, the lock on driver.pid keeps every other daemon of libvirt's from the domains, until the patches are written. */
 #include "libvirt/run.h"
 #include "base/error.h"
-#include "libvirt/check.h"
 #include "libvirt/daemon.h"
 #include "libvirt/engine.h"
 #include "libvirt/facts.h"
 #include "libvirt/journal.h"
+#include "libvirt/patch.h"
+#include "libvirt/request.h"
 #include "libvirt/xml.h"
 #include "vm/vm.h"
 
@@ -55,15 +56,15 @@ G_DEFINE_AUTO_CLEANUP_CLEAR_FUNC(Run, run_clear)
 
 /* --- A limit for what libvirt's library gives none --- */
 
-static gint64
-    limit_us; /* monotonic; 0: none. Atomic would be more than is needed: a second more or less is nothing */
+static _Atomic gint64 limit_us; /* monotonic; 0: none */
 
 static gpointer
 watch_limit(gpointer data)
 {
-  for (;;) {
-    g_usleep(1000000); /* for as long as the process lives */
-    if (limit_us && g_get_monotonic_time() > limit_us) {
+  for (;; g_usleep(1000000)) { /* for as long as the process lives */
+    gint64 limit = limit_us;
+
+    if (limit && g_get_monotonic_time() > limit) {
       g_critical("libvirt does not answer; this run is given up, and droverd recovers it");
       _exit(1);
     }
@@ -110,215 +111,40 @@ set_state(JsonObject *domain, const char *state)
   json_object_set_string_member(domain, "state", state);
 }
 
-/* --- Check --- */
-
-static gboolean
-is_named(JsonArray *names, const char *name, const char *uuid)
-{
-  for (guint i = 0; names && i < json_array_get_length(names); i++) {
-    const char *wanted = json_array_get_string_element(names, i);
-
-    if (g_strcmp0(wanted, name) == 0 || g_strcmp0(wanted, uuid) == 0)
-      return TRUE;
-  }
-  return names == NULL;
-}
-
-static gboolean
-all_are_there(JsonArray *names, GPtrArray *domains, GError **error)
-{
-  for (guint i = 0; names && i < json_array_get_length(names); i++) {
-    const char *wanted = json_array_get_string_element(names, i);
-    gboolean found = FALSE;
-
-    for (guint n = 0; n < domains->len; n++) {
-      const DrLibvirtDomain *domain = domains->pdata[n];
-
-      found |= g_strcmp0(wanted, domain->name) == 0 || g_strcmp0(wanted, domain->uuid) == 0;
-    }
-    if (found)
-      continue;
-    dr_error_set(error, DR_ERROR_NOT_FOUND, "libvirt has no running domain '%s'", wanted ? wanted : "?");
-    return dr_error_remedy(error,
-                           "virsh list shows those that run; one that is shut off needs no live upgrade");
-  }
-  return TRUE;
-}
-
-/* What libvirt does with any domain ends with its daemon: a save, a dump, a migration. */
-static gboolean
-nobody_is_busy(GPtrArray *domains, GError **error)
-{
-  for (guint i = 0; i < domains->len; i++) {
-    const DrLibvirtDomain *domain = domains->pdata[i];
-    virDomainJobInfo job = { 0 };
-
-    if (virDomainGetJobInfo(domain->handle, &job) < 0 || job.type == VIR_DOMAIN_JOB_NONE)
-      continue;
-    dr_error_set(error, DR_ERROR_BUSY,
-                 "libvirt has a job on domain '%s' under way, which would end with its daemon", domain->name);
-    return dr_error_remedy(error, "wait for it: virsh domjobinfo %s", domain->name);
-  }
-  return TRUE;
-}
-
-static JsonObject *
-with_places(JsonObject *report, const DrLibvirtDomain *domain)
-{
-  json_object_set_int_member(report, "start_time", (gint64)domain->process.start_time);
-  json_object_set_string_member(report, "monitor", domain->monitor);
-  json_object_set_string_member(report, "log_file", domain->log_file);
-  return report;
-}
-
-/* [check.h's report with "start_time","monitor","log_file"] of the domains that the spec names. `stops`: the daemon is
- * to be stopped. */
-static JsonArray *
-check_all(const DrLibvirtDirs *dirs, const DrLibvirtPlaces *places, JsonObject *spec, gboolean stops,
-          GError **error)
-{
-  virConnectPtr conn = dr_libvirt_connect(places, error);
-  g_autoptr(GPtrArray) domains = conn ? dr_libvirt_domains(conn, places, error) : NULL;
-  JsonArray *names = dr_json_arr(spec, "domains");
-  DrLibvirtCheck how = { .places = places,
-                         .cache_dir = dirs->cache_dir,
-                         .emulator = dr_json_str(spec, "emulator", NULL),
-                         .untested = dr_json_bool(spec, "untested", FALSE),
-                         .shared = g_str_equal(dr_json_str(spec, "memory", "auto"), "shared") };
-  JsonArray *reports =
-      domains && all_are_there(names, domains, error) && (!stops || nobody_is_busy(domains, error))
-          ? json_array_new()
-          : NULL;
-
-  for (guint i = 0; reports && i < domains->len; i++) {
-    DrLibvirtDomain *domain = domains->pdata[i];
-
-    if (is_named(names, domain->name, domain->uuid))
-      json_array_add_object_element(reports, with_places(dr_libvirt_check(conn, domain, &how), domain));
-  }
-  g_clear_pointer(&domains, g_ptr_array_unref); /* their handles before their connection */
-  if (conn)
-    virConnectClose(conn);
-  return reports;
-}
-
-JsonObject *
-dr_libvirt_run_check(const DrLibvirtDirs *dirs, JsonObject *spec, GError **error)
-{
-  g_autoptr(DrLibvirtPlaces) places =
-      dr_libvirt_places_new(dr_json_str(spec, "uri", "qemu:///system"), error);
-  JsonArray *reports = places ? check_all(dirs, places, spec, FALSE, error) : NULL;
-  JsonObject *answer = reports ? json_object_new() : NULL;
-
-  if (!reports)
-    return NULL;
-  json_object_set_string_member(answer, "uri", places->uri);
-  json_object_set_array_member(answer, "domains", reports);
-  return answer;
-}
-
 /* --- Patch --- */
 
-/* An emulator that somebody has already chosen for the next start stays. */
-static gboolean
-patch_config(const DrLibvirtDomain *domain, const char *before, const char *emulator, GError **error)
+static JsonArray *
+flags_of(Run *run, JsonObject *domain)
 {
-  g_autoptr(DrXml) doc = domain->config_file ? dr_xml_read(domain->config_file, error) : NULL;
-  g_autofree char *now = doc ? dr_xml_text(doc, NULL, "/domain/devices/emulator") : NULL;
-
-  if (!domain->config_file || (doc && g_strcmp0(now, before) != 0))
-    return TRUE;
-  return doc && (!dr_xml_patch_config(doc, emulator) || dr_xml_write(doc, domain->config_file, error));
-}
-
-/* The pid first, and by itself: a daemon that starts with that of a process which has ended takes the domain for ended, too. It needs nothing but
- * the two files. Also called by the engine, before the old QEMU is ended. */
-static gboolean
-patch_pid(const DrLibvirtPlaces *places, const char *name, pid_t pid, GError **error)
-{
-  g_autoptr(DrLibvirtDomain) files = dr_libvirt_domain_read(places, name, error);
-  g_autofree char *text = g_strdup_printf("%d", (int)pid);
-
-  return files && dr_xml_patch_pid(files->status, pid, error) &&
-         dr_xml_write(files->status, files->status_file, error) &&
-         g_file_set_contents_full(files->pid_file, text, -1, G_FILE_SET_CONTENTS_CONSISTENT, 0644, error);
-}
-
-static gboolean
-patch_status(Run *run, JsonObject *domain, JsonObject *facts, GError **error)
-{
-  struct stat st;
-  const char *emulator = dr_json_str(facts, "emulator", "");
   JsonObject *flags = dr_json_obj(record(run), "flags");
-  JsonArray *wanted =
-      flags && json_object_has_member(flags, emulator) ? json_object_get_array_member(flags, emulator) : NULL;
-  g_autoptr(DrLibvirtDomain) files =
-      dr_libvirt_domain_read(run->places, dr_json_str(domain, "name", ""), error);
+  const char *emulator =
+      dr_json_str(domain, "emulator", ""); /* a path: no member's name of dr_json_arr()'s */
 
-  if (!files || !dr_xml_patch_status(files->status, facts, wanted, error) ||
-      !dr_xml_write(files->status, files->status_file, error))
-    return FALSE;
-  /* libvirt writes another one when it has taken the domain up. */
-  json_object_set_int_member(facts, "status_inode",
-                             stat(files->status_file, &st) == 0 ? (gint64)st.st_ino : 0);
-  return TRUE;
-}
-
-/* QEMU has no password of its predecessor's; libvirt's file has it. */
-static void
-set_vnc_password(DrQmp *qmp, const DrLibvirtDomain *files)
-{
-  g_autofree char *password =
-      dr_xml_text(files->status, NULL, "/domstatus/domain/devices/graphics[@type='vnc']/@passwd");
-  g_autoptr(GError) error = NULL;
-
-  if (password && *password &&
-      !dr_qmp_do(qmp, "set_password", dr_json("{'protocol': <'vnc'>, 'password': <%s>}", password), &error))
-    g_warning("domain '%s': its VNC password could not be set: %s", files->name, error->message);
-}
-
-/* The next start is not this one's business: that its emulator cannot be noted is told. */
-static void
-patch_next_start(Run *run, JsonObject *domain, const DrLibvirtDomain *files)
-{
-  const char *emulator = dr_json_str(domain, "emulator", "");
-  g_autoptr(GError) error = NULL;
-
-  if (patch_config(files, dr_json_str(domain, "emulator_before", ""), emulator, &error))
-    return;
-  g_warning("%s", error->message);
-  json_object_set_string_member(domain, "config_warning", error->message);
+  return flags && json_object_has_member(flags, emulator) ? json_object_get_array_member(flags, emulator)
+                                                          : NULL;
 }
 
 static gboolean
-patch_rest(Run *run, DrLibvirtEngine *engine, JsonObject *domain, GError **error)
+patch(Run *run, DrLibvirtEngine *engine, JsonObject *domain, GError **error)
 {
   DrProcId id;
-  g_autoptr(DrQmp) qmp = dr_libvirt_engine_take(engine, domain, &id, error);
-  JsonObject *facts = qmp ? dr_libvirt_facts(qmp, &id, dr_json_str(domain, "emulator", ""), error) : NULL;
-  g_autoptr(DrLibvirtDomain) files =
-      facts ? dr_libvirt_domain_read(run->places, dr_json_str(domain, "name", ""), error) : NULL;
+  g_autoptr(DrQmp) qmp = NULL;
 
-  if (facts)
-    json_object_set_object_member(domain, "facts", facts);
-  if (!files || !patch_status(run, domain, facts, error))
+  if (!dr_libvirt_patch_pid(run->places, dr_json_str(domain, "name", ""),
+                            (pid_t)dr_json_int(domain, "pid", 0), error))
     return FALSE;
-  set_vnc_password(qmp, files);
-  patch_next_start(run, domain, files);
-  return TRUE;
+  qmp = dr_libvirt_engine_take(engine, domain, &id, error);
+  return qmp && dr_libvirt_patch(run->places, domain, qmp, &id, flags_of(run, domain), error);
 }
 
 /* A file system that is full for a moment must not cost libvirt its view. */
 static gboolean
 patch_insistently(Run *run, DrLibvirtEngine *engine, JsonObject *domain, GError **error)
 {
-  pid_t pid = (pid_t)dr_json_int(domain, "pid", 0);
-
   for (int try = 1;; try++) {
     g_autoptr(GError) local = NULL;
 
-    if (patch_pid(run->places, dr_json_str(domain, "name", ""), pid, &local) &&
-        patch_rest(run, engine, domain, &local))
+    if (patch(run, engine, domain, &local))
       return TRUE;
     if (try == PATCH_TRIES) {
       g_propagate_error(error, g_steal_pointer(&local));
@@ -535,7 +361,7 @@ note_commit(const char *vm, int pid, gpointer data)
   const char *name = g_hash_table_lookup(run->names, vm);
   g_autoptr(GError) error = NULL;
 
-  if (name && !patch_pid(run->places, name, pid, &error))
+  if (name && !dr_libvirt_patch_pid(run->places, name, pid, &error))
     g_warning("domain '%s': %s", name, error->message); /* it is tried again */
 }
 
@@ -661,24 +487,6 @@ count(JsonArray *domains, const char *state)
   return n;
 }
 
-/* Before anything is written: a name that nobody knows makes no run, and the one before stays to be seen. */
-static gboolean
-knows_names(Run *run, JsonObject *spec, GError **error)
-{
-  virConnectPtr conn;
-  g_autoptr(GPtrArray) domains = NULL;
-  gboolean ok;
-
-  run->places = dr_libvirt_places_new(dr_json_str(spec, "uri", "qemu:///system"), error);
-  conn = run->places ? dr_libvirt_connect(run->places, error) : NULL;
-  domains = conn ? dr_libvirt_domains(conn, run->places, error) : NULL;
-  ok = domains && all_are_there(dr_json_arr(spec, "domains"), domains, error);
-  g_clear_pointer(&domains, g_ptr_array_unref); /* their handles before their connection */
-  if (conn)
-    virConnectClose(conn);
-  return ok;
-}
-
 /* Written down before the checks: they take seconds, and whoever has asked for the run wants to see that it is there. "started_ms" of the spec
  * tells it from the one before. */
 static gboolean
@@ -698,7 +506,7 @@ begin(Run *run, JsonObject *spec, GError **error)
   dr_libvirt_journal_set(run->journal, journal);
   if (!dr_libvirt_journal_save(run->journal, error))
     return FALSE;
-  reports = check_all(run->dirs, run->places, spec, TRUE, error);
+  reports = dr_libvirt_request_check(run->places, run->dirs->cache_dir, spec, TRUE, error);
   if (!reports)
     return FALSE;
   json_object_set_array_member(journal, "domains", plan_domains(reports));
@@ -776,6 +584,14 @@ open_journal(Run *run, GError **error)
 
 /* --- Recovery --- */
 
+static void
+note(gpointer domain, gpointer data)
+{
+  Run *run = data;
+
+  dr_libvirt_journal_save(run->journal, NULL);
+}
+
 static gboolean
 settle(Run *run, GError **error)
 {
@@ -786,7 +602,7 @@ settle(Run *run, GError **error)
   engine = make_engine(run, error);
   if (!engine)
     return FALSE;
-  if (!dr_libvirt_engine_recover(engine, domains_of(run), error))
+  if (!dr_libvirt_engine_recover(engine, domains_of(run), note, run, error))
     return FALSE; /* it may be at work still */
   dr_libvirt_journal_enter(run->journal, "patching", NULL);
   return patch_moved(run, engine, error);
@@ -830,6 +646,21 @@ recover(Run *run, GError **error)
   return bring_home(run, cause, error);
 }
 
+JsonObject *
+dr_libvirt_run_check(const DrLibvirtDirs *dirs, JsonObject *spec, GError **error)
+{
+  g_autoptr(DrLibvirtPlaces) places =
+      dr_libvirt_places_new(dr_json_str(spec, "uri", "qemu:///system"), error);
+  JsonArray *reports = places ? dr_libvirt_request_check(places, dirs->cache_dir, spec, FALSE, error) : NULL;
+  JsonObject *answer = reports ? json_object_new() : NULL;
+
+  if (!reports)
+    return NULL;
+  json_object_set_string_member(answer, "uri", places->uri);
+  json_object_set_array_member(answer, "domains", reports);
+  return answer;
+}
+
 gboolean
 dr_libvirt_run_recover(const DrLibvirtDirs *dirs, GError **error)
 {
@@ -855,7 +686,9 @@ dr_libvirt_run_upgrade(const DrLibvirtDirs *dirs, JsonObject *spec, GError **err
   g_clear_pointer(&run.daemon, dr_libvirt_daemon_free);
   run.away_us = 0;
   set_limit(CHECK_MS);
-  if (!knows_names(&run, spec, error))
+  /* A name that nobody knows makes no run: the one before stays to be seen. */
+  run.places = dr_libvirt_places_new(dr_json_str(spec, "uri", "qemu:///system"), error);
+  if (!run.places || !dr_libvirt_request_is_known(run.places, spec, error))
     return FALSE;
   if (!begin(&run, spec, &cause) || !is_worth_it(&run, spec, &cause) || !read_flags(&run, &cause) ||
       !find_daemon(&run, &cause))

@@ -7,9 +7,7 @@ typedef struct {
   const char *dir, *run_dir, *cache_dir;
 } DrLibvirtDirs;
 
-/* spec: {"uri","domains": [name…] or null (all),"emulator": path or null,"memory","parallel","untested"}.
- * check: nothing is changed. {"libvirt","domains": [{"name","uuid","pid","ok","findings","emulator_before","emulator","qemu_before",
- * "qemu_after","memory_mode"}]}. (transfer full)
+/* spec: request.h's. check: {"uri","domains": [report…]}. (transfer full)
  * upgrade, recover: the journal has the result; FALSE with an error that is the run's, not a domain's. */
 JsonObject *dr_libvirt_run_check(const DrLibvirtDirs *dirs, JsonObject *spec, GError **error);
 gboolean dr_libvirt_run_upgrade(const DrLibvirtDirs *dirs, JsonObject *spec, GError **error);

@@ -36,7 +36,7 @@ typedef struct {
 void dr_libvirt_domain_free(DrLibvirtDomain *domain);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrLibvirtDomain, dr_libvirt_domain_free)
 
-/* The name of the process that answers is told by the kernel; `timeout_ms` bounds all. */
+/* libvirt's library has no limit of its own for this: the caller's process has one. */
 virConnectPtr dr_libvirt_connect(const DrLibvirtPlaces *places, GError **error);
 
 /* All running domains. (transfer full) (element-type DrLibvirtDomain) */

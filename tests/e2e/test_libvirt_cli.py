@@ -3,6 +3,7 @@
 with a domain is for other tests."""
 
 import json
+import os
 import re
 import signal
 
@@ -78,6 +79,8 @@ def test_check(host, domain):
     assert "stays libvirt's" in done.stdout
     done = drover(host, "upgrade", "--all-libvirt", "--check", "--emulator", NEW)
     assert re.search(r"^private: can be upgraded 10\.0\S* -> 10\.0\S* \(copies RAM once first\)$", done.stdout, re.M), done.stdout
+    done = drover(host, "upgrade", "--libvirt", "shared", "--memory", "postcopy", "--check")
+    assert "(copies RAM by post-copy)\n" in done.stdout and "as is asked for: it could be handed over" in done.stderr, done
     report = json.loads(drover(host, "adopt", "--libvirt", "--all", "--check", "--emulator", NEW, "--json").stdout)
     assert {one["name"]: (one["ok"], one["memory_mode"]) for one in report["domains"]} == {"shared": (True, "shared"), "private": (True, "copy")}
     assert (shared.pid, private.pid) == pids and sorted(host.qemus()) == sorted(pids)
@@ -148,6 +151,20 @@ def test_upgrade_by_names(host, domain):
     assert again.stdout == done.stdout
     metrics = client(host).call("GET", "/metrics")
     assert re.search(r'^drover_libvirt_domains_total\{result="upgraded"\} [1-9]', metrics, re.M), metrics
+
+
+def test_the_next_start_cannot_be_changed(host, domain):
+    """That is told, and nothing more."""
+    vm = domain("web1")
+    config = f"/etc/libvirt/qemu/{vm.name}.xml"
+    host.run("mount", "--bind", config, config)  # nobody replaces it
+    try:
+        done = drover(host, "upgrade", "--libvirt", "web1", "--emulator", NEW)
+    finally:
+        host.run("umount", config)
+    assert "web1: warning: the next start of the domain is under" in done.stderr and "virsh edit" in done.stderr, done
+    assert "libvirt's view of 1 domain is QEMU's" in done.stdout
+    runs_under(vm, "10.0")
 
 
 def test_all_but_one(host, domain):
@@ -248,6 +265,44 @@ def test_the_helper_is_killed(held, state, version, code):
 def release(hold):
     hold.unlink(missing_ok=True)
     return True
+
+
+def heard(command, text, timeout=60):
+    """What a command has said on stderr until text was among it."""
+    said = bytearray()
+    os.set_blocking(command.stderr.fileno(), False)
+
+    def there():
+        try:
+            said.extend(os.read(command.stderr.fileno(), 4096))
+        except BlockingIOError:
+            pass
+        return text.encode() in said
+
+    wait_until(there, timeout, lambda: f"'{text}' among {bytes(said)}", interval=0.05)
+    os.set_blocking(command.stderr.fileno(), True)
+    return said.decode()
+
+
+def test_what_libvirts_daemon_is_away_for_is_said(held):
+    """A recovery waits for a QEMU that does not answer; whoever follows is told which, and what to do."""
+    host = held("switchover")
+    with libvirt.Domain(host, "web1", nic=False) as vm:
+        command, hold = begin(host, vm, "switchover")
+        before, (helper,) = vm.pid, helpers(host)
+        os.kill(before, signal.SIGSTOP)
+        try:
+            kill_pid(helper, sig=signal.SIGKILL)
+            hold.unlink()
+            assert "web1: the upgrade waits: " in heard(command, f"kill -9 {before}")
+            run = client(host).call("GET", "/v1/libvirt/upgrade")
+            assert run["active"] and "kill -9" in run["domains"][0]["note"], run
+        finally:
+            os.kill(before, signal.SIGCONT)
+        end(command, 1)
+        assert client(host).call("GET", "/v1/libvirt/upgrade")["domains"][0]["note"] is None
+        assert vm.pid == before and host.answers()
+        runs_under(vm, "7.2")
 
 
 def test_both_are_killed(held):
