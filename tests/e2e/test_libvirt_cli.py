@@ -24,16 +24,8 @@ def host():
 
 @pytest.fixture
 def domain(host):
-    """Makes domains on the module's host, and takes each away again."""
-    made = []
-
-    def make(name="vm", where=host, **options):
-        made.append(libvirt.Domain(where, name, **{"nic": False, **options}))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.remove()
+    with libvirt.domains(host, nic=False) as make:
+        yield make
 
 
 @pytest.fixture

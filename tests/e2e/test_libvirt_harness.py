@@ -19,16 +19,8 @@ def host():
 
 @pytest.fixture
 def domain(host):
-    """Makes domains on a host, and takes each away again."""
-    made = []
-
-    def make(where=host, **options):
-        made.append(libvirt.Domain(where, **options))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.remove()
+    with libvirt.domains(host) as make:
+        yield make
 
 
 def uid_of(pid):

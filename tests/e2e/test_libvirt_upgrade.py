@@ -24,15 +24,8 @@ def beneath(host):
 
 @pytest.fixture
 def domain(host):
-    made = []
-
-    def make(where=host, **options):
-        made.append(libvirt.Domain(where, **options))
-        return made[-1]
-
-    yield make
-    for one in made:
-        one.remove()
+    with libvirt.domains(host) as make:
+        yield make
 
 
 @pytest.mark.parametrize("memory", ["memfd", "file"])

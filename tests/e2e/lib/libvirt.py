@@ -825,6 +825,16 @@ class Domain:
         self.remove()
 
 
+@contextlib.contextmanager
+def domains(host, **defaults):
+    """make(name="vm", where=host, ...) makes a Domain; at the end each is taken away again."""
+    with contextlib.ExitStack() as made:
+        def make(name="vm", where=host, **options):
+            return made.enter_context(Domain(where, name, **{**defaults, **options}))
+
+        yield make
+
+
 def target(number):
     return f"vd{chr(ord('a') + number)}"
 
