@@ -136,6 +136,7 @@ def test_one_that_was_killed(place):
 
 
 def test_a_supervisor_starts_it_again_and_again(place, tmp_path):
+    (tmp_path / "again").touch()
     popen = place.start("sh", "-c", f"while :; do libvirtd; echo >>{tmp_path}/again; sleep 0.1; done")
     old = place.wait_holder()
     with place.session("find", "stop", "wait", "start") as session:
