@@ -253,6 +253,27 @@ dr_json_arr(JsonObject *object, const char *path)
   return node && JSON_NODE_HOLDS_ARRAY(node) ? json_node_get_array(node) : NULL;
 }
 
+void
+dr_json_add_text(JsonObject *object, const char *name, const char *text)
+{
+  if (text)
+    json_object_set_string_member(object, name, text);
+}
+
+void
+dr_json_add_number(JsonObject *object, const char *name, gint64 number)
+{
+  if (number)
+    json_object_set_int_member(object, name, number);
+}
+
+void
+dr_json_add_flag(JsonObject *object, const char *name, gboolean flag)
+{
+  if (flag)
+    json_object_set_boolean_member(object, name, TRUE);
+}
+
 char **
 dr_json_strv(JsonArray *array)
 {

@@ -46,6 +46,11 @@ double dr_json_double(JsonObject *object, const char *path, double otherwise); /
 JsonObject *dr_json_obj(JsonObject *object, const char *path);
 JsonArray *dr_json_arr(JsonObject *object, const char *path);
 
+/* Adds a member, unless there is nothing to say: NULL, 0, FALSE. */
+void dr_json_add_text(JsonObject *object, const char *name, const char *text);
+void dr_json_add_number(JsonObject *object, const char *name, gint64 number);
+void dr_json_add_flag(JsonObject *object, const char *name, gboolean flag);
+
 /* An array of strings, both ways. dr_json_strv() returns NULL if it is no array of strings only. (transfer full) */
 char **dr_json_strv(JsonArray *array);
 JsonArray *dr_json_array_from_strv(const char *const *strv);

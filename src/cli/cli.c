@@ -231,6 +231,16 @@ dr_cli_call(DrCli *cli, const char *method, const char *path, const char *name, 
   return answer;
 }
 
+JsonArray *
+dr_cli_call_list(DrCli *cli, const char *method, const char *path, JsonObject *body, GError **error)
+{
+  g_autoptr(JsonNode) answer = dr_cli_call(cli, method, path, NULL, body, error);
+
+  if (answer && !JSON_NODE_HOLDS_ARRAY(answer))
+    dr_error_set(error, DR_ERROR_INTERNAL, "droverd's answer to %s %s is no list", method, path);
+  return answer && JSON_NODE_HOLDS_ARRAY(answer) ? json_node_dup_array(answer) : NULL;
+}
+
 static JsonNode *
 one_or_many(JsonArray *answers, guint asked)
 {

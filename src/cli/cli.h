@@ -89,6 +89,10 @@ int dr_exit_of(const GError *error);
 JsonNode *dr_cli_call(DrCli *cli, const char *method, const char *path, const char *name, JsonObject *body,
                       GError **error);
 
+/* One whose answer has to be a list; `path` is complete. (transfer full), NULL with the error set. */
+JsonArray *dr_cli_call_list(DrCli *cli, const char *method, const char *path, JsonObject *body,
+                            GError **error);
+
 /* The same for each of cli->words, going on after an error. `tell` prints one answer; with --json one name
  * gives an object, several an array. Returns: the exit code. */
 int dr_cli_each(DrCli *cli, const char *method, const char *path, JsonObject *body,

@@ -30,18 +30,11 @@ path_of(const DrCli *cli, const char *what)
 }
 
 static void
-set_text(JsonObject *body, const char *name, const char *text)
-{
-  if (text)
-    json_object_set_string_member(body, name, text);
-}
-
-static void
 set_path(JsonObject *body, const char *name, const char *path)
 {
   g_autofree char *full = path ? g_canonicalize_filename(path, NULL) : NULL;
 
-  set_text(body, name, full);
+  dr_json_add_text(body, name, full);
 }
 
 /* What a backup is made of, whoever reads it. */
@@ -50,8 +43,8 @@ body_of(const Options *o)
 {
   JsonObject *body = json_object_new();
 
-  set_text(body, "incremental", o->incremental);
-  set_text(body, "bitmap", o->bitmap);
+  dr_json_add_text(body, "incremental", o->incremental);
+  dr_json_add_text(body, "bitmap", o->bitmap);
   set_path(body, "scratch", o->scratch);
   if (o->disks)
     json_object_set_array_member(body, "disks", dr_json_array_from_strv((const char *const *)o->disks));
@@ -89,7 +82,7 @@ create(DrCli *cli, const void *data)
   int code;
 
   set_path(body, "target", cli->words[1]);
-  set_text(body, "format", o->format);
+  dr_json_add_text(body, "format", o->format);
   if (o->bandwidth > 0)
     json_object_set_int_member(body, "bandwidth", o->bandwidth);
   if (o->onto)
@@ -179,10 +172,10 @@ serve(DrCli *cli, const void *data)
   g_autoptr(JsonArray) jobs = NULL;
   int code;
 
-  set_text(body, "listen", o->listen);
+  dr_json_add_text(body, "listen", o->listen);
   cli->until = "serve";
   hold_interrupt(!o->async);
-  jobs = dr_cli_post_list(cli, path, body, &error);
+  jobs = dr_cli_call_list(cli, "POST", path, body, &error);
   code = jobs ? follow_served(cli, jobs, o->async, &error) : -1;
   return code >= 0 ? code : dr_cli_fail(cli, error);
 }
@@ -214,11 +207,8 @@ static JsonArray *
 fetch(DrCli *cli, GError **error)
 {
   g_autofree char *path = path_of(cli, "");
-  g_autoptr(JsonNode) answer = dr_cli_call(cli, "GET", path, NULL, NULL, error);
 
-  if (answer && !JSON_NODE_HOLDS_ARRAY(answer))
-    dr_error_set(error, DR_ERROR_INTERNAL, "droverd's list of backups is no list");
-  return answer && JSON_NODE_HOLDS_ARRAY(answer) ? json_node_dup_array(answer) : NULL;
+  return dr_cli_call_list(cli, "GET", path, NULL, error);
 }
 
 static char *

@@ -29,11 +29,8 @@ fetch(DrCli *cli, GError **error)
   g_autofree char *disk = cli->words[1] ? g_uri_escape_string(cli->words[1], NULL, FALSE) : NULL;
   g_autofree char *query = disk ? g_strconcat("?disk=", disk, NULL) : g_strdup("");
   g_autofree char *path = path_of(cli, query);
-  g_autoptr(JsonNode) answer = dr_cli_call(cli, "GET", path, NULL, NULL, error);
 
-  if (answer && !JSON_NODE_HOLDS_ARRAY(answer))
-    dr_error_set(error, DR_ERROR_INTERNAL, "droverd's list of bitmaps is no list");
-  return answer && JSON_NODE_HOLDS_ARRAY(answer) ? json_node_dup_array(answer) : NULL;
+  return dr_cli_call_list(cli, "GET", path, NULL, error);
 }
 
 static char *

@@ -32,11 +32,8 @@ static JsonArray *
 fetch(DrCli *cli, GError **error)
 {
   g_autofree char *path = path_of(cli, "");
-  g_autoptr(JsonNode) answer = dr_cli_call(cli, "GET", path, NULL, NULL, error);
 
-  if (answer && !JSON_NODE_HOLDS_ARRAY(answer))
-    dr_error_set(error, DR_ERROR_INTERNAL, "droverd's list of disks is no list");
-  return answer && JSON_NODE_HOLDS_ARRAY(answer) ? json_node_dup_array(answer) : NULL;
+  return dr_cli_call_list(cli, "GET", path, NULL, error);
 }
 
 static char *
@@ -199,27 +196,6 @@ show(DrCli *cli, const void *data)
 
 /* --- Jobs --- */
 
-static void
-set_number(JsonObject *body, const char *name, int value)
-{
-  if (value != 0)
-    json_object_set_int_member(body, name, value);
-}
-
-static void
-set_flag(JsonObject *body, const char *name, gboolean value)
-{
-  if (value)
-    json_object_set_boolean_member(body, name, TRUE);
-}
-
-static void
-set_text(JsonObject *body, const char *name, const char *value)
-{
-  if (value)
-    json_object_set_string_member(body, name, value);
-}
-
 /* A path begins here, not where droverd is; what has a scheme is none. */
 static char *
 absolute(const char *target)
@@ -254,15 +230,15 @@ copy_request(const DrCli *cli, const Options *o)
     json_array_add_object_element(copies, dr_json("{'disk': <%s>, 'target': <%s>}", cli->words[i], target));
   }
   json_object_set_array_member(body, "copies", copies);
-  set_text(body, "format", o->format);
-  set_text(body, "sync", o->sync);
-  set_flag(body, "reuse_external", o->reuse);
-  set_flag(body, "synchronous_writes", o->synchronous);
-  set_number(body, "bandwidth", o->bandwidth);
-  set_number(body, "granularity", o->granularity);
-  set_number(body, "buf_size", o->buf_size);
-  set_number(body, "timeout", o->timeout);
-  set_text(body, "then", o->pivot ? "pivot" : o->finish ? "finish" : NULL);
+  dr_json_add_text(body, "format", o->format);
+  dr_json_add_text(body, "sync", o->sync);
+  dr_json_add_flag(body, "reuse_external", o->reuse);
+  dr_json_add_flag(body, "synchronous_writes", o->synchronous);
+  dr_json_add_number(body, "bandwidth", o->bandwidth);
+  dr_json_add_number(body, "granularity", o->granularity);
+  dr_json_add_number(body, "buf_size", o->buf_size);
+  dr_json_add_number(body, "timeout", o->timeout);
+  dr_json_add_text(body, "then", o->pivot ? "pivot" : o->finish ? "finish" : NULL);
   return body;
 }
 
@@ -291,8 +267,8 @@ pull(DrCli *cli, const void *data)
   g_autoptr(JsonObject) body = dr_json("{'disk': <%s>}", cli->words[1]);
   int code;
 
-  set_text(body, "base", base);
-  set_number(body, "bandwidth", o->bandwidth);
+  dr_json_add_text(body, "base", base);
+  dr_json_add_number(body, "bandwidth", o->bandwidth);
   code = dr_cli_start_jobs(cli, path, body, TRUE, o->async, &error);
   return code >= 0 ? code : dr_cli_fail(cli, error);
 }

@@ -56,16 +56,14 @@ dr_cmd_jobs(DrCli *cli, int argc, char **argv)
   DrListOptions options = { 0 };
   const GOptionEntry entries[] = { DR_LIST_ENTRIES(options, ""), { NULL } };
   g_autoptr(GError) error = NULL;
-  g_autoptr(JsonNode) answer = NULL;
+  g_autoptr(JsonArray) rows = NULL;
   int code = -1;
 
   cli->columns = columns;
   if (dr_cli_parse(cli, argc, argv, entries, 0, 0, &error) && dr_list_check(cli, &options, columns, &error))
-    answer = dr_cli_call(cli, "GET", "/v1/jobs", NULL, NULL, &error);
-  if (answer && !JSON_NODE_HOLDS_ARRAY(answer))
-    dr_error_set(&error, DR_ERROR_INTERNAL, "droverd's list of jobs is no list");
-  else if (answer)
-    code = dr_list_print(cli, &options, columns, json_node_get_array(answer), "no jobs");
+    rows = dr_cli_call_list(cli, "GET", "/v1/jobs", NULL, &error);
+  if (rows)
+    code = dr_list_print(cli, &options, columns, rows, "no jobs");
   g_free(options.output);
   return code >= 0 ? code : dr_cli_fail(cli, error);
 }

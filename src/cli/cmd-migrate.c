@@ -84,27 +84,6 @@ check_numbers(const Options *o, GError **error)
          check_number("at-a-time", o->at_a_time, 64, error);
 }
 
-static void
-add_number(JsonObject *body, const char *member, int value)
-{
-  if (value > 0)
-    json_object_set_int_member(body, member, value);
-}
-
-static void
-add_flag(JsonObject *body, const char *member, gboolean value)
-{
-  if (value)
-    json_object_set_boolean_member(body, member, TRUE);
-}
-
-static void
-add_text(JsonObject *body, const char *member, const char *value)
-{
-  if (value)
-    json_object_set_string_member(body, member, value);
-}
-
 static JsonObject *
 request(DrCli *cli, const Options *o)
 {
@@ -118,29 +97,29 @@ request(DrCli *cli, const Options *o)
   else
     json_object_set_array_member(body, "vms", dr_json_array_from_strv(names));
   json_object_set_string_member(body, "peer", peer_of(cli));
-  add_text(body, "qemu", o->qemu);
-  add_text(body, "dname", o->dname);
-  add_text(body, "compress", o->compress);
-  add_text(body, "transport", o->transport);
+  dr_json_add_text(body, "qemu", o->qemu);
+  dr_json_add_text(body, "dname", o->dname);
+  dr_json_add_text(body, "compress", o->compress);
+  dr_json_add_text(body, "transport", o->transport);
   if (o->maps)
     json_object_set_array_member(body, "map", dr_json_array_from_strv((const char *const *)o->maps));
-  add_flag(body, "postcopy", o->postcopy);
-  add_flag(body, "postcopy_after_precopy", o->after_precopy);
-  add_flag(body, "no_postcopy", o->no_postcopy);
-  add_flag(body, "postcopy_preempt", o->preempt);
-  add_flag(body, "timeout_suspend", o->timeout_suspend);
-  add_flag(body, "auto_converge", o->auto_converge);
-  add_flag(body, "copy_storage_all", o->copy_storage_all);
-  add_flag(body, "copy_storage_inc", o->copy_storage_inc);
-  add_flag(body, "copy_storage_postcopy", o->copy_storage_postcopy);
-  add_flag(body, "overwrite_storage", o->overwrite_storage);
-  add_number(body, "timeout", o->timeout);
-  add_number(body, "timeout_postcopy", o->timeout_postcopy);
-  add_number(body, "parallel", o->parallel);
-  add_number(body, "bandwidth", o->bandwidth);
-  add_number(body, "postcopy_bandwidth", o->postcopy_bandwidth);
-  add_number(body, "downtime", o->downtime);
-  add_number(body, "at_a_time", o->at_a_time);
+  dr_json_add_flag(body, "postcopy", o->postcopy);
+  dr_json_add_flag(body, "postcopy_after_precopy", o->after_precopy);
+  dr_json_add_flag(body, "no_postcopy", o->no_postcopy);
+  dr_json_add_flag(body, "postcopy_preempt", o->preempt);
+  dr_json_add_flag(body, "timeout_suspend", o->timeout_suspend);
+  dr_json_add_flag(body, "auto_converge", o->auto_converge);
+  dr_json_add_flag(body, "copy_storage_all", o->copy_storage_all);
+  dr_json_add_flag(body, "copy_storage_inc", o->copy_storage_inc);
+  dr_json_add_flag(body, "copy_storage_postcopy", o->copy_storage_postcopy);
+  dr_json_add_flag(body, "overwrite_storage", o->overwrite_storage);
+  dr_json_add_number(body, "timeout", o->timeout);
+  dr_json_add_number(body, "timeout_postcopy", o->timeout_postcopy);
+  dr_json_add_number(body, "parallel", o->parallel);
+  dr_json_add_number(body, "bandwidth", o->bandwidth);
+  dr_json_add_number(body, "postcopy_bandwidth", o->postcopy_bandwidth);
+  dr_json_add_number(body, "downtime", o->downtime);
+  dr_json_add_number(body, "at_a_time", o->at_a_time);
   return body;
 }
 
@@ -314,7 +293,7 @@ dr_cmd_migrate_setspeed(DrCli *cli, int argc, char **argv)
       !parse_number(cli->verb->name, cli->words[1], 1000000, &mib, &error))
     return dr_cli_fail(cli, error);
   json_object_set_int_member(body, "mib", mib);
-  add_flag(body, "postcopy", postcopy);
+  dr_json_add_flag(body, "postcopy", postcopy);
   return say(cli, "POST", "/v1/vms/{}/migrate/bandwidth", body, "the speed is set");
 }
 

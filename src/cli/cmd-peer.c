@@ -71,15 +71,13 @@ list(DrCli *cli, const void *data)
 {
   const Options *options = data;
   g_autoptr(GError) error = NULL;
-  g_autoptr(JsonNode) answer = NULL;
+  g_autoptr(JsonArray) rows = NULL;
 
   if (dr_list_check(cli, &options->list, columns, &error))
-    answer = dr_cli_call(cli, "GET", "/v1/peers", NULL, NULL, &error);
-  if (answer && !JSON_NODE_HOLDS_ARRAY(answer))
-    dr_error_set(&error, DR_ERROR_INTERNAL, "droverd's list of peers is no list");
-  if (error)
+    rows = dr_cli_call_list(cli, "GET", "/v1/peers", NULL, &error);
+  if (!rows)
     return dr_cli_fail(cli, error);
-  return dr_list_print(cli, &options->list, columns, json_node_get_array(answer),
+  return dr_list_print(cli, &options->list, columns, rows,
                        "no peers: add one with drover peer add NAME HOST");
 }
 

@@ -81,11 +81,8 @@ static JsonArray *
 fetch(DrCli *cli, GError **error)
 {
   g_autofree char *path = path_of(cli, "");
-  g_autoptr(JsonNode) answer = dr_cli_call(cli, "GET", path, NULL, NULL, error);
 
-  if (answer && !JSON_NODE_HOLDS_ARRAY(answer))
-    dr_error_set(error, DR_ERROR_INTERNAL, "droverd's list of snapshots is no list");
-  return answer && JSON_NODE_HOLDS_ARRAY(answer) ? json_node_dup_array(answer) : NULL;
+  return dr_cli_call_list(cli, "GET", path, NULL, error);
 }
 
 static char *

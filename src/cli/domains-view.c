@@ -139,37 +139,11 @@ print_error(const char *text, const char *remedy)
     fprintf(stderr, "  remedy: %s\n", how);
 }
 
-static guint
-count_blockers(JsonArray *findings)
-{
-  guint n = 0;
-
-  for (guint i = 0; findings && i < json_array_get_length(findings); i++)
-    n += g_str_equal(dr_json_str(json_array_get_object_element(findings, i), "severity", ""), "blocker");
-  return n;
-}
-
-static void
-print_blockers(JsonArray *findings)
-{
-  for (guint i = 0; findings && i < json_array_get_length(findings); i++) {
-    JsonObject *finding = json_array_get_object_element(findings, i);
-    g_autofree char *text = dr_render_harmless(dr_json_str(finding, "text", "?"));
-    g_autofree char *remedy = dr_render_harmless(dr_json_str(finding, "remedy", ""));
-
-    if (!g_str_equal(dr_json_str(finding, "severity", ""), "blocker"))
-      continue;
-    fprintf(stderr, "  blocker: %s\n", text);
-    if (*remedy)
-      fprintf(stderr, "    remedy: %s\n", remedy);
-  }
-}
-
 static void
 print_failure(JsonObject *domain)
 {
   JsonArray *findings = dr_json_arr(domain, "findings");
-  guint blockers = count_blockers(findings);
+  guint blockers = dr_job_view_count_blockers(findings);
   g_autofree char *text = NULL;
 
   if (g_str_equal(dr_json_str(domain, "state", ""), "lost")) {
@@ -180,7 +154,7 @@ print_failure(JsonObject *domain)
     text = g_strdup_printf("domain '%s' was not upgraded and runs where it was: %u blocker%s",
                            name_of(domain), blockers, blockers == 1 ? "" : "s");
     print_error(text, NULL);
-    print_blockers(findings);
+    dr_job_view_print_blockers(findings);
   } else {
     text = g_strdup_printf("domain '%s' was not upgraded and runs where it was: %s", name_of(domain),
                            dr_json_str(domain, "error.message", "the run ended before its turn came"));

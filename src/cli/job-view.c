@@ -267,8 +267,8 @@ dr_job_view_print_findings(const char *vm, JsonArray *findings, gboolean blocker
   }
 }
 
-static guint
-count_blockers(JsonArray *findings)
+guint
+dr_job_view_count_blockers(JsonArray *findings)
 {
   guint n = 0;
 
@@ -277,13 +277,10 @@ count_blockers(JsonArray *findings)
   return n;
 }
 
-/* The error's message has all blockers in one line: here each gets its own. */
-static void
-print_refusal(const char *vm, JsonArray *findings, guint n, gboolean on_disks)
+void
+dr_job_view_print_blockers(JsonArray *findings)
 {
-  fprintf(stderr, "drover: VM '%s' was not %s: %u blocker%s\n", vm,
-          on_disks ? "touched" : "moved and runs where it was", n, n == 1 ? "" : "s");
-  for (guint i = 0; i < json_array_get_length(findings); i++) {
+  for (guint i = 0; findings && i < json_array_get_length(findings); i++) {
     JsonObject *finding = json_array_get_object_element(findings, i);
     g_autofree char *text = harmless(finding, "text"), *remedy = harmless(finding, "remedy");
 
@@ -295,12 +292,21 @@ print_refusal(const char *vm, JsonArray *findings, guint n, gboolean on_disks)
   }
 }
 
+/* The error's message has all blockers in one line: here each gets its own. */
+static void
+print_refusal(const char *vm, JsonArray *findings, guint n, gboolean on_disks)
+{
+  fprintf(stderr, "drover: VM '%s' was not %s: %u blocker%s\n", vm,
+          on_disks ? "touched" : "moved and runs where it was", n, n == 1 ? "" : "s");
+  dr_job_view_print_blockers(findings);
+}
+
 void
 dr_job_view_print_end(JsonObject *job)
 {
   g_autofree char *sentence = dr_job_view_sentence(job), *remedy = harmless(job, "error.remedy");
   JsonArray *findings = dr_json_arr(job, "findings");
-  guint blockers = count_blockers(findings);
+  guint blockers = dr_job_view_count_blockers(findings);
 
   if (g_str_equal(dr_json_str(job, "state", ""), "succeeded") || !dr_job_view_ended(job)) {
     puts(sentence);

@@ -21,5 +21,9 @@ void dr_job_view_print_end(JsonObject *job);
 /* The findings of a job or a report that are not blockers, on stderr. Blockers too, if asked. */
 void dr_job_view_print_findings(const char *vm, JsonArray *findings, gboolean blockers, gboolean color);
 
+/* `findings`: nullable. Each blocker of theirs with its remedy, indented, on stderr. */
+guint dr_job_view_count_blockers(JsonArray *findings);
+void dr_job_view_print_blockers(JsonArray *findings);
+
 /* A memory mode in words: "shared RAM". */
 const char *dr_job_view_memory(const char *mode);

@@ -8,16 +8,6 @@
 #include <stdio.h>
 #include <unistd.h>
 
-JsonArray *
-dr_cli_post_list(DrCli *cli, const char *path, JsonObject *body, GError **error)
-{
-  g_autoptr(JsonNode) answer = dr_cli_call(cli, "POST", path, NULL, body, error);
-
-  if (answer && !JSON_NODE_HOLDS_ARRAY(answer))
-    dr_error_set(error, DR_ERROR_INTERNAL, "droverd's answer to %s is no list", path);
-  return answer && JSON_NODE_HOLDS_ARRAY(answer) ? json_node_dup_array(answer) : NULL;
-}
-
 void
 dr_cli_print_list(JsonArray *array, gboolean single)
 {
@@ -59,7 +49,7 @@ dr_cli_start_jobs(DrCli *cli, const char *path, JsonObject *body, gboolean singl
 {
   DrClient *client = check_events(cli, async, error) ? dr_cli_client(cli, error) : NULL;
   g_autoptr(GDataInputStream) events = client && !async ? dr_client_events(client, "", NULL) : NULL;
-  g_autoptr(JsonArray) jobs = client ? dr_cli_post_list(cli, path, body, error) : NULL;
+  g_autoptr(JsonArray) jobs = client ? dr_cli_call_list(cli, "POST", path, body, error) : NULL;
   int code = DR_EXIT_DONE;
 
   if (!jobs)
@@ -85,7 +75,7 @@ int
 dr_cli_check(DrCli *cli, const char *path, JsonObject *body, gboolean single, DrPrintReport print,
              GError **error)
 {
-  g_autoptr(JsonArray) reports = dr_cli_post_list(cli, path, body, error);
+  g_autoptr(JsonArray) reports = dr_cli_call_list(cli, "POST", path, body, error);
   gboolean color = dr_render_color(STDOUT_FILENO, cli->no_color);
   int code = DR_EXIT_DONE;
 

@@ -3,9 +3,6 @@
 #pragma once
 #include "cli/cli.h"
 
-/* (transfer full), NULL with the error set. */
-JsonArray *dr_cli_post_list(DrCli *cli, const char *path, JsonObject *body, GError **error);
-
 /* With --json: one VM that was named gives an object (`single`), several or --all an array. */
 void dr_cli_print_list(JsonArray *array, gboolean single);
 

@@ -4,7 +4,6 @@
 #include "base/error.h"
 #include "base/fd.h"
 #include "job/arrival-storage.h"
-#include "job/memory-promise.h"
 #include "vm/describe.h"
 
 #include <errno.h>
@@ -50,23 +49,6 @@ check_allowed(DrPreflight *p, DrVm *vm, const char *qemu, const char *const *bin
   return FALSE;
 }
 
-/* Taken until the job has ended: what comes at the same time has to see it. */
-static void
-check_memory(DrPreflight *p)
-{
-  guint64 available, size = 0;
-
-  for (guint i = 0; i < p->ram->len; i++)
-    size += ((DrRamBlock *)p->ram->pdata[i])->size;
-  if (dr_memory_promise(size, &available))
-    p->promised = size;
-  else
-    dr_findings_add(p->findings, DR_FINDING_BLOCKER, "memory", "free some memory on the other host",
-                    "the guest needs %" G_GUINT64_FORMAT " MiB, and %" G_GUINT64_FORMAT
-                    " MiB are free on the other host",
-                    (size + DR_MEMORY_SPARE) >> 20, available >> 20);
-}
-
 static void
 check_bridges(DrPreflight *p, JsonObject *spec)
 {
@@ -92,7 +74,7 @@ dr_arrival_check(DrPreflight *p, DrVm *vm, JsonObject *spec, const char *qemu, c
   p->to_make = dr_arrival_storage_files(dr_json_arr(spec, "disks"));
   if (check_allowed(p, vm, qemu, binaries))
     dr_preflight_arrival(p, vm, qemu);
-  check_memory(p);
+  dr_preflight_promise(p, "the other host");
   check_bridges(p, spec);
   dr_move_tokens_check(dr_json_arr(spec, "disks"), p->findings);
   dr_arrival_storage_check(dr_json_arr(spec, "disks"), p->findings);

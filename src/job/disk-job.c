@@ -37,6 +37,16 @@ dr_disk_job_init(DrDiskJob *d, DrJob *job)
   dr_mailbox_publish(MAILBOX, dr_vm_name(d->vm), d->box);
 }
 
+gboolean
+dr_disk_job_asked_abort(DrDiskJob *d, const char *method, JsonObject *params, JsonObject **ret_reply,
+                        GError **error)
+{
+  if (!g_str_equal(method, "abort"))
+    return FALSE;
+  *ret_reply = json_object_new();
+  return TRUE;
+}
+
 void
 dr_disk_job_clear(DrDiskJob *d)
 {

@@ -42,6 +42,9 @@ struct DrDiskJob {
 /* Publishes its mailbox under the VM's name. */
 void dr_disk_job_init(DrDiskJob *d, DrJob *job);
 void dr_disk_job_clear(DrDiskJob *d);
+/* For `asked`, of a job that can be aborted and nothing else. */
+gboolean dr_disk_job_asked_abort(DrDiskJob *d, const char *method, JsonObject *params, JsonObject **ret_reply,
+                                 GError **error);
 void dr_disk_job_watch(DrDiskJob *d, const char *id, const char *what, const char *disk);
 /* A job that takes an image from a header at its end, begun with auto-finalize off and auto-dismiss on. `node`, and its `file` (nullable), are
  * written to the disk when it has done its work, and then it is finalized: QEMU drops the backing file while the tables of what was copied

@@ -373,21 +373,12 @@ remove_memory(Merge *m)
 
 /* --- All of it --- */
 
-static gboolean
-asked(DrDiskJob *d, const char *method, JsonObject *params, JsonObject **ret_reply, GError **error)
-{
-  if (!g_str_equal(method, "abort"))
-    return FALSE;
-  *ret_reply = json_object_new();
-  return TRUE;
-}
-
 static void
 merge_init(Merge *m, DrJob *job)
 {
   dr_disk_job_init(&m->d, job);
   dr_vm_set_aside(dr_job_vm(job));
-  m->d.asked = asked;
+  m->d.asked = dr_disk_job_asked_abort;
   m->d.data = m;
   m->request = dr_job_request(job);
   m->name = dr_json_str(m->request, "snapshot", "");

@@ -115,15 +115,6 @@ try_again(DrDiskJob *d, DrQmp *qmp, GError **error)
   return TRUE;
 }
 
-static gboolean
-asked(DrDiskJob *d, const char *method, JsonObject *params, JsonObject **ret_reply, GError **error)
-{
-  if (!g_str_equal(method, "abort"))
-    return FALSE;
-  *ret_reply = json_object_new();
-  return TRUE;
-}
-
 /* --- All of it --- */
 
 static void
@@ -132,7 +123,7 @@ pull_init(Pull *p, DrJob *job)
   dr_disk_job_init(&p->d, job);
   dr_pull_again_init(&p->again);
   dr_vm_set_aside(dr_job_vm(job));
-  p->d.asked = asked;
+  p->d.asked = dr_disk_job_asked_abort;
   p->d.tick = try_again;
   p->d.data = p;
   p->request = dr_job_request(job);

@@ -236,15 +236,6 @@ tick(DrDiskJob *d, DrQmp *qmp, GError **error)
   return TRUE;
 }
 
-static gboolean
-asked(DrDiskJob *d, const char *method, JsonObject *params, JsonObject **ret_reply, GError **error)
-{
-  if (!g_str_equal(method, "abort"))
-    return FALSE;
-  *ret_reply = json_object_new();
-  return TRUE;
-}
-
 /* --- All of it --- */
 
 static void
@@ -254,7 +245,7 @@ stream_init(Stream *s, DrJob *job)
   dr_pull_again_init(&s->again);
   s->again.insists = TRUE;
   dr_vm_set_aside(dr_job_vm(job));
-  s->d.asked = asked;
+  s->d.asked = dr_disk_job_asked_abort;
   s->d.tick = tick;
   s->d.data = s;
   s->request = dr_job_request(job);

@@ -363,6 +363,17 @@ take_memory(DrPreflight *p, guint64 *ret_free)
   return TRUE;
 }
 
+void
+dr_preflight_promise(DrPreflight *p, const char *where)
+{
+  guint64 available;
+
+  if (!take_memory(p, &available))
+    dr_findings_add(p->findings, DR_FINDING_BLOCKER, "memory", "free some memory there",
+                    "the guest needs %" G_GUINT64_FORMAT " MiB, and %" G_GUINT64_FORMAT " MiB are free on %s",
+                    (ram_size(p) + DR_MEMORY_SPARE) >> 20, available >> 20, where);
+}
+
 /* Decides between copy and post-copy for RAM that has to move. */
 static void
 choose_move(DrPreflight *p, const char *why)

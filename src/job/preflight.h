@@ -43,6 +43,10 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrPreflight, dr_preflight_free)
  * preflight itself from being done (QMP broke); everything about the VM is a finding. */
 DrPreflight *dr_preflight(DrVm *vm, DrQmp *source, const char *qemu, DrMemoryMode wanted, GError **error);
 
+/* Takes the memory that all of p->ram needs, until `p` is freed: what comes at the same time has to see it. A blocker where it is not free on
+ * `where` ("this host"). */
+void dr_preflight_promise(DrPreflight *p, const char *where);
+
 /* The two halves of it, for a move to another host. departure: where the guest runs: what it is, and what keeps it here.
  * arrival: where it shall run; `p` has findings, truth, machine, kvm of the departure, and gets binary and caps.
  * `qemu` NULL: the program of the command line. */

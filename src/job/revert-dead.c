@@ -5,7 +5,6 @@
 #include "job/arrival.h"
 #include "job/block-job.h"
 #include "job/disk-image.h"
-#include "job/memory-promise.h"
 #include "job/revert-internal.h"
 #include "job/snapshot.h"
 #include "qemu/tool.h"
@@ -60,21 +59,6 @@ read_spec(Revert *r, JsonObject *spec, GError **error)
   return r->u.pre != NULL;
 }
 
-static void
-promise_memory(DrPreflight *p)
-{
-  guint64 available, size = 0;
-
-  for (guint i = 0; i < p->ram->len; i++)
-    size += ((DrRamBlock *)p->ram->pdata[i])->size;
-  if (dr_memory_promise(size, &available))
-    p->promised = size;
-  else
-    dr_findings_add(p->findings, DR_FINDING_BLOCKER, "memory", "free some",
-                    "the guest needs %" G_GUINT64_FORMAT " MiB, and %" G_GUINT64_FORMAT " MiB are free",
-                    (size + DR_MEMORY_SPARE) >> 20, available >> 20);
-}
-
 /* Its command line is of before the snapshot: there the disks stand on the images themselves. */
 static void
 add_items(Revert *r)
@@ -109,7 +93,7 @@ preflight(Revert *r, JsonObject *spec, GError **error)
     return FALSE;
   dr_revert_check_record(r);
   add_items(r);
-  promise_memory(u->pre);
+  dr_preflight_promise(u->pre, "this host");
   snapshots = dr_store_load_snapshots(u->host->store, dr_vm_name(u->vm), error);
   if (!snapshots)
     return FALSE;
