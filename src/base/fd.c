@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <glib/gstdio.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/un.h>
 
 void
@@ -117,6 +118,17 @@ dr_unix_listen(const char *path, int flags, int backlog, GError **error)
   if (bind(fd, (struct sockaddr *)&address, sizeof address) == 0 && listen(fd, backlog) == 0)
     return dr_fd_steal(&fd);
   dr_error_set_errno(error, errno, "cannot listen on '%s'", path);
+  return -1;
+}
+
+int
+dr_unix_listen_for_all(const char *path, int flags, int backlog, GError **error)
+{
+  dr_autofd int fd = dr_unix_listen(path, flags, backlog, error);
+
+  if (fd < 0 || chmod(path, 0666) == 0)
+    return dr_fd_steal(&fd);
+  dr_error_set_errno(error, errno, "cannot set the mode of '%s'", path);
   return -1;
 }
 

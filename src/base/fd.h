@@ -34,4 +34,6 @@ void dr_remove_tree(const char *path);
 /* Stream sockets of AF_UNIX, close-on-exec; `flags`: 0 or SOCK_NONBLOCK. Returns: the caller's to close; -1 on error: INVALID for a path of more
  * than 107 bytes. listen: whatever has that name is removed before. */
 int dr_unix_listen(const char *path, int flags, int backlog, GError **error);
+/* The same, for all who can come to its directory: QEMUs of other users. */
+int dr_unix_listen_for_all(const char *path, int flags, int backlog, GError **error);
 int dr_unix_connect(const char *path, int flags, GError **error);

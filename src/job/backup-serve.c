@@ -5,6 +5,7 @@
 #include "job/backup-listen.h"
 #include "job/backup-point.h"
 #include "job/disk-job.h"
+#include "vm/user.h"
 
 #include <string.h>
 #include <sys/stat.h>
@@ -54,7 +55,8 @@ choose_listen(Serve *s, GError **error)
   struct stat st;
 
   if (!text) {
-    dir = dr_host_run_dir(dr_job_host(s->d.job), dr_vm_name(s->d.vm), error);
+    dir = dr_host_socket_dir(dr_job_host(s->d.job), dr_vm_name(s->d.vm), NULL, &dr_vm_record(s->d.vm)->id,
+                             error);
     s->listen.path = dir ? g_build_filename(dir, SOCKET, NULL) : NULL;
     return s->listen.path != NULL;
   }

@@ -249,7 +249,7 @@ add_image(DrImageLink *link, const char *prefix, const char *name, GError **erro
   image->came = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   image->waiting = g_ptr_array_new_with_free_func((GDestroyNotify)dr_conn_free);
   image->relays = g_ptr_array_new_with_free_func((GDestroyNotify)dr_relay_free);
-  image->listener = dr_unix_listen(image->path, SOCK_NONBLOCK, CLIENTS_MAX, error);
+  image->listener = dr_unix_listen_for_all(image->path, SOCK_NONBLOCK, CLIENTS_MAX, error);
   g_ptr_array_add(link->images, image);
   if (image->listener < 0)
     return FALSE;

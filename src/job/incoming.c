@@ -17,6 +17,7 @@
 #include "job/streams.h"
 #include "vm/console.h"
 #include "vm/start.h"
+#include "vm/user.h"
 
 #include <errno.h>
 #include <string.h>
@@ -302,9 +303,10 @@ arrive(Incoming *in, GError **error)
 static char *
 link_prefix(Incoming *in, GError **error)
 {
-  g_autofree char *run_dir = dr_host_run_dir(in->u.host, dr_vm_name(in->u.vm), error);
+  g_autofree char *sockets = dr_host_socket_dir(in->u.host, dr_vm_name(in->u.vm),
+                                                in->u.pre ? in->u.pre->truth : NULL, &in->u.dest_id, error);
 
-  return run_dir ? g_strconcat(run_dir, "/image", NULL) : NULL;
+  return sockets ? g_strconcat(sockets, "/image", NULL) : NULL;
 }
 
 /* For images that are fetched later: from now on their overlays can be opened. */
@@ -441,6 +443,15 @@ reserve_images(Incoming *in, GError **error)
   return TRUE;
 }
 
+static gboolean
+give_images(Incoming *in, const GPtrArray *files, GError **error)
+{
+  for (guint i = 0; i < files->len; i++)
+    if (!dr_qemu_user_give(in->u.pre->truth, files->pdata[i], error))
+      return FALSE;
+  return TRUE;
+}
+
 /* They stand in the journal before they are made. */
 static gboolean
 make_images(Incoming *in, GError **error)
@@ -461,7 +472,8 @@ make_images(Incoming *in, GError **error)
     json_array_add_string_element(made, in->made->pdata[i]);
   json_object_set_array_member(note, "made", made);
   return dr_job_enter(in->job, STAGE_STORAGE, note, error) && reserve_images(in, error) &&
-         dr_arrival_storage_make(disks, secrets, link, error) && open_link(in, error);
+         dr_arrival_storage_make(disks, secrets, link, error) && give_images(in, files, error) &&
+         open_link(in, error);
 }
 
 static gboolean
@@ -508,6 +520,15 @@ dr_incoming_run(DrJob *job, GError **error)
 
 /* --- Only looking --- */
 
+static uid_t
+user_of(const DrArgv *argv)
+{
+  uid_t uid;
+  gid_t gid;
+
+  return dr_qemu_user(argv, &uid, &gid) ? uid : geteuid();
+}
+
 JsonObject *
 dr_incoming_check(DrVm *vm, JsonObject *request, GError **error)
 {
@@ -528,7 +549,7 @@ dr_incoming_check(DrVm *vm, JsonObject *request, GError **error)
   json_object_set_string_member(report, "qemu", p->caps ? p->caps->version : NULL);
   json_object_set_int_member(report, "qemu_number", p->caps ? p->caps->version_number : 0);
   json_object_set_string_member(report, "binary", p->binary);
-  json_object_set_boolean_member(report, "userfaultfd", dr_memory_has_userfaultfd());
+  json_object_set_boolean_member(report, "userfaultfd", dr_memory_has_userfaultfd(user_of(p->truth)));
   return report;
 }
 

@@ -121,8 +121,8 @@ choose_ways(Migrate *m)
   else if (m->options.compress)
     why = "compression and post-copy exclude each other";
   else if (!m->other_uffd)
-    why = "the other host's droverd may not use userfaultfd (run it as root there, or set "
-          "vm.unprivileged_userfaultfd=1)";
+    why = "the QEMU on the other host may not use userfaultfd (it and droverd have to run as root there, or "
+          "set vm.unprivileged_userfaultfd=1)";
   if (why && wants_postcopy(m))
     block(m, "postcopy", "leave one of the two out", "post-copy was asked for, and cannot be had: %s", why);
   else if (why && !m->options.no_postcopy)

@@ -9,6 +9,7 @@
 #include "job/move-spec.h"
 #include "job/upgrade-internal.h"
 #include "vm/console.h"
+#include "vm/user.h"
 
 #include <string.h>
 
@@ -157,15 +158,17 @@ note_source(Migrate *m, GError **error)
 {
   const DrVmRecord *record = dr_vm_record(m->vm);
   g_autofree char *run_dir = dr_host_run_dir(m->host, record->name, error);
+  g_autofree char *sockets =
+      run_dir ? dr_host_socket_dir(m->host, record->name, NULL, &record->id, error) : NULL;
 
-  if (!run_dir)
+  if (!sockets)
     return FALSE;
   m->source_id = record->id;
   m->source_qmp = g_strdup(record->qmp_path);
   m->borrowed = record->borrowed;
   m->version_before = g_strdup(record->qemu_version);
   m->mark_path = g_strdup_printf("%s/gone.%s", run_dir, m->move);
-  m->socket_path = g_strdup_printf("%s/migration.out", run_dir);
+  m->socket_path = g_strdup_printf("%s/migration.out", sockets);
   return TRUE;
 }
 

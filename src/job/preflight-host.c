@@ -2,9 +2,20 @@
 /* Process and RAM checks. */
 #include "job/preflight-host.h"
 #include "base/fd.h"
+#include "vm/user.h"
 
 #include <string.h>
 #include <sys/stat.h>
+
+/* One that has given root's rights up by itself gives them up again. */
+static gboolean
+gave_rights_up(DrPreflight *p, uid_t now)
+{
+  uid_t uid;
+  gid_t gid;
+
+  return geteuid() == 0 && dr_qemu_user(p->truth, &uid, &gid) && uid == now;
+}
 
 static void
 check_user(DrPreflight *p, pid_t pid)
@@ -12,7 +23,7 @@ check_user(DrPreflight *p, pid_t pid)
   g_autofree char *path = g_strdup_printf("/proc/%d", pid);
   struct stat st;
 
-  if (stat(path, &st) == 0 && st.st_uid != geteuid())
+  if (stat(path, &st) == 0 && st.st_uid != geteuid() && !gave_rights_up(p, st.st_uid))
     dr_findings_add(p->findings, DR_FINDING_BLOCKER, "user",
                     "run a droverd as that user, and adopt the VM there",
                     "the VM's QEMU runs as user %u, and a new one would run as %u", st.st_uid, geteuid());

@@ -14,6 +14,7 @@
 
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
+#include <pwd.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -107,23 +108,44 @@ check_binary(DrPreflight *p, DrVm *vm, const char *qemu)
   }
 }
 
-/* Options that a newer QEMU has as a property of the machine, and older ones, too. */
+/* -run-with of which an older QEMU has an option for each key that it knows. */
+static void
+split_run_with(DrPreflight *p, DrOpt *opt)
+{
+  g_autoptr(DrOpts) opts = dr_opt_parse(opt, NULL);
+  const char *user = opts ? dr_opts_get(opts, "user") : NULL;
+
+  if (!user || dr_opts_n(opts) != 1)
+    return; /* check_known_options() says that it is not known */
+  dr_argv_insert_before(p->truth, opt, "runas", user);
+  dr_argv_remove(p->truth, opt);
+}
+
+/* Options that the new QEMU has under another name; p->needs go by position. */
 static void
 rename_options(DrPreflight *p, DrQemuVersions bit)
 {
   static const struct {
-    const char *option, *machine;
-  } renamed[] = { { "no-acpi", "acpi=off" }, { "no-hpet", "hpet=off" } };
+    const char *old, *option, *value; /* the old one's value, if it has one, goes behind */
+  } renamed[] = { { "no-acpi", "machine", "acpi=off" },
+                  { "no-hpet", "machine", "hpet=off" },
+                  { "runas", "run-with", "user=" } };
 
   g_autoptr(GPtrArray) unknown = dr_argv_unknown_to(p->truth, bit);
 
   for (guint n = 0; n < unknown->len; n++) {
     DrOpt *opt = unknown->pdata[n];
 
+    if (g_str_equal(opt->info->name, "run-with")) {
+      split_run_with(p, opt);
+      continue;
+    }
     for (guint i = 0; i < G_N_ELEMENTS(renamed); i++) {
-      if (!g_str_equal(opt->info->name, renamed[i].option))
+      g_autofree char *value = g_strconcat(renamed[i].value, opt->value, NULL);
+
+      if (!g_str_equal(opt->info->name, renamed[i].old))
         continue;
-      dr_argv_insert_before(p->truth, opt, "machine", renamed[i].machine); /* p->needs go by position */
+      dr_argv_insert_before(p->truth, opt, renamed[i].option, value);
       dr_argv_remove(p->truth, opt);
       break;
     }
@@ -273,8 +295,9 @@ add_tests(GPtrArray *words, DrVm *vm, const GPtrArray *files)
   }
 }
 
-/* Where a manager has given an image to somebody else meanwhile (libvirt on the host that a domain has left), the QEMU that has it open would not
- * get it again: not even to take it back. Asked as its user. */
+/* A QEMU opens its images anew when it is told to run. One that has another user than ours may not get them again, not even to take the guest
+ * back: somebody has given one away meanwhile (libvirt on the host that a domain has left), or it had more rights when it began (-runas). Asked
+ * as its user. */
 static void
 check_image_rights(DrPreflight *p, DrVm *vm)
 {
@@ -283,6 +306,7 @@ check_image_rights(DrPreflight *p, DrVm *vm)
   g_autoptr(GPtrArray) words = g_ptr_array_new_with_free_func(g_free);
   g_autofree char *proc = g_strdup_printf("/proc/%d", dr_vm_record(vm)->id.pid);
   g_autofree char *refused = NULL;
+  g_autoptr(GError) error = NULL;
   struct stat st;
 
   if (geteuid() != 0 || files->len == 0 || stat(proc, &st) < 0 || st.st_uid == 0)
@@ -290,17 +314,18 @@ check_image_rights(DrPreflight *p, DrVm *vm)
   g_ptr_array_add(words, g_strdup("setpriv"));
   g_ptr_array_add(words, g_strdup_printf("--reuid=%u", (guint)st.st_uid));
   g_ptr_array_add(words, g_strdup_printf("--regid=%u", (guint)st.st_gid));
-  g_ptr_array_add(words, g_strdup("--init-groups"));
+  g_ptr_array_add(words, g_strdup(getpwuid(st.st_uid) ? "--init-groups" : "--clear-groups"));
   for (const char *const *word = (const char *const[]){ "sh", "-c", script, "sh", NULL }; *word; word++)
     g_ptr_array_add(words, g_strdup(*word));
   add_tests(words, vm, files);
   g_ptr_array_add(words, NULL);
-  refused = dr_tool_run((const char *const *)words->pdata, 65536, RIGHTS_MS, NULL);
-  if (refused && *g_strstrip(refused))
+  refused = dr_tool_run((const char *const *)words->pdata, 65536, RIGHTS_MS, &error);
+  if (!refused || *g_strstrip(refused))
     block(p, "image-rights",
-          "give it back to that user (chown); on shared storage libvirt must not change owners "
+          "give it to that user (chown); on shared storage libvirt must not change owners "
           "(dynamic_ownership of qemu.conf)",
-          "user %u, as which the QEMU runs, may not open its image any more: %s", (guint)st.st_uid, refused);
+          "user %u, as which the QEMU runs, may not open its image: %s", (guint)st.st_uid,
+          refused ? refused : error->message);
 }
 
 /* --- RAM --- */
@@ -394,18 +419,14 @@ choose_move(DrPreflight *p, const char *why)
   }
 }
 
-/* The new QEMU of another manager's guest has the rights of the old one, not ours. */
+/* The new QEMU has the rights of the old one, which need not be ours. */
 static gboolean
 may_use_userfaultfd(DrVm *vm)
 {
   g_autofree char *path = g_strdup_printf("/proc/%d", dr_vm_record(vm)->id.pid);
-  g_autofree char *allowed = dr_file_read("/proc/sys/vm/unprivileged_userfaultfd", 16, NULL, NULL);
   struct stat st;
 
-  if (!dr_memory_has_userfaultfd())
-    return FALSE;
-  return !dr_vm_record(vm)->foreign || (stat(path, &st) == 0 && st.st_uid == 0) ||
-         (allowed && *allowed == '1');
+  return stat(path, &st) == 0 && dr_memory_has_userfaultfd(st.st_uid);
 }
 
 static void
@@ -531,9 +552,8 @@ dr_preflight(DrVm *vm, DrQmp *source, const char *qemu, DrMemoryMode wanted, GEr
   dr_preflight_unversioned(p, vm, qemu, dr_qmp_version_number(source));
   if (!dr_preflight_cpu(p, source, error))
     return NULL;
-  if (dr_vm_record(vm)->foreign)
-    check_image_rights(p, vm);
-  else
+  check_image_rights(p, vm);
+  if (!dr_vm_record(vm)->foreign)
     dr_preflight_process(p, vm); /* a foreign one's place and rights are given to the new QEMU */
   check_taps(p, vm);
   decide_memory(p, vm, wanted, dr_qmp_version_number(source));

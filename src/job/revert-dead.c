@@ -10,6 +10,7 @@
 #include "qemu/tool.h"
 #include "vm/console.h"
 #include "vm/record.h"
+#include "vm/user.h"
 
 #include <string.h>
 #include <unistd.h>
@@ -111,15 +112,17 @@ preflight(Revert *r, JsonObject *spec, GError **error)
 /* --- The overlays --- */
 
 static gboolean
-make_overlay(Item *item, GError **error)
+make_overlay(Item *item, const DrArgv *argv, GError **error)
 {
   g_autofree char *bytes = g_strdup_printf("%" G_GINT64_FORMAT, item->bytes);
-  const char *const argv[] = { "qemu-img", "create",          "-q", "-f",          "qcow2", "-b", item->base,
-                               "-F",       item->base_format, "--", item->overlay, bytes,   NULL };
+  const char *const words[] = { "qemu-img", "create",          "-q", "-f",          "qcow2", "-b", item->base,
+                                "-F",       item->base_format, "--", item->overlay, bytes,   NULL };
   g_autofree char *said = NULL;
 
   item->made = dr_image_reserve(item->overlay, getpid(), error);
-  said = item->made ? dr_tool_run(argv, SAYS_MAX, CREATE_MS, error) : NULL;
+  said = item->made && dr_qemu_user_give(argv, item->overlay, error)
+             ? dr_tool_run(words, SAYS_MAX, CREATE_MS, error)
+             : NULL;
   if (!said)
     g_prefix_error(error, "cannot make the overlay '%s' of disk '%s': ", item->overlay, item->disk);
   return said != NULL;
@@ -129,7 +132,7 @@ static gboolean
 make_overlays(Revert *r, GError **error)
 {
   for (guint i = 0; i < r->items->len; i++)
-    if (!make_overlay(r->items->pdata[i], error))
+    if (!make_overlay(r->items->pdata[i], r->u.pre->truth, error))
       return FALSE;
   return TRUE;
 }

@@ -154,7 +154,7 @@ accept_all(gpointer data)
 static DrStreams *
 streams_new(DrPeer *peer, const char *move, const char *path, GError **error)
 {
-  int listener = dr_unix_listen(path, 0, DR_STREAMS_MAX, error);
+  int listener = dr_unix_listen_for_all(path, 0, DR_STREAMS_MAX, error);
   DrStreams *streams;
 
   if (listener < 0)

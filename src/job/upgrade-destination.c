@@ -5,6 +5,7 @@
 #include "job/tap-queues.h"
 #include "job/upgrade-internal.h"
 #include "qemu/spawn.h"
+#include "vm/user.h"
 #include "vm/console.h"
 #include "vm/describe.h"
 
@@ -315,8 +316,10 @@ name_paths(DrUpgrade *u, GError **error)
   const DrVmRecord *record = dr_vm_record(u->vm);
   g_autofree char *run_dir = dr_host_run_dir(u->host, record->name, error);
   g_autofree char *state_dir = run_dir ? dr_host_state_dir(u->host, record->name, error) : NULL;
+  g_autofree char *sockets =
+      state_dir ? dr_host_socket_dir(u->host, record->name, u->pre->truth, NULL, error) : NULL;
 
-  if (!state_dir)
+  if (!sockets)
     return FALSE;
   remove_old(state_dir, "exit.", record->exit_path);
   remove_old(run_dir, "chosen.", NULL);
@@ -325,7 +328,7 @@ name_paths(DrUpgrade *u, GError **error)
     name_foreign_paths(u);
   } else {
     u->plan.qmp_path = g_strdup_printf("%s/qmp.%u", run_dir, u->plan.generation);
-    u->plan.migration_path = g_strdup_printf("%s/migration.%u", run_dir, u->plan.generation);
+    u->plan.migration_path = g_strdup_printf("%s/migration.%u", sockets, u->plan.generation);
   }
   u->plan.console_path = g_strdup_printf("%s/console.%u", run_dir, u->plan.generation);
   u->plan.mark_path = g_strdup_printf("%s/chosen.%u", run_dir, u->plan.generation);

@@ -396,11 +396,16 @@ dr_memory_hugepage(void)
 }
 
 gboolean
-dr_memory_has_userfaultfd(void)
+dr_memory_has_userfaultfd(uid_t uid)
 {
+  g_autofree char *everybody = NULL;
   int fd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | O_NONBLOCK);
 
-  if (fd >= 0)
-    close(fd);
-  return fd >= 0;
+  if (fd < 0)
+    return FALSE;
+  close(fd);
+  if (uid == 0 || uid == geteuid())
+    return TRUE;
+  everybody = dr_file_read("/proc/sys/vm/unprivileged_userfaultfd", 16, NULL, NULL);
+  return everybody && *everybody == '1';
 }

@@ -13,8 +13,8 @@ int dr_memory_create(const char *vm, const char *block, guint64 size, guint64 hu
 /* The default huge page size of this host in bytes (Hugepagesize of /proc/meminfo), 2 MiB if it is not told. */
 guint64 dr_memory_hugepage(void);
 
-/* Whether this process may use userfaultfd(2), without which no QEMU of its can take a guest by post-copy. */
-gboolean dr_memory_has_userfaultfd(void);
+/* Whether a QEMU that this process starts, and that has the user `uid` when it takes a guest, may use userfaultfd(2): no post-copy without. */
+gboolean dr_memory_has_userfaultfd(uid_t uid);
 
 typedef enum {
   DR_RAM_ANONYMOUS,   /* plain -m, memory-backend-ram, private file: must be copied */

@@ -126,8 +126,9 @@ def test_users_and_directories(built, tmp_path):
     for name in ("etc", "run", "var/lib"):
         (root / name).mkdir(parents=True, exist_ok=True)
     run("systemd-sysusers", f"--root={root}", "drover.conf")
-    groups = [line.split(":")[0] for line in (root / "etc/group").read_text().splitlines()]
-    assert {"drover", "drover-read"} <= set(groups)
+    groups = {line.split(":")[0]: line.split(":")[3] for line in (root / "etc/group").read_text().splitlines()}
+    assert {"drover", "drover-read", "drover-qemu"} <= set(groups)
+    assert "drover-qemu" in groups["kvm"], "its QEMUs may use KVM"
     run("systemd-tmpfiles", f"--root={root}", "--create", "drover.conf")
     for name, mode in (("run/drover", 0o755), ("var/lib/drover", 0o700)):
         found = (root / name).stat()
@@ -294,6 +295,22 @@ echo 'echo "{\"uri\": \"qemu:///system\"}" | exec "$0" upgrade /root/lv/state /r
 systemctl daemon-reload
 systemctl start helper.service
 """
+
+
+def test_a_qemu_without_roots_rights(daemon):
+    """Of the package's user, upgraded as all others are."""
+    container = daemon.container
+    low = drover.Witness(daemon, name="low", extra=["-runas", "drover-qemu"], **SMALL)
+    try:
+        before = low.pid
+        daemon.run("upgrade", "low")
+        low.console.follow(low.serial)
+        low.healthy()
+        assert low.pid != before and container.run("ps", "-o", "user:20=", "-p", low.pid).stdout.strip() == "drover-qemu"
+    finally:
+        low.close()
+        daemon.run("stop", "low", "--force", check=False)
+        daemon.run("forget", "low", check=False)
 
 
 def test_droverds_unit_lets_domains_of_libvirt_be_upgraded(daemon, built):
