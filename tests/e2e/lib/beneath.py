@@ -41,6 +41,12 @@ class Beneath:
         assert (code != 0) == fails, (out, err, self.run())
         return self.run()
 
+    def refused(self, **spec):
+        """The error of an upgrade that does not even begin: there is no run of it."""
+        code, out, err = self._call("upgrade", spec)
+        assert code == 1, (out, err)
+        return json.loads(out.splitlines()[-1])["error"]
+
     def recover(self):
         code, out, err = self._call("recover")
         assert code == 0 or self.run()["state"] == "done", (out, err, self.run())
