@@ -9,6 +9,8 @@ typedef struct DrStore DrStore;
 
 /* Opens or makes STATE_DIR/drover.db. A second droverd on the same file: DR_ERROR_EXISTS. */
 DrStore *dr_store_open(const char *state_dir, GError **error);
+/* From now on what is written survives the death of every process, and not that of the host. */
+void dr_store_relax(DrStore *store);
 void dr_store_close(DrStore *store);
 G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrStore, dr_store_close)
 
