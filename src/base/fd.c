@@ -3,12 +3,16 @@
 #include "base/fd.h"
 #include "base/error.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <glib/gstdio.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
+
+#define TREE_MAX 16 /* directories in directories; what is deeper stays */
 
 void
 dr_fd_cleanup(int *fd)
@@ -76,17 +80,39 @@ dr_mkdir(const char *path, int mode, GError **error)
   return TRUE;
 }
 
+/* What is in it; `dir` is consumed. By descriptors: whoever owns a directory in it may exchange its entries meanwhile. */
+static void
+empty(int dir, int depth)
+{
+  DIR *listed = fdopendir(dir);
+  struct dirent *entry;
+
+  while (listed && (entry = readdir(listed))) {
+    const char *name = entry->d_name;
+    int child;
+
+    if (strcmp(name, ".") == 0 || strcmp(name, "..") == 0)
+      continue;
+    child = depth < TREE_MAX
+                ? openat(dirfd(listed), name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC)
+                : -1;
+    if (child >= 0)
+      empty(child, depth + 1);
+    unlinkat(dirfd(listed), name, child >= 0 ? AT_REMOVEDIR : 0);
+  }
+  if (listed)
+    closedir(listed);
+  else
+    close(dir);
+}
+
 void
 dr_remove_tree(const char *path)
 {
-  g_autoptr(GDir) dir = g_file_test(path, G_FILE_TEST_IS_SYMLINK) ? NULL : g_dir_open(path, 0, NULL);
-  const char *name;
+  int dir = open(path, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
 
-  while (dir && (name = g_dir_read_name(dir))) {
-    g_autofree char *child = g_build_filename(path, name, NULL);
-
-    dr_remove_tree(child);
-  }
+  if (dir >= 0)
+    empty(dir, 0);
   g_remove(path);
 }
 
@@ -121,14 +147,44 @@ dr_unix_listen(const char *path, int flags, int backlog, GError **error)
   return -1;
 }
 
+/* The socket itself, and nothing that stands in its place: a descriptor to be had by /proc. -1: there is none. */
+static int
+pin_socket(const char *path)
+{
+  dr_autofd int fd = open(path, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+  struct stat st;
+
+  if (fd >= 0 && fstat(fd, &st) == 0 && S_ISSOCK(st.st_mode) && st.st_nlink == 1)
+    return dr_fd_steal(&fd);
+  errno = fd < 0 ? errno : ENOTSOCK;
+  return -1;
+}
+
 int
 dr_unix_listen_for_all(const char *path, int flags, int backlog, GError **error)
 {
   dr_autofd int fd = dr_unix_listen(path, flags, backlog, error);
+  dr_autofd int pinned = fd < 0 ? -1 : pin_socket(path);
+  g_autofree char *name = g_strdup_printf("/proc/self/fd/%d", pinned);
+  struct stat st;
 
-  if (fd < 0 || chmod(path, 0666) == 0)
+  if (fd < 0)
+    return -1;
+  if (pinned >= 0 && fstat(pinned, &st) == 0 && st.st_uid == geteuid() && chmod(name, 0666) == 0)
     return dr_fd_steal(&fd);
   dr_error_set_errno(error, errno, "cannot set the mode of '%s'", path);
+  return -1;
+}
+
+int
+dr_unix_connect_here(const char *path, int flags, GError **error)
+{
+  dr_autofd int pinned = pin_socket(path);
+  g_autofree char *name = g_strdup_printf("/proc/self/fd/%d", pinned);
+
+  if (pinned >= 0)
+    return dr_unix_connect(name, flags, error);
+  dr_error_set_errno(error, errno, "cannot connect to '%s'", path);
   return -1;
 }
 

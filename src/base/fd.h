@@ -28,7 +28,7 @@ char *dr_file_read(const char *path, gsize max, gsize *ret_len, GError **error);
 /* Creates a directory and its parents with `mode`. */
 gboolean dr_mkdir(const char *path, int mode, GError **error);
 
-/* A directory and all that is in it, as far as it can be removed; a symbolic link is removed, not followed. */
+/* A directory and all that is in it, as far as it can be removed; a symbolic link is removed, not followed, whoever makes one meanwhile. */
 void dr_remove_tree(const char *path);
 
 /* Stream sockets of AF_UNIX, close-on-exec; `flags`: 0 or SOCK_NONBLOCK. Returns: the caller's to close; -1 on error: INVALID for a path of more
@@ -37,3 +37,5 @@ int dr_unix_listen(const char *path, int flags, int backlog, GError **error);
 /* The same, for all who can come to its directory: QEMUs of other users. */
 int dr_unix_listen_for_all(const char *path, int flags, int backlog, GError **error);
 int dr_unix_connect(const char *path, int flags, GError **error);
+/* The same, to a socket that has this name and no other: not through a symbolic link that its directory's owner has made. */
+int dr_unix_connect_here(const char *path, int flags, GError **error);

@@ -140,13 +140,15 @@ add_secret(GPtrArray *argv, JsonObject *disk, GHashTable *objects, GError **erro
 
 /* `path`, `format`: the image's, or those of its overlay. */
 static gboolean
-make_one(JsonObject *disk, const char *path, const char *format, GHashTable *objects, const char *link,
-         GError **error)
+make_one(JsonObject *disk, const char *path, const char *format, GHashTable *objects,
+         const char *const *launcher, const char *link, GError **error)
 {
   g_autoptr(GPtrArray) argv = g_ptr_array_new_with_free_func(g_free);
   const char *backing = dr_json_str(disk, "backing", NULL);
   g_autofree char *said = NULL;
 
+  for (; *launcher; launcher++)
+    add(argv, *launcher, NULL);
   add(argv, "qemu-img", g_strdup("create"));
   add(argv, "-q", NULL);
   if (!add_secret(argv, disk, objects, error))
@@ -174,7 +176,7 @@ make_one(JsonObject *disk, const char *path, const char *format, GHashTable *obj
 }
 
 static gboolean
-make(JsonObject *disk, GHashTable *objects, const char *link, GError **error)
+make(JsonObject *disk, GHashTable *objects, const char *const *launcher, const char *link, GError **error)
 {
   const char *path = dr_json_str(disk, "path", ""), *format = dr_json_str(disk, "format", "raw");
   g_autofree char *overlay = overlay_of(disk);
@@ -182,18 +184,19 @@ make(JsonObject *disk, GHashTable *objects, const char *link, GError **error)
 
   if (dr_move_tokens_is_same(disk))
     return dr_error_set(error, DR_ERROR_REFUSED, "'%s' is the guest's own image", path);
-  if ((!later || !is_overlay(disk)) && !make_one(disk, path, format, objects, NULL, error))
+  if ((!later || !is_overlay(disk)) && !make_one(disk, path, format, objects, launcher, NULL, error))
     return FALSE;
-  return !later || make_one(disk, overlay, "qcow2", objects, link, error);
+  return !later || make_one(disk, overlay, "qcow2", objects, launcher, link, error);
 }
 
 gboolean
-dr_arrival_storage_make(JsonArray *disks, GHashTable *objects, const char *link, GError **error)
+dr_arrival_storage_make(JsonArray *disks, GHashTable *objects, const char *const *launcher, const char *link,
+                        GError **error)
 {
   for (guint i = 0; disks && i < json_array_get_length(disks); i++) {
     JsonObject *disk = json_array_get_object_element(disks, i);
 
-    if (has_role(disk, "copy") && !make(disk, objects, link, error))
+    if (has_role(disk, "copy") && !make(disk, objects, launcher, link, error))
       return FALSE;
   }
   return TRUE;

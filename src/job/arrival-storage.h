@@ -17,7 +17,8 @@ GPtrArray *dr_arrival_storage_files(JsonArray *disks);
 
 /* Makes them by qemu-img. `objects`: the guest's "-object secret,…" words, by id. `link`: the prefix of image-link.h, for those that are
  * overlays over images of the other host ("later"). */
-gboolean dr_arrival_storage_make(JsonArray *disks, GHashTable *objects, const char *link, GError **error);
+gboolean dr_arrival_storage_make(JsonArray *disks, GHashTable *objects, const char *const *launcher,
+                                 const char *link, GError **error);
 
 /* Whether the guest's disks stand on those images, as their headers say: a command line could say otherwise (backing=). `later`: as
  * dr_disk_fetch_list(). */

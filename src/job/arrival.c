@@ -5,6 +5,7 @@
 #include "base/fd.h"
 #include "job/arrival-storage.h"
 #include "vm/describe.h"
+#include "vm/user.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -64,6 +65,33 @@ check_bridges(DrPreflight *p, JsonObject *spec)
   }
 }
 
+/* What is not copied is opened as the user that the QEMU will have. */
+static void
+check_user(DrPreflight *p, JsonArray *disks)
+{
+  g_auto(GStrv) launcher = dr_qemu_user_launcher(p->truth);
+  g_autoptr(GPtrArray) tests = g_ptr_array_new_with_free_func(g_free);
+  uid_t uid;
+  gid_t gid;
+
+  if (dr_qemu_user_is_unknown(p->truth))
+    dr_findings_add(p->findings, DR_FINDING_BLOCKER, "user", "make that user there, with the same number",
+                    "the other host has no user as which the VM's QEMU is to run (-runas, -run-with user=)");
+  if (!*launcher || !dr_qemu_user(p->truth, &uid, &gid))
+    return;
+  for (guint i = 0; disks && i < json_array_get_length(disks); i++) {
+    JsonObject *disk = json_array_get_object_element(disks, i);
+    const char *role = dr_json_str(disk, "role", "");
+
+    if (!g_str_equal(role, "shared") && !g_str_equal(role, "base"))
+      continue;
+    g_ptr_array_add(tests, g_strdup(g_str_equal(role, "base") ? "-r" : "-w"));
+    g_ptr_array_add(tests, g_strdup(dr_json_str(disk, "path", "")));
+  }
+  if (tests->len)
+    dr_preflight_ask_rights(p, (const char *const *)launcher, uid, tests);
+}
+
 void
 dr_arrival_check(DrPreflight *p, DrVm *vm, JsonObject *spec, const char *qemu, const char *const *binaries)
 {
@@ -76,6 +104,7 @@ dr_arrival_check(DrPreflight *p, DrVm *vm, JsonObject *spec, const char *qemu, c
     dr_preflight_arrival(p, vm, qemu);
   dr_preflight_promise(p, "the other host");
   check_bridges(p, spec);
+  check_user(p, dr_json_arr(spec, "disks"));
   dr_move_tokens_check(dr_json_arr(spec, "disks"), p->findings);
   dr_arrival_storage_check(dr_json_arr(spec, "disks"), p->findings);
 }

@@ -55,8 +55,8 @@ choose_listen(Serve *s, GError **error)
   struct stat st;
 
   if (!text) {
-    dir = dr_host_socket_dir(dr_job_host(s->d.job), dr_vm_name(s->d.vm), NULL, &dr_vm_record(s->d.vm)->id,
-                             error);
+    dir = dr_host_socket_dir(dr_job_host(s->d.job), dr_vm_name(s->d.vm), NULL,
+                             (const char *const *)dr_vm_record(s->d.vm)->argv_running, error);
     s->listen.path = dir ? g_build_filename(dir, SOCKET, NULL) : NULL;
     return s->listen.path != NULL;
   }

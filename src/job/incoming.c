@@ -303,8 +303,9 @@ arrive(Incoming *in, GError **error)
 static char *
 link_prefix(Incoming *in, GError **error)
 {
-  g_autofree char *sockets = dr_host_socket_dir(in->u.host, dr_vm_name(in->u.vm),
-                                                in->u.pre ? in->u.pre->truth : NULL, &in->u.dest_id, error);
+  g_autofree char *sockets =
+      dr_host_socket_dir(in->u.host, dr_vm_name(in->u.vm), in->u.pre ? in->u.pre->truth : NULL,
+                         (const char *const *)in->u.plan.argv, error);
 
   return sockets ? g_strconcat(sockets, "/image", NULL) : NULL;
 }
@@ -459,6 +460,7 @@ make_images(Incoming *in, GError **error)
   JsonArray *disks = dr_json_arr(in->spec, "disks"), *made;
   g_autoptr(GPtrArray) files = dr_arrival_storage_files(disks);
   g_autoptr(GHashTable) secrets = dr_move_spec_secrets(in->u.pre->truth);
+  g_auto(GStrv) launcher = dr_qemu_user_launcher(in->u.pre->truth);
   g_autofree char *link = link_prefix(in, error);
   JsonObject *note;
 
@@ -472,7 +474,8 @@ make_images(Incoming *in, GError **error)
     json_array_add_string_element(made, in->made->pdata[i]);
   json_object_set_array_member(note, "made", made);
   return dr_job_enter(in->job, STAGE_STORAGE, note, error) && reserve_images(in, error) &&
-         dr_arrival_storage_make(disks, secrets, link, error) && give_images(in, files, error) &&
+         give_images(in, files, error) &&
+         dr_arrival_storage_make(disks, secrets, (const char *const *)launcher, link, error) &&
          open_link(in, error);
 }
 

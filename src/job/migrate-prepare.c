@@ -243,6 +243,7 @@ dr_migrate_look(Migrate *m, GError **error)
   dr_qmp_record(m->source, NULL);
   if (!m->pre || !describe(m, error))
     return FALSE;
+  dr_preflight_image_rights(m->pre, m->vm);
   m->was_running = m->pre->was_running;
   report = dr_migrate_ask(m, "move.check", arrival_request(m), ASK_MS, error);
   g_clear_pointer(&m->tokens, dr_move_tokens_free); /* they have been looked at */

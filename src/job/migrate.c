@@ -158,8 +158,9 @@ note_source(Migrate *m, GError **error)
 {
   const DrVmRecord *record = dr_vm_record(m->vm);
   g_autofree char *run_dir = dr_host_run_dir(m->host, record->name, error);
-  g_autofree char *sockets =
-      run_dir ? dr_host_socket_dir(m->host, record->name, NULL, &record->id, error) : NULL;
+  g_autofree char *sockets = run_dir ? dr_host_socket_dir(m->host, record->name, NULL,
+                                                          (const char *const *)record->argv_running, error)
+                                     : NULL;
 
   if (!sockets)
     return FALSE;

@@ -13,6 +13,10 @@ dr_mirror_pace_falls_behind(DrMirrorPace *pace, const DrBlockJobLook *look, gint
   if (look->done > pace->done)
     pace->moved_us = now_us;
   pace->done = look->done;
+  if (look->total == 0) { /* it looks through the disk, and does not know yet what there is to do */
+    pace->least_us = 0;
+    return FALSE;
+  }
   if (look->state != DR_BLOCK_JOB_RUNNING || pace->least_us == 0 || left < pace->least) {
     pace->least = left;
     pace->least_us = now_us;

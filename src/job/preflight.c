@@ -14,7 +14,6 @@
 
 #include <fcntl.h>
 #include <linux/userfaultfd.h>
-#include <pwd.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -264,16 +263,25 @@ check_files(DrPreflight *p, DrVm *vm)
   }
 }
 
-/* Whether the process has that file open for writing. */
+/* --- Rights --- */
+
+/* Whether the process has that file open for writing, by whatever name. */
 static gboolean
 is_written(pid_t pid, const GPtrArray *open_fds, const char *file)
 {
-  for (guint i = 0; i < open_fds->len; i++) {
-    const DrProcFd *fd = open_fds->pdata[i];
-    g_autofree char *path = g_strdup_printf("/proc/%d/fdinfo/%d", pid, fd->fd);
-    g_autofree char *info = g_str_equal(fd->link, file) ? dr_file_read(path, 4096, NULL, NULL) : NULL;
-    const char *flags = info ? strstr(info, "flags:") : NULL;
+  struct stat wanted, st;
 
+  for (guint i = 0; stat(file, &wanted) == 0 && i < open_fds->len; i++) {
+    const DrProcFd *fd = open_fds->pdata[i];
+    g_autofree char *link = g_strdup_printf("/proc/%d/fd/%d", pid, fd->fd);
+    g_autofree char *path = g_strdup_printf("/proc/%d/fdinfo/%d", pid, fd->fd);
+    g_autofree char *info = NULL;
+    const char *flags;
+
+    if (stat(link, &st) < 0 || st.st_dev != wanted.st_dev || st.st_ino != wanted.st_ino)
+      continue;
+    info = dr_file_read(path, 4096, NULL, NULL);
+    flags = info ? strstr(info, "flags:") : NULL;
     if (flags && (g_ascii_strtoull(flags + strlen("flags:"), NULL, 8) & O_ACCMODE) == O_RDWR)
       return TRUE;
   }
@@ -295,37 +303,68 @@ add_tests(GPtrArray *words, DrVm *vm, const GPtrArray *files)
   }
 }
 
+/* The process's supplementary groups, "--groups=1,2". (transfer full) */
+static char *
+groups_of(pid_t pid)
+{
+  g_autofree char *path = g_strdup_printf("/proc/%d/status", pid);
+  g_autofree char *text = dr_file_read(path, 65536, NULL, NULL);
+  const char *line = text ? strstr(text, "\nGroups:") : NULL;
+  g_autofree char *groups =
+      line ? g_strndup(line + strlen("\nGroups:"), strcspn(line + strlen("\nGroups:"), "\n")) : NULL;
+
+  if (!groups || !*g_strstrip(groups))
+    return g_strdup("--clear-groups");
+  g_strdelimit(groups, " ", ',');
+  return g_strconcat("--groups=", groups, NULL);
+}
+
+void
+dr_preflight_ask_rights(DrPreflight *p, const char *const *launcher, uid_t uid, const GPtrArray *tests)
+{
+  static const char script[] = "while [ $# -gt 0 ]; do test \"$1\" \"$2\" || echo \"$2\"; shift 2; done";
+  g_autoptr(GStrvBuilder) all = g_strv_builder_new();
+  g_auto(GStrv) words = NULL;
+  g_autoptr(GError) error = NULL;
+  g_autofree char *refused = NULL;
+
+  g_strv_builder_addv(all, (const char **)launcher);
+  g_strv_builder_add_many(all, "sh", "-c", script, "sh", NULL);
+  for (guint i = 0; i < tests->len; i++)
+    g_strv_builder_add(all, tests->pdata[i]);
+  words = g_strv_builder_end(all);
+  refused = dr_tool_run((const char *const *)words, 65536, RIGHTS_MS, &error);
+  if (!refused)
+    block(p, "image-rights", "see whether the file systems of the images answer, and what setpriv(1) says",
+          "it cannot be told whether user %u, as which the QEMU runs, may open its images: %s", (guint)uid,
+          error->message);
+  else if (*g_strstrip(refused))
+    block(p, "image-rights",
+          "give it to that user (chown); on shared storage libvirt must not change owners "
+          "(dynamic_ownership of qemu.conf)",
+          "user %u, as which the QEMU runs, may not open its image: %s", (guint)uid, refused);
+}
+
 /* A QEMU opens its images anew when it is told to run. One that has another user than ours may not get them again, not even to take the guest
  * back: somebody has given one away meanwhile (libvirt on the host that a domain has left), or it had more rights when it began (-runas). Asked
  * as its user. */
-static void
-check_image_rights(DrPreflight *p, DrVm *vm)
+void
+dr_preflight_image_rights(DrPreflight *p, DrVm *vm)
 {
-  static const char script[] = "while [ $# -gt 0 ]; do test \"$1\" \"$2\" || echo \"$2\"; shift 2; done";
+  pid_t pid = dr_vm_record(vm)->id.pid;
   g_autoptr(GPtrArray) files = dr_inventory_files(p->inventory, dr_vm_record(vm)->cwd);
-  g_autoptr(GPtrArray) words = g_ptr_array_new_with_free_func(g_free);
-  g_autofree char *proc = g_strdup_printf("/proc/%d", dr_vm_record(vm)->id.pid);
-  g_autofree char *refused = NULL;
-  g_autoptr(GError) error = NULL;
+  g_autoptr(GPtrArray) tests = g_ptr_array_new_with_free_func(g_free);
+  g_autofree char *proc = g_strdup_printf("/proc/%d", pid), *reuid = NULL, *regid = NULL, *groups = NULL;
   struct stat st;
 
   if (geteuid() != 0 || files->len == 0 || stat(proc, &st) < 0 || st.st_uid == 0)
     return;
-  g_ptr_array_add(words, g_strdup("setpriv"));
-  g_ptr_array_add(words, g_strdup_printf("--reuid=%u", (guint)st.st_uid));
-  g_ptr_array_add(words, g_strdup_printf("--regid=%u", (guint)st.st_gid));
-  g_ptr_array_add(words, g_strdup(getpwuid(st.st_uid) ? "--init-groups" : "--clear-groups"));
-  for (const char *const *word = (const char *const[]){ "sh", "-c", script, "sh", NULL }; *word; word++)
-    g_ptr_array_add(words, g_strdup(*word));
-  add_tests(words, vm, files);
-  g_ptr_array_add(words, NULL);
-  refused = dr_tool_run((const char *const *)words->pdata, 65536, RIGHTS_MS, &error);
-  if (!refused || *g_strstrip(refused))
-    block(p, "image-rights",
-          "give it to that user (chown); on shared storage libvirt must not change owners "
-          "(dynamic_ownership of qemu.conf)",
-          "user %u, as which the QEMU runs, may not open its image: %s", (guint)st.st_uid,
-          refused ? refused : error->message);
+  reuid = g_strdup_printf("--reuid=%u", (guint)st.st_uid);
+  regid = g_strdup_printf("--regid=%u", (guint)st.st_gid);
+  groups = groups_of(pid);
+  add_tests(tests, vm, files);
+  dr_preflight_ask_rights(p, (const char *const[]){ "setpriv", reuid, regid, groups, "--", NULL }, st.st_uid,
+                          tests);
 }
 
 /* --- RAM --- */
@@ -552,7 +591,7 @@ dr_preflight(DrVm *vm, DrQmp *source, const char *qemu, DrMemoryMode wanted, GEr
   dr_preflight_unversioned(p, vm, qemu, dr_qmp_version_number(source));
   if (!dr_preflight_cpu(p, source, error))
     return NULL;
-  check_image_rights(p, vm);
+  dr_preflight_image_rights(p, vm);
   if (!dr_vm_record(vm)->foreign)
     dr_preflight_process(p, vm); /* a foreign one's place and rights are given to the new QEMU */
   check_taps(p, vm);

@@ -43,6 +43,11 @@ G_DEFINE_AUTOPTR_CLEANUP_FUNC(DrPreflight, dr_preflight_free)
  * preflight itself from being done (QMP broke); everything about the VM is a finding. */
 DrPreflight *dr_preflight(DrVm *vm, DrQmp *source, const char *qemu, DrMemoryMode wanted, GError **error);
 
+/* Blockers "image-rights" for images that the running QEMU's user may not open, where that is not droverd's. */
+void dr_preflight_image_rights(DrPreflight *p, DrVm *vm);
+/* The same by test(1), behind `launcher`, which gives it that user's rights. `tests` (element-type utf8): "-w", PATH, "-r", PATH … */
+void dr_preflight_ask_rights(DrPreflight *p, const char *const *launcher, uid_t uid, const GPtrArray *tests);
+
 /* Takes the memory that all of p->ram needs, until `p` is freed: what comes at the same time has to see it. A blocker where it is not free on
  * `where` ("this host"). */
 void dr_preflight_promise(DrPreflight *p, const char *where);

@@ -114,14 +114,17 @@ preflight(Revert *r, JsonObject *spec, GError **error)
 static gboolean
 make_overlay(Item *item, const DrArgv *argv, GError **error)
 {
-  g_autofree char *bytes = g_strdup_printf("%" G_GINT64_FORMAT, item->bytes);
-  const char *const words[] = { "qemu-img", "create",          "-q", "-f",          "qcow2", "-b", item->base,
-                                "-F",       item->base_format, "--", item->overlay, bytes,   NULL };
-  g_autofree char *said = NULL;
+  g_autofree char *bytes = g_strdup_printf("%" G_GINT64_FORMAT, item->bytes), *said = NULL;
+  g_auto(GStrv) launcher = dr_qemu_user_launcher(argv), words = NULL;
+  g_autoptr(GStrvBuilder) all = g_strv_builder_new();
 
+  g_strv_builder_addv(all, (const char **)launcher);
+  g_strv_builder_add_many(all, "qemu-img", "create", "-q", "-f", "qcow2", "-b", item->base, "-F",
+                          item->base_format, "--", item->overlay, bytes, NULL);
+  words = g_strv_builder_end(all);
   item->made = dr_image_reserve(item->overlay, getpid(), error);
   said = item->made && dr_qemu_user_give(argv, item->overlay, error)
-             ? dr_tool_run(words, SAYS_MAX, CREATE_MS, error)
+             ? dr_tool_run((const char *const *)words, SAYS_MAX, CREATE_MS, error)
              : NULL;
   if (!said)
     g_prefix_error(error, "cannot make the overlay '%s' of disk '%s': ", item->overlay, item->disk);

@@ -6,6 +6,7 @@
 #include "job/disk-image.h"
 #include "job/stream-source.h"
 #include "qemu/tool.h"
+#include "vm/user.h"
 
 #include <errno.h>
 #include <sys/stat.h>
@@ -219,7 +220,7 @@ run_tool(const Item *item, const char *const *argv, GError **error)
 }
 
 static gboolean
-make(Item *item, GError **error)
+make(Item *item, const DrArgv *argv, GError **error)
 {
   g_autofree char *bytes = g_strdup_printf("%" G_GINT64_FORMAT, item->source->bytes);
   const char *create[] = { "qemu-img",           "create", "-q",          "-u",       "-f",  "qcow2", "-F",
@@ -234,7 +235,7 @@ make(Item *item, GError **error)
       return FALSE;
     item->is_made = TRUE;
   }
-  return run_tool(item, create, error);
+  return run_tool(item, create, error) && dr_qemu_user_give(argv, item->path, error);
 }
 
 void
@@ -271,7 +272,7 @@ dr_stream_plan_make(DrStreamPlan *plan, DrArgv *argv, const char *cwd, GError **
   if (!hold_guest(plan, argv, error))
     return FALSE;
   for (guint i = 0; i < plan->items->len; i++)
-    if (!make(plan->items->pdata[i], error)) {
+    if (!make(plan->items->pdata[i], argv, error)) {
       dr_stream_plan_undo(plan);
       return FALSE;
     }

@@ -68,7 +68,7 @@ find(const char *move, gint64 epoch, GPtrArray **ret_old)
 static int
 connect_to(const char *path, GError **error)
 {
-  int fd = dr_unix_connect(path, SOCK_NONBLOCK, error);
+  int fd = dr_unix_connect_here(path, SOCK_NONBLOCK, error);
 
   if (fd < 0)
     g_prefix_error(error, "the new QEMU: ");

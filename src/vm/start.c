@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: LGPL-2.1-or-later */
 /* run and attach; adopt is in adopt.c. */
 #include "vm/start.h"
+#include "vm/user.h"
 #include "argv/rewrite.h"
 #include "base/error.h"
 #include "base/fd.h"
@@ -160,6 +161,17 @@ is_unused(const char *run_dir, const char *vm, GError **error)
 }
 
 static gboolean
+has_user(const DrVmRecord *record)
+{
+  g_autoptr(DrArgv) argv =
+      record->argv_given ? dr_argv_parse((const char *const *)record->argv_given, NULL) : NULL;
+  uid_t uid;
+  gid_t gid;
+
+  return argv && dr_qemu_user(argv, &uid, &gid);
+}
+
+static gboolean
 name_paths(DrVm *vm, GError **error)
 {
   DrVmRecord *record = dr_vm_record(vm);
@@ -172,7 +184,7 @@ name_paths(DrVm *vm, GError **error)
   record->qmp_path = g_strdup_printf("%s/qmp.1", run_dir);
   record->exit_path = g_strdup_printf("%s/exit.1", state_dir);
   record->log_path = g_strdup_printf("%s/qemu.log", state_dir);
-  if (strlen(run_dir) + strlen("/migration.9999") >= 107) {
+  if (strlen(run_dir) + strlen(has_user(record) ? "/own/migration.9999.999" : "/migration.9999") >= 107) {
     dr_error_set(error, DR_ERROR_INVALID,
                  "the run directory '%s' is too long for a socket's path (107 bytes)", run_dir);
     return dr_error_remedy(error, "give the VM a shorter name, or droverd a shorter --run-dir");

@@ -183,3 +183,16 @@ def start_as_nobody(pair, start):  # noqa: F811
     for path in (*disks.dirs.values(), *disks.dirs["a"].iterdir()):
         os.chown(path, NOBODY.pw_uid, NOBODY.pw_gid)
     return vm, disks
+
+
+def test_a_move_that_could_not_open_its_image(pair, start):  # noqa: F811
+    """Neither over there nor, given back, here: it is refused while the guest runs."""
+    for daemon in (pair.a, pair.b):
+        daemon.dir.chmod(0o711)
+    vm, disks = start(extra=["-runas", "nobody"])
+    for path in disks.dirs.values():
+        os.chown(path, NOBODY.pw_uid, NOBODY.pw_gid)
+    error = pair.a.refused("migrate", vm.name, "b", "--copy-storage-all", *disks.maps("b"))
+    assert "may not open its image" in error["message"] and "chown" in error["remedy"], error
+    assert not disks.files("b")
+    writes_go_on(vm, *disks.devices())

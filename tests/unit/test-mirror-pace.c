@@ -36,6 +36,18 @@ test_closer(void)
     g_assert_false(look(&pace, t, t * 10, t * 10 + 50 - t / 9));
 }
 
+/* A large disk is looked through first; its guest does nothing, and the copy takes longer than 10 s. */
+static void
+test_beginning(void)
+{
+  DrMirrorPace pace = { 0 };
+
+  for (gint64 t = 1; t <= 3; t++)
+    g_assert_false(look(&pace, t, 0, 0));
+  for (gint64 t = 4; t <= 60; t++)
+    g_assert_false(look(&pace, t, t * 10, 1000));
+}
+
 static void
 test_still(void)
 {
@@ -57,6 +69,7 @@ main(int argc, char **argv)
   g_test_init(&argc, &argv, NULL);
   g_test_add_func("/mirror-pace/behind", test_behind);
   g_test_add_func("/mirror-pace/closer", test_closer);
+  g_test_add_func("/mirror-pace/beginning", test_beginning);
   g_test_add_func("/mirror-pace/still", test_still);
   return g_test_run();
 }
