@@ -6,9 +6,12 @@
 #include <string.h>
 #include <sys/stat.h>
 
+/* Of a device its number: a QEMU of libvirt's has nodes of its own in its /dev. */
 static char *
 identity(const struct stat *st)
 {
+  if (S_ISBLK(st->st_mode))
+    return g_strdup_printf("block %" G_GUINT64_FORMAT, (guint64)st->st_rdev);
   return g_strdup_printf("%" G_GUINT64_FORMAT ":%" G_GUINT64_FORMAT, (guint64)st->st_dev,
                          (guint64)st->st_ino);
 }

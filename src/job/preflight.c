@@ -265,20 +265,28 @@ check_files(DrPreflight *p, DrVm *vm)
 
 /* --- Rights --- */
 
-/* Whether the process has that file open for writing, by whatever name. */
+static gboolean
+is_same(const struct stat *a, const struct stat *b)
+{
+  return (a->st_dev == b->st_dev && a->st_ino == b->st_ino) ||
+         (S_ISBLK(a->st_mode) && S_ISBLK(b->st_mode) && a->st_rdev == b->st_rdev);
+}
+
+/* Whether the process has that file, a name in its own mount namespace, open for writing by whatever name. */
 static gboolean
 is_written(pid_t pid, const GPtrArray *open_fds, const char *file)
 {
+  g_autofree char *there = g_strdup_printf("/proc/%d/root%s", pid, file);
   struct stat wanted, st;
 
-  for (guint i = 0; stat(file, &wanted) == 0 && i < open_fds->len; i++) {
+  for (guint i = 0; stat(there, &wanted) == 0 && i < open_fds->len; i++) {
     const DrProcFd *fd = open_fds->pdata[i];
     g_autofree char *link = g_strdup_printf("/proc/%d/fd/%d", pid, fd->fd);
     g_autofree char *path = g_strdup_printf("/proc/%d/fdinfo/%d", pid, fd->fd);
     g_autofree char *info = NULL;
     const char *flags;
 
-    if (stat(link, &st) < 0 || st.st_dev != wanted.st_dev || st.st_ino != wanted.st_ino)
+    if (stat(link, &st) < 0 || !is_same(&st, &wanted))
       continue;
     info = dr_file_read(path, 4096, NULL, NULL);
     flags = info ? strstr(info, "flags:") : NULL;
@@ -347,24 +355,28 @@ dr_preflight_ask_rights(DrPreflight *p, const char *const *launcher, uid_t uid, 
 
 /* A QEMU opens its images anew when it is told to run. One that has another user than ours may not get them again, not even to take the guest
  * back: somebody has given one away meanwhile (libvirt on the host that a domain has left), or it had more rights when it began (-runas). Asked
- * as its user. */
+ * as its user; of libvirt's also in its mount namespace, whose /dev has nodes of its own. */
 void
 dr_preflight_image_rights(DrPreflight *p, DrVm *vm)
 {
+  gboolean foreign = dr_vm_record(vm)->foreign;
   pid_t pid = dr_vm_record(vm)->id.pid;
   g_autoptr(GPtrArray) files = dr_inventory_files(p->inventory, dr_vm_record(vm)->cwd);
   g_autoptr(GPtrArray) tests = g_ptr_array_new_with_free_func(g_free);
-  g_autofree char *proc = g_strdup_printf("/proc/%d", pid), *reuid = NULL, *regid = NULL, *groups = NULL;
+  g_autofree char *proc = g_strdup_printf("/proc/%d", pid), *reuid = NULL, *regid = NULL, *groups = NULL,
+                  *mount = NULL;
+  const char *const *launcher;
   struct stat st;
 
   if (geteuid() != 0 || files->len == 0 || stat(proc, &st) < 0 || st.st_uid == 0)
     return;
+  mount = g_strdup_printf("--mount=/proc/%d/ns/mnt", pid);
   reuid = g_strdup_printf("--reuid=%u", (guint)st.st_uid);
   regid = g_strdup_printf("--regid=%u", (guint)st.st_gid);
   groups = groups_of(pid);
   add_tests(tests, vm, files);
-  dr_preflight_ask_rights(p, (const char *const[]){ "setpriv", reuid, regid, groups, "--", NULL }, st.st_uid,
-                          tests);
+  launcher = (const char *const[]){ "nsenter", mount, "--", "setpriv", reuid, regid, groups, "--", NULL };
+  dr_preflight_ask_rights(p, foreign ? launcher : launcher + 3, st.st_uid, tests);
 }
 
 /* --- RAM --- */

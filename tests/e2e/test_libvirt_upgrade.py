@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from lib import libvirt
+from lib import libvirt, procs
 from lib.beneath import Beneath, domain_of, moved, nothing_left, there, whole_round
 from lib.procs import wait_until
 
@@ -215,6 +215,25 @@ def test_an_image_that_was_given_to_somebody_else(host, beneath, domain):
     vm.healthy()
     os.chown(image, owner.st_uid, owner.st_gid)
     there(beneath, vm, "10.0")
+
+
+def test_a_disk_on_a_block_device(host, beneath, domain):
+    """libvirt gives its QEMU a /dev of its own, in which the node is its user's; the host's is not."""
+    image = host.path(host.image(16, "block.raw", "raw"))
+    made = procs.run("losetup", "-f", "--show", image, check=False)
+    if made.returncode:
+        pytest.skip(f"no loop devices: {made.stderr.strip()}")
+    loop = made.stdout.strip()
+    try:
+        os.chmod(loop, 0o600)
+        vm = domain(devices=f"<disk type='block' device='disk'><driver name='qemu' type='raw' cache='none'/><source dev='{loop}'/>"
+                            "<target dev='vdz' bus='virtio'/></disk>")
+        there(beneath, vm, "10.0")
+        assert vm.source("vdz") == loop
+        there(beneath, vm, "7.2")
+        vm.destroy()
+    finally:
+        procs.run("losetup", "-d", loop)
 
 
 def test_a_domain_without_acpi(host, beneath, domain):
