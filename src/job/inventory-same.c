@@ -80,13 +80,17 @@ same_type(const DrQdev *a, const DrQdev *b)
   return g_str_equal(dr_qdev_type(a), dr_qdev_type(b));
 }
 
-/* "1af4:1000 (sub 1af4:0001)": the address before it has the bus number, which the guest gave. */
-static const char *
+/* "1af4:1000 (sub 1af4:0001)": the address before it has the bus number, which the guest gave. Of a bridge without what QEMU prints as its
+ * subsystem: a header of type 1 has a window's upper half there, which the firmware sets (OVMF does). (transfer full) */
+static char *
 pci_identity(const DrQdev *dev)
 {
   const char *at = dev->pci ? strstr(dev->pci, "pci id ") : NULL;
 
-  return at ? at + strlen("pci id ") : NULL;
+  if (!at)
+    return g_strdup("none");
+  at += strlen("pci id ");
+  return g_str_has_prefix(dev->pci, "class PCI bridge") ? g_strndup(at, strcspn(at, " ")) : g_strdup(at);
 }
 
 /* The virtio device behind a virtio-*-pci goes by that one's name. */
@@ -138,14 +142,16 @@ report_properties(const DrQdev *a, const DrQdev *b, DrFindings *findings)
 static void
 report_pair(const DrQdev *a, const DrQdev *b, const char *key, DrFindings *findings)
 {
+  g_autofree char *pci_a = pci_identity(a), *pci_b = pci_identity(b);
+
   if (!same_type(a, b)) {
     dr_compare_block(findings, "device", "at %s the guest has a '%s' before and a '%s' after", key, a->type,
                      b->type);
     return;
   }
-  if (g_strcmp0(pci_identity(a), pci_identity(b)) != 0)
+  if (!g_str_equal(pci_a, pci_b))
     dr_compare_block(findings, "device", "device '%s' at %s is PCI %s before and %s after", name_of(a), key,
-                     pci_identity(a) ? pci_identity(a) : "none", pci_identity(b) ? pci_identity(b) : "none");
+                     pci_a, pci_b);
   report_properties(a, b, findings);
 }
 

@@ -203,6 +203,20 @@ def test_a_domain_of_many_devices(host, beneath, domain):
         vm.virsh("change-media", "sda", iso, "--insert", "--live")
 
 
+class UefiDomain(libvirt.Domain):
+    def xml(self):
+        return super().xml().replace("<os>", "<os><loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE_4M.fd</loader>"
+                                             "<nvram template='/usr/share/OVMF/OVMF_VARS_4M.fd'/>", 1)
+
+
+def test_a_domain_with_uefi(host, beneath):
+    """Its firmware sets the windows of the PCIe ports, which QEMU prints as if they were the ports' subsystems."""
+    with UefiDomain(host, "uefi", memory="file", ram=256, start=False) as vm:
+        vm.start(timeout=240)
+        there(beneath, vm, "10.0")
+        there(beneath, vm, "7.2")
+
+
 def test_an_image_that_was_given_to_somebody_else(host, beneath, domain):
     """The QEMU that has it open could not take it back."""
     vm = domain()
