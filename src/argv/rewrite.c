@@ -318,7 +318,7 @@ rewrite_vnc(DrRewriter *r, DrOpt *opt, GError **error)
   unix_address = g_strconcat("unix:", path, NULL);
   dr_opts_set(opts, "vnc", unix_address);
   dr_opts_unset(opts, "to");
-  if (dr_opts_has(opts, "password") || dr_opts_has(opts, "password-secret"))
+  if (!r->plan->foreign && (dr_opts_has(opts, "password") || dr_opts_has(opts, "password-secret")))
     dr_findings_add(r->findings, DR_FINDING_WARNING, "vnc-password",
                     "set it again after the upgrade (set_password)",
                     "a VNC password that was set at run time is not known to the new QEMU");

@@ -379,6 +379,18 @@ check_world(Check *c)
         dr_world_label(world));
 }
 
+/* A VNC password is in libvirt's file, from which the new QEMU gets it (patch.c). */
+static void
+take_findings(Check *c, const DrFindings *findings)
+{
+  for (guint i = 0; i < dr_findings_count(findings); i++) {
+    const DrFinding *finding = dr_findings_get(findings, i);
+
+    if (!g_str_equal(finding->code, "vnc-password"))
+      dr_findings_add(c->findings, finding->severity, finding->code, finding->remedy, "%s", finding->text);
+  }
+}
+
 /* The checks of any upgrade that need no monitor. */
 static void
 check_words(Check *c)
@@ -397,7 +409,7 @@ check_words(Check *c)
   if (p) {
     g_autoptr(DrArgv) argv = dr_argv_parse((const char *const *)record->argv_given, NULL);
 
-    dr_findings_merge(c->findings, p->findings);
+    take_findings(c, p->findings);
     c->qemu_after = g_strdup(p->caps ? p->caps->version : NULL);
     note_memory(c, argv);
     note_plugged(c, argv);

@@ -217,6 +217,48 @@ def test_a_domain_with_uefi(host, beneath):
         there(beneath, vm, "7.2")
 
 
+NUMA = """<numa><cell id='0' cpus='0' memory='128' unit='MiB' memAccess='shared'/><cell id='1' cpus='1' memory='128' unit='MiB' memAccess='shared'/></numa>"""
+
+
+class TunedDomain(libvirt.Domain):
+    """NUMA nodes and a DIMM, I/O threads and pins, limits, several queues, disks on SCSI and SATA, old USB, qxl, a VNC password."""
+
+    MORE = """<iothreads>2</iothreads>
+<cputune><vcpupin vcpu='0' cpuset='0-1'/><emulatorpin cpuset='0-1'/><iothreadpin iothread='1' cpuset='0'/></cputune>"""
+    DEVICES = """
+<controller type='usb' model='ich9-ehci1'/><controller type='usb' model='ich9-uhci1'><master startport='0'/></controller>
+<controller type='scsi' index='0' model='virtio-scsi'><driver queues='2' iothread='1'/></controller>
+<disk type='file' device='disk'><driver name='qemu' type='qcow2' cache='none' io='native' discard='unmap' detect_zeroes='unmap' iothread='2'/>
+  <source file='{qcow2}'/><target dev='vdb' bus='virtio'/><serial>abc123</serial>
+  <iotune><total_iops_sec>800</total_iops_sec><total_bytes_sec>100000000</total_bytes_sec></iotune></disk>
+<disk type='file' device='disk'><driver name='qemu' type='raw' cache='writeback' error_policy='stop'/>
+  <source file='{raw}'/><target dev='sdb' bus='scsi'/><wwn>5000c50015ea71aa</wwn></disk>
+<disk type='file' device='cdrom'><source file='{cd}'/><target dev='sdc' bus='sata'/><readonly/></disk>
+<disk type='file' device='cdrom'><target dev='sdd' bus='sata'/><readonly/></disk>
+<serial type='file'><source path='/var/lib/libvirt/images/second.log'/><target port='1'/></serial>
+<interface type='user'><mac address='52:54:00:77:00:09'/><model type='e1000e'/></interface>
+<video><model type='qxl' ram='65536' vram='65536' vgamem='16384' heads='1'/></video><graphics type='vnc' autoport='yes' passwd='abcd'/>
+<rng model='virtio'><rate bytes='1024' period='1000'/><backend model='builtin'/></rng>
+<memory model='dimm'><target><size unit='MiB'>128</size><node>0</node></target></memory>
+"""
+
+    def xml(self):
+        text = super().xml().replace("<memory unit='MiB'>", "<maxMemory slots='4' unit='MiB'>1024</maxMemory><memory unit='MiB'>", 1)
+        text = text.replace("<model>qemu64</model></cpu>", f"<model>qemu64</model>{NUMA}</cpu>")
+        return text.replace("<model type='virtio'/></interface>", "<model type='virtio'/><driver name='qemu' queues='2'/></interface>")
+
+
+def test_a_domain_that_somebody_has_tuned(host, beneath):
+    images = {"qcow2": host.image(16, "tuned.qcow2"), "raw": host.image(16, "tuned.raw", "raw"), "cd": host.image(4, "tuned.iso", "raw")}
+    with TunedDomain(host, "tuned", memory="file", ram=384, vcpus=2, spare_ports=6, devices=TunedDomain.DEVICES.format(**images),
+                     more=TunedDomain.MORE) as vm:
+        report = beneath.check(emulator=host.emulator("10.0"))["tuned"]
+        assert report["ok"] and {f["code"] for f in report["findings"]} == {"chardev-pty", "memory-mode"}, report
+        for version in ("10.0", "7.2"):
+            there(beneath, vm, version)
+            assert "total_iops_sec : 800" in " ".join(vm.virsh("blkdeviotune", "vdb").split())
+
+
 def test_an_image_that_was_given_to_somebody_else(host, beneath, domain):
     """The QEMU that has it open could not take it back."""
     vm = domain()
