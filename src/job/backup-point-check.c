@@ -244,6 +244,21 @@ given(JsonObject *request, const char *member)
   return g_strdup(dr_json_str(request, member, NULL));
 }
 
+/* Such a QEMU aborts, sometimes when the point in time is prepared (qemu_mutex_unlock_impl of a context that nobody has), always when an NBD client
+ * of a disk in a thread goes (nbd_blockdev_client_closed()); seen on Debian's 7.2.22. */
+static gboolean
+check_iothreads(const Choice *choice, DrQmp *qmp, GError **error)
+{
+  g_autoptr(JsonArray) threads = dr_qmp_call_array(qmp, "query-iothreads", NULL, error);
+
+  if (threads && json_array_get_length(threads) > 0 && dr_qmp_version_number(qmp) < DR_QEMU(9, 0))
+    dr_findings_add(choice->findings, DR_FINDING_BLOCKER, "backup-iothread",
+                    "put a newer QEMU under the VM first: drover upgrade",
+                    "the VM has I/O threads, and QEMU %s may end when a disk in one is backed up",
+                    dr_qmp_version(qmp));
+  return threads != NULL;
+}
+
 gboolean
 dr_point_choose(DrPoint *point, DrVm *vm, DrQmp *qmp, const DrDisks *disks, JsonObject *request,
                 DrFindings *findings, GError **error)
@@ -255,6 +270,8 @@ dr_point_choose(DrPoint *point, DrVm *vm, DrQmp *qmp, const DrDisks *disks, Json
   point->begin = given(request, "bitmap");
   if (!check_qemu(&choice, vm, qmp))
     return TRUE;
+  if (!check_iothreads(&choice, qmp, error))
+    return FALSE;
   for (guint i = 0; wishes && i < json_array_get_length(wishes); i++)
     if (!add_named(&choice, json_array_get_string_element(wishes, i), error))
       return FALSE;

@@ -68,22 +68,6 @@ choose_listen(Serve *s, GError **error)
   return TRUE;
 }
 
-/* A client's end makes such a QEMU abort: assertion qemu_in_main_thread() of nbd_blockdev_client_closed(), seen on Debian's 7.2.22. */
-static gboolean
-check_iothreads(Serve *s, DrQmp *qmp, GError **error)
-{
-  g_autoptr(JsonArray) threads = dr_qmp_call_array(qmp, "query-iothreads", NULL, error);
-
-  if (threads && json_array_get_length(threads) > 0 && dr_qmp_version_number(qmp) < DR_QEMU(9, 0))
-    dr_findings_add(
-        s->findings, DR_FINDING_BLOCKER, "backup-iothread",
-        "put a newer QEMU under the VM first (drover upgrade), or let drover write the backup: drover "
-        "backup NAME TARGET",
-        "the VM has I/O threads, and QEMU %s would end when an NBD client of a disk in one goes",
-        dr_qmp_version(qmp));
-  return threads != NULL;
-}
-
 static gboolean
 choose(Serve *s, DrQmp *qmp, GError **error)
 {
@@ -91,7 +75,7 @@ choose(Serve *s, DrQmp *qmp, GError **error)
   g_autofree char *doing = g_strdup_printf("serve the disks of VM '%s'", dr_vm_name(s->d.vm));
 
   if (!disks || !dr_point_choose(&s->point, s->d.vm, qmp, disks, s->request, s->findings, error) ||
-      !choose_listen(s, error) || !check_iothreads(s, qmp, error))
+      !choose_listen(s, error))
     return FALSE;
   dr_job_set_findings(s->d.job, s->findings);
   return dr_findings_block(s->findings) ? dr_findings_to_error(s->findings, doing, error) : TRUE;

@@ -436,13 +436,14 @@ def test_cancelled_full_and_slow(start, daemon):
 
 
 def test_disks_in_io_threads(start, daemon):
-    """NBD from one would end a QEMU before 9.0."""
+    """A backup of one may end a QEMU before 9.0."""
     one = start(device=",iothread=io", extra=["-object", "iothread,id=io"])
-    one.backup("--bitmap", "b0")
-    error = daemon.refused("backup", "serve", one.name)
-    assert "I/O threads" in error["message"] and "drover upgrade" in error["remedy"]
+    for refused in (("backup", one.name, one.backups), ("backup", "serve", one.name)):
+        error = daemon.refused(*refused)
+        assert "I/O threads" in error["message"] and "drover upgrade" in error["remedy"]
     one.go_on()
     one.vm.upgrade("10.0")
+    one.backup("--bitmap", "b0")
     served = daemon.json("backup", "serve", one.name, "--incremental", "b0", "--async")
     for disk, uri in uris(served).items():
         nbd_copy(uri, one.backups / f"{disk}.raw")

@@ -77,7 +77,7 @@ def test_check(daemon):
     report = client(daemon).call("POST", "/v1/libvirt/check", {"uri": "qemu:///session", "domains": ["one", "bad"]})
     assert report["uri"] == "qemu:///session" and [one["ok"] for one in report["domains"]] == [True, False]
     assert client(daemon).call("POST", "/v1/libvirt/check", {"domains": ["nobody"]}, status=404)["remedy"] == "virsh list"
-    for wrong in ({"domains": []}, {"emulator": "qemu"}, {"memory": "auto"}):
+    for wrong in ({"domains": []}, {"emulator": "qemu"}, {"memory": "odd"}, {"parallel": 4}):
         client(daemon).call("POST", "/v1/libvirt/check", wrong, status=400)
 
 
