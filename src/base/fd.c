@@ -170,7 +170,9 @@ dr_unix_listen_for_all(const char *path, int flags, int backlog, GError **error)
 
   if (fd < 0)
     return -1;
-  if (pinned >= 0 && fstat(pinned, &st) == 0 && st.st_uid == geteuid() && chmod(name, 0666) == 0)
+  if (pinned >= 0 && fstat(pinned, &st) == 0 && st.st_uid != geteuid())
+    errno = EPERM; /* somebody has put another one there */
+  else if (pinned >= 0 && chmod(name, 0666) == 0)
     return dr_fd_steal(&fd);
   dr_error_set_errno(error, errno, "cannot set the mode of '%s'", path);
   return -1;

@@ -178,17 +178,10 @@ static int
 upgrade_others(DrCli *cli, Options *options, const GError *cause, GError **error)
 {
   const char *vm, *other;
+  gboolean libvirt;
 
   if (!look_up(cli, &vm, &other, error))
     return -1;
-  if (vm && other && cause && knows_libvirt(cli)) {
-    g_propagate_error(error, g_error_copy(cause));
-    dr_error_remedy(
-        error,
-        "drover list shows the VMs; a domain of libvirt's in a call of its own: drover upgrade --libvirt %s",
-        other);
-    return -1;
-  }
   if (vm && !cause) {
     dr_error_set(error, DR_ERROR_INVALID,
                  "upgrade: %s is for domains of libvirt's, and '%s' is a VM of drover",
@@ -196,8 +189,14 @@ upgrade_others(DrCli *cli, Options *options, const GError *cause, GError **error
     dr_error_remedy(error, "its QEMU is chosen with --qemu; --libvirt is for a domain of the same name");
     return -1;
   }
-  if (cause && (vm || !knows_libvirt(cli))) {
+  libvirt = cause && knows_libvirt(cli);
+  if (cause && (vm || !libvirt)) {
     g_propagate_error(error, g_error_copy(cause));
+    if (vm && other && libvirt)
+      dr_error_remedy(error,
+                      "drover list shows the VMs; a domain of libvirt's in a call of its own: drover upgrade "
+                      "--libvirt %s",
+                      other);
     return -1;
   }
   return upgrade_domains(cli, options, cause, error);

@@ -17,8 +17,8 @@ domains_of(JsonObject *run)
   return dr_json_arr(run, "domains");
 }
 
-static guint
-n_domains(JsonObject *run)
+guint
+dr_domains_view_count(JsonObject *run)
 {
   return domains_of(run) ? json_array_get_length(domains_of(run)) : 0;
 }
@@ -56,7 +56,7 @@ names_text(JsonObject *run)
   g_autoptr(GString) text = g_string_new(NULL);
   guint n = 0;
 
-  for (guint i = 0; i < n_domains(run); i++) {
+  for (guint i = 0; i < dr_domains_view_count(run); i++) {
     JsonObject *domain = json_array_get_object_element(domains_of(run), i);
 
     if (is_in(domain, moving) && ++n <= NAMED_MAX)
@@ -221,7 +221,7 @@ print_views(JsonObject *run)
   static const char *const moved[] = { "moving", "moved", "patched", "done", NULL };
   guint n = 0;
 
-  for (guint i = 0; i < n_domains(run); i++) {
+  for (guint i = 0; i < dr_domains_view_count(run); i++) {
     JsonObject *domain = json_array_get_object_element(domains_of(run), i);
 
     if (is_true(domain))
@@ -276,7 +276,7 @@ dr_domains_view_exit(JsonObject *run)
       code ? g_error_new_literal(DR_ERROR, (int)dr_error_code_from_name(code), "of the run") : NULL;
   int worst = error ? dr_exit_of(error) : DR_EXIT_DONE;
 
-  for (guint i = 0; i < n_domains(run); i++)
+  for (guint i = 0; i < dr_domains_view_count(run); i++)
     worst = dr_exit_worse(worst, exit_of_domain(json_array_get_object_element(domains_of(run), i)));
   return g_str_equal(dr_json_str(run, "state", ""), "done") ? worst : DR_EXIT_ATTENTION;
 }

@@ -3,6 +3,9 @@
 #pragma once
 #include "base/json.h"
 
+/* How many domains the run is over; 0 also before it has looked. */
+guint dr_domains_view_count(JsonObject *run);
+
 /* What it does just now: "stopping libvirtd.service". (transfer full) */
 char *dr_domains_view_doing(JsonObject *run);
 

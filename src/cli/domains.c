@@ -233,19 +233,12 @@ tell_event(Follow *follow, JsonObject *run)
   follow->event = g_steal_pointer(&text);
 }
 
-static guint
-n_domains(JsonObject *run)
-{
-  JsonArray *domains = dr_json_arr(run, "domains");
-
-  return domains ? json_array_get_length(domains) : 0;
-}
-
 /* It came to no domain, and the names may have been meant for drover's own. */
 static gboolean
 is_nobodys(const Follow *follow, JsonObject *run)
 {
-  return follow->cause && !dr_json_bool(run, "active", FALSE) && dr_json_obj(run, "error") && !n_domains(run);
+  return follow->cause && !dr_json_bool(run, "active", FALSE) && dr_json_obj(run, "error") &&
+         !dr_domains_view_count(run);
 }
 
 static void
@@ -253,7 +246,7 @@ tell(Follow *follow, JsonObject *run)
 {
   gboolean active = dr_json_bool(run, "active", FALSE);
 
-  if (follow->cli->events && (!follow->cause || n_domains(run)))
+  if (follow->cli->events && (!follow->cause || dr_domains_view_count(run)))
     tell_event(follow, run);
   if (follow->cli->json)
     return;

@@ -15,7 +15,7 @@ void dr_arrival_storage_check(JsonArray *disks, DrFindings *findings);
 /* The files that are to be made. (transfer full) (element-type utf8) */
 GPtrArray *dr_arrival_storage_files(JsonArray *disks);
 
-/* Makes them by qemu-img. `objects`: the guest's "-object secret,…" words, by id. `link`: the prefix of image-link.h, for those that are
+/* Makes them by qemu-img, behind `launcher` (vm/user.h). `objects`: the guest's "-object secret,…" words, by id. `link`: the prefix of image-link.h, for those that are
  * overlays over images of the other host ("later"). */
 gboolean dr_arrival_storage_make(JsonArray *disks, GHashTable *objects, const char *const *launcher,
                                  const char *link, GError **error);

@@ -50,8 +50,8 @@ server_of(Migrate *m)
 {
   g_autoptr(DrArgv) argv = dr_argv_parse((const char *const *)dr_vm_record(m->vm)->argv_running, NULL);
   g_autoptr(GHashTable) secrets = argv ? dr_move_spec_secrets(argv) : NULL;
-  g_autofree char *run_dir = dr_host_run_dir(m->host, dr_vm_name(m->vm), NULL);
-  g_autofree char *prefix = g_build_filename(run_dir ? run_dir : "/", "migration.out.images", NULL);
+  g_autofree char *run_dir = g_path_get_dirname(m->mark_path); /* droverd's own, not the QEMU's user's */
+  g_autofree char *prefix = g_build_filename(run_dir, "migration.out.images", NULL);
 
   if (!m->server)
     m->server = dr_image_server_new(m->peer, m->move, prefix, m->lent, secrets);

@@ -279,7 +279,9 @@ is_written(pid_t pid, const GPtrArray *open_fds, const char *file)
   g_autofree char *there = g_strdup_printf("/proc/%d/root%s", pid, file);
   struct stat wanted, st;
 
-  for (guint i = 0; stat(there, &wanted) == 0 && i < open_fds->len; i++) {
+  if (stat(there, &wanted) < 0)
+    return FALSE;
+  for (guint i = 0; i < open_fds->len; i++) {
     const DrProcFd *fd = open_fds->pdata[i];
     g_autofree char *link = g_strdup_printf("/proc/%d/fd/%d", pid, fd->fd);
     g_autofree char *path = g_strdup_printf("/proc/%d/fdinfo/%d", pid, fd->fd);

@@ -5,9 +5,9 @@
 #include "job/tap-queues.h"
 #include "job/upgrade-internal.h"
 #include "qemu/spawn.h"
-#include "vm/user.h"
 #include "vm/console.h"
 #include "vm/describe.h"
+#include "vm/user.h"
 
 #include <errno.h>
 #include <fcntl.h>

@@ -250,7 +250,7 @@ check_limit(Check *c)
                     kib, needed);
 }
 
-/* Whether the guest's memory is in a file that the next QEMU can have. */
+/* Whether the guest's memory is in a file that the next QEMU can have. *ret_memfd: in a memfd that is shared. */
 static gboolean
 is_shared(Check *c, const DrArgv *argv, gboolean *ret_memfd)
 {
@@ -269,6 +269,7 @@ is_shared(Check *c, const DrArgv *argv, gboolean *ret_memfd)
     *ret_memfd |= g_str_equal(type, "memory-backend-memfd");
     any = TRUE;
   }
+  *ret_memfd &= shared; /* one that is not shared is private memory as any */
   return shared && !(*ret_memfd && dr_qemu_sends_memfd(c->qemu_before));
 }
 
@@ -379,14 +380,16 @@ check_world(Check *c)
         dr_world_label(world));
 }
 
-/* A VNC password is in libvirt's file, from which the new QEMU gets it (patch.c). */
+/* A VNC password that is in libvirt's file gets to the new QEMU (patch.c); one of qemu.conf's for all domains is not there. */
 static void
 take_findings(Check *c, const DrFindings *findings)
 {
+  gboolean is_set_again = has(c, "/domstatus/domain/devices/graphics[@type='vnc'][@passwd]");
+
   for (guint i = 0; i < dr_findings_count(findings); i++) {
     const DrFinding *finding = dr_findings_get(findings, i);
 
-    if (!g_str_equal(finding->code, "vnc-password"))
+    if (!is_set_again || !g_str_equal(finding->code, "vnc-password"))
       dr_findings_add(c->findings, finding->severity, finding->code, finding->remedy, "%s", finding->text);
   }
 }

@@ -35,9 +35,8 @@ dr_libvirt_engine_new(const char *dir, const char *run_dir, const char *cache_di
   engine->host.store = dr_store_open(engine->host.state_dir, error);
   if (!engine->host.store)
     return NULL;
-  dr_store_relax(
-      engine->host
-          .store); /* after a boot no domain is left: libvirt's daemon need not be away for the disk */
+  /* After a boot no domain is left: libvirt's daemon need not be away for the disk. */
+  dr_store_relax(engine->host.store);
   engine->jobs = dr_jobs_new(&engine->host);
   return engine;
 }
